@@ -1,0 +1,57 @@
+# Every target sets up what is missing first; CI calls the same targets as a person.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(CURDIR)/$(VENV)/bin
+STAMP  := $(VENV)/.requirements
+export PATH := $(BIN):$(PATH)
+# No stage may reach outside, and DVC sends no usage statistics.
+export DVC_NO_ANALYTICS := 1
+# Without it glibc keeps memory that the stages have freed; two arenas serve two cores.
+export MALLOC_ARENA_MAX ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help setup repro test check format lint types preset bench lock clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | sort | expand -t 12
+
+$(STAMP): requirements.lock
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"Python 3.11 or newer is needed, got {v[0]}.{v[1]}; set PYTHON=/path/to/python")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
+	@cp requirements.lock $@
+
+setup: $(STAMP)  ## the environment alone: .venv from requirements.lock, hashes checked
+
+repro: setup  ## check params.yaml, then run what its changes call for
+	@python -m pipeline.params
+	dvc repro
+
+test: setup  ## the tests
+	python -m pytest
+
+lint: setup
+	ruff check .
+	ruff format --check .
+
+types: setup
+	mypy
+
+check: lint types  ## lint, format and type checks
+
+format: setup  ## let ruff mend what it can
+	ruff check --fix .
+	ruff format .
+
+preset: setup  ## switch params.yaml to a preset: make preset NAME=digits
+	@python -m pipeline.params --preset '$(NAME)'
+
+bench: setup  ## the benchmarks
+	python -m benchmarks
+
+lock:  ## compile requirements.lock anew (needs uv)
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --custom-compile-command 'make lock' --group dev pyproject.toml --output-file requirements.lock
+
+clean:  ## forget resume points of killed runs (results stay)
+	rm -rf .resume

@@ -1,0 +1,120 @@
+"""A model on disk: `safetensors` weights and a JSON description; no pickle is ever read.
+
+The description names the architecture and its options; each layer is then given the shape of its stored
+tensor, so a pruned model needs nothing but these two files.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from pipeline.errors import InputError
+from pipeline.files import write_atomically, write_json
+from pipeline.models import build_model
+from pipeline.models.classifier import Classifier, blueprint_of
+
+_FORMAT = 1
+
+
+def save_model(model: nn.Module, path: Path | str, *, about: dict[str, Any] | None = None) -> None:
+    """Write `path` with the endings `.safetensors` and `.json`, each whole or not at all.
+
+    Args:
+        model: a model from `build_model`, pruned or not, or a `Classifier` around one.
+        path: where; an ending `.safetensors` or `.json` is dropped.
+        about: JSON-able facts to keep beside it (metrics, the params it came from).
+
+    Raises:
+        ValueError: if the model did not come from `build_model`.
+    """
+    weights, description = _both_files(path)
+    blueprint = blueprint_of(model)
+    spec: dict[str, Any] = {
+        "format": _FORMAT,
+        "architecture": blueprint.architecture,
+        "num_classes": blueprint.num_classes,
+        "options": blueprint.options,
+        "channels": {
+            name: list(module.weight.shape[:2])
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Conv2d | nn.Linear)
+        },
+        "about": about or {},
+    }
+    if isinstance(model, Classifier):
+        spec["classes"] = list(model.classes)
+        spec["image_shape"] = list(model.image_shape)
+        spec["normalization"] = {"mean": model.mean.flatten().tolist(), "std": model.std.flatten().tolist()}
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    write_atomically(weights, save(state))
+    write_json(description, spec)
+
+
+def load_model(path: Path | str) -> nn.Module:
+    """The model that `save_model` wrote, on the CPU, in evaluation mode.
+
+    Raises:
+        InputError: if a file is missing, damaged, of a later format, or the two do not fit each other.
+    """
+    weights, description = _both_files(path)
+    try:
+        spec = json.loads(description.read_text(encoding="utf-8"))
+        state = load_file(os.fspath(weights))
+    except (OSError, ValueError, SafetensorError) as error:
+        raise InputError(f"{weights}: expected a saved model ({type(error).__name__}: {error})") from None
+    if not isinstance(spec, dict) or spec.get("format") != _FORMAT:
+        found = spec.get("format") if isinstance(spec, dict) else spec
+        raise InputError(f"{description}: expected format {_FORMAT}, got {found!r}")
+    try:
+        with torch.random.fork_rng(devices=[]):  # initial weights are overwritten; draw none of the caller's
+            model = build_model(spec["architecture"], spec["num_classes"], **spec["options"])
+        if "classes" in spec:
+            model = Classifier(
+                model,
+                image_shape=spec["image_shape"],
+                classes=spec["classes"],
+                mean=spec["normalization"]["mean"],
+                std=spec["normalization"]["std"],
+            )
+        _fit_to_state(model, state)
+        model.load_state_dict(state)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        first = str(error).splitlines()[0]
+        raise InputError(f"{weights}: does not fit {description.name} ({type(error).__name__}: {first})") from None
+    return model.eval()
+
+
+def _both_files(path: Path | str) -> tuple[Path, Path]:
+    stem = Path(path)
+    if stem.suffix in (".safetensors", ".json"):
+        stem = stem.with_suffix("")
+    return stem.with_name(f"{stem.name}.safetensors"), stem.with_name(f"{stem.name}.json")
+
+
+def _fit_to_state(model: nn.Module, state: dict[str, Tensor]) -> None:
+    """Give every layer the shape of its stored tensors; the values come with `load_state_dict`."""
+    for name, module in model.named_modules():
+        prefix = f"{name}." if name else ""
+        for key, parameter in list(module.named_parameters(recurse=False)):
+            stored = state[prefix + key]
+            if stored.shape != parameter.shape:
+                fresh = nn.Parameter(torch.empty_like(stored), requires_grad=parameter.requires_grad)
+                setattr(module, key, fresh)
+        for key, buffer in list(module.named_buffers(recurse=False)):
+            if prefix + key in state and state[prefix + key].shape != buffer.shape:
+                setattr(module, key, torch.empty_like(state[prefix + key]))
+        if isinstance(module, nn.Conv2d):
+            if module.groups == module.in_channels and module.groups > 1:
+                module.groups = module.weight.shape[0] * module.groups // module.out_channels  # depthwise
+            module.out_channels = module.weight.shape[0]
+            module.in_channels = module.weight.shape[1] * module.groups
+        elif isinstance(module, nn.Linear):
+            module.out_features, module.in_features = module.weight.shape
+        elif isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
+            module.num_features = module.running_mean.numel()

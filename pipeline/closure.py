@@ -1,0 +1,50 @@
+"""The import closure of a script: which files of the project its result depends on.
+
+DVC does not follow Python imports. dvc.yaml's `deps` name the closure (a test compares), and a stage hashes
+it when it starts, because DVC does so only when the command has ended.
+"""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+_PACKAGES = ("pipeline", "stages")
+
+
+def import_closure(script: Path, root: Path = Path()) -> list[Path]:
+    """Files below `root` that `script` imports, itself included, directly or not; sorted, relative to root.
+
+    Imports inside functions count; those under `if TYPE_CHECKING:` do not run and do not count.
+    """
+    pending, seen = [script], set[Path]()
+    while pending:
+        path = pending.pop()
+        if path in seen:
+            continue
+        seen.add(path)
+        for module in _imported_modules(ast.parse((root / path).read_text(encoding="utf-8"))):
+            pending.extend(_files(module, root))
+    return sorted(seen)
+
+
+def _imported_modules(node: ast.AST) -> Iterator[str]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import):
+            yield from (alias.name for alias in child.names)
+        elif isinstance(child, ast.ImportFrom) and child.module and child.level == 0:
+            yield child.module
+            yield from (f"{child.module}.{alias.name}" for alias in child.names)
+        elif not (isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test)):
+            yield from _imported_modules(child)
+
+
+def _files(module: str, root: Path) -> Iterator[Path]:
+    """The module's own file and the `__init__` of every package above it, where they are the project's."""
+    parts = module.split(".")
+    if parts[0] not in _PACKAGES:
+        return
+    for depth in range(1, len(parts) + 1):
+        base = Path(*parts[:depth])
+        for candidate in (base / "__init__.py", base.with_suffix(".py")):
+            if (root / candidate).is_file():
+                yield candidate

@@ -1,0 +1,70 @@
+"""Parameters and FLOPs, counted as the papers' tables count them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """One convolution or linear layer; FLOPs are 2 x multiply-accumulates for one image."""
+
+    name: str
+    kind: str
+    in_channels: int
+    out_channels: int
+    params: int
+    flops: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Sums over the layers, and the layers in the order in which they run."""
+
+    params: int
+    flops: int
+    layers: tuple[LayerCost, ...]
+
+
+def measure_cost(model: nn.Module, input_shape: Sequence[int]) -> Cost:
+    """Count weights and biases of convolutions and linear layers, and their FLOPs for one image.
+
+    The convention under which CVIU Table 1 comes out to the printed digit: batch norm is left out (it folds
+    into its convolution), FLOPs are 2 x multiply-accumulates without biases. A layer that runs twice counts
+    its FLOPs twice and its parameters once. Auxiliary heads are no part of a model here.
+
+    Args:
+        model: any module; its mode and state are left as they were.
+        input_shape: (channels, height, width) of one image.
+    """
+    flops: dict[str, int] = {}
+    names = {module: name for name, module in model.named_modules()}
+
+    def count(module: nn.Module, _inputs: Any, output: Tensor) -> None:
+        per_output = module.weight[0].numel()  # type: ignore[index, operator]
+        flops[names[module]] = flops.get(names[module], 0) + 2 * per_output * output[0].numel()
+
+    layers = {name: module for module, name in names.items() if isinstance(module, nn.Conv2d | nn.Linear)}
+    handles = [module.register_forward_hook(count) for module in layers.values()]
+    was_training, reference = model.training, next(model.parameters())
+    try:
+        model.eval()
+        with torch.no_grad():
+            model(torch.zeros(1, *input_shape, device=reference.device, dtype=reference.dtype))
+    finally:
+        for handle in handles:
+            handle.remove()
+        model.train(was_training)
+    rows = tuple(_layer_cost(name, layers[name], n_flops) for name, n_flops in flops.items())
+    return Cost(sum(row.params for row in rows), sum(row.flops for row in rows), rows)
+
+
+def _layer_cost(name: str, layer: nn.Conv2d | nn.Linear, flops: int) -> LayerCost:
+    params = layer.weight.numel() + (0 if layer.bias is None else layer.bias.numel())
+    if isinstance(layer, nn.Conv2d):
+        kind = "x".join(str(size) for size in layer.kernel_size)
+        return LayerCost(name, kind, layer.in_channels, layer.out_channels, params, flops)
+    return LayerCost(name, "linear", layer.in_features, layer.out_features, params, flops)

@@ -1,0 +1,65 @@
+"""Building blocks that several architectures share."""
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+Stem = Literal["imagenet", "small"]
+
+
+class BatchNormNoScale(nn.BatchNorm2d):
+    """Batch normalisation with a shift and no scale (Keras `scale=False`; thesis, appendix A).
+
+    The scale stays in the layer as a constant one, so that folding, surgery and export see an ordinary
+    batch norm. Keras's momentum 0.9 is torch's 0.1.
+    """
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__(num_features, eps=1e-5, momentum=0.1)
+        self.weight.requires_grad_(False)
+
+
+class ConvBnRelu(nn.Sequential):
+    """Convolution without bias, batch norm, ReLU; the output keeps height and width at stride 1."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: int, *, stride: int = 1, scale: bool = False
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=False)
+        self.bn = nn.BatchNorm2d(out_channels) if scale else BatchNormNoScale(out_channels)
+        self.relu = nn.ReLU(inplace=True)
+        nn.init.kaiming_normal_(self.conv.weight, nonlinearity="relu")
+
+
+class LatentHead(nn.Module):
+    """Global average pooling to the latent vector, dropout, and the decision layer on top of it."""
+
+    def __init__(self, in_channels: int, num_classes: int, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.flatten = nn.Flatten(1)
+        self.dropout = nn.Dropout(dropout)
+        self.decision = nn.Linear(in_channels, num_classes)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Map feature maps (n, channels, height, width) to logits (n, classes)."""
+        logits: Tensor = self.decision(self.dropout(self.flatten(self.pool(maps))))
+        return logits
+
+
+def scaled_width(channels: int, width: float) -> int:
+    """Channels under a width multiplier, never fewer than one.
+
+    Raises:
+        ValueError: if the multiplier is not positive.
+    """
+    if width <= 0:
+        raise ValueError(f"expected a positive width multiplier, got {width}")
+    return max(1, round(channels * width))
+
+
+def check_stem(stem: str) -> None:
+    """Refuse a stem that is not one of `imagenet` (for 224 pixels) and `small` (for up to 64)."""
+    if stem not in ("imagenet", "small"):
+        raise ValueError(f"expected a stem among imagenet, small; got {stem!r}")

@@ -1,0 +1,95 @@
+"""A trained classifier: what it was built from, its normalisation, and its latent space."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """The call of `build_model` that a model came from; surgery and deep copies keep it."""
+
+    architecture: str
+    num_classes: int
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def set_blueprint(model: nn.Module, blueprint: Blueprint) -> None:
+    """Remember how `model` was built; a plain attribute, so that neither state nor surgery sees it."""
+    model.blueprint = blueprint  # type: ignore[assignment]
+
+
+def blueprint_of(model: nn.Module) -> Blueprint:
+    """The blueprint of a model from `build_model`, or of the one inside a `Classifier`.
+
+    Raises:
+        ValueError: for any other model.
+    """
+    found = getattr(model.net if isinstance(model, Classifier) else model, "blueprint", None)
+    if not isinstance(found, Blueprint):
+        raise ValueError(f"expected a model from build_model, got {type(model).__name__}")
+    return found
+
+
+class Classifier(nn.Module):
+    """A net behind its normalisation: images in [0, 1] in, logits out.
+
+    Attacks and users work on images as they are stored; the normalisation travels with the weights.
+
+    Args:
+        net: a model from `build_model`.
+        image_shape: (channels, height, width) of an image.
+        mean: per channel, for pixels in [0, 1].
+        std: per channel, positive.
+        classes: the names of the classes, in the order of the logits.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        net: nn.Module,
+        *,
+        image_shape: Sequence[int],
+        mean: Sequence[float],
+        std: Sequence[float],
+        classes: Sequence[str],
+    ) -> None:
+        super().__init__()
+        self.net = net
+        self.image_shape, self.classes = tuple(image_shape), tuple(classes)
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
+        # A constant channel has no spread to divide by.
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).clamp_min(1e-6).view(1, -1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (n, channels, height, width) in [0, 1] to logits (n, classes)."""
+        logits: Tensor = self.net((images - self.mean) / self.std)
+        return logits
+
+
+def decision_layer(model: nn.Module) -> nn.Linear:
+    """The layer that decides: the model's last `nn.Linear`; its input is the latent space.
+
+    Raises:
+        ValueError: if the model has no linear layer.
+    """
+    linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    if not linears:
+        raise ValueError(f"expected a linear decision layer, {type(model).__name__} has none")
+    return linears[-1]
+
+
+def latent_and_logits(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """One forward pass: latent features (n, d), the decision layer's input, and logits (n, classes)."""
+    captured: list[Tensor] = []
+    handle = decision_layer(model).register_forward_pre_hook(lambda _, inputs: captured.append(inputs[0]))
+    try:
+        logits = model(images)
+    finally:
+        handle.remove()
+    return captured[-1], logits

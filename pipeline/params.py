@@ -1,0 +1,267 @@
+"""What params.yaml may hold: one frozen model per section, no defaults, unknown keys refused.
+
+`python -m pipeline.params [FILE]` checks a file; reading and the command line live in `params_file`.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+OpenFraction = Annotated[float, Field(gt=0, lt=1)]
+NonNegativeFloat = Annotated[float, Field(ge=0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+# Names become file names and DVC stage names.
+Slug = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
+
+
+class Section(BaseModel):
+    """What all sections share: strict types, no unknown keys, immutable, finite numbers only."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Runtime(Section):
+    """The machine. `threads` is a param because the number of threads changes the last bits of a sum."""
+
+    device: Literal["auto", "cpu", "cuda"]
+    threads: PositiveInt
+    eval_batch_size: PositiveInt
+
+
+class Data(Section):
+    """Which images, and how they are split; fractions are of all images."""
+
+    source: Literal["digits"]
+    split_seed: NonNegativeInt
+    validation_fraction: OpenFraction
+    test_fraction: OpenFraction
+
+    @model_validator(mode="after")
+    def _leave_training_images(self) -> "Data":
+        if self.validation_fraction + self.test_fraction >= 1:
+            raise ValueError("validation_fraction + test_fraction must stay under 1")
+        return self
+
+
+class InceptionModel(Section):
+    """Inception-N, see `pipeline.models.inception`."""
+
+    architecture: Literal["inception"]
+    stages: Annotated[list[PositiveInt], Field(min_length=3, max_length=3)]
+    base: Annotated[list[PositiveInt], Field(min_length=3, max_length=3)]
+    width: PositiveFloat
+    stem: Literal["imagenet", "small"]
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+
+
+class ResNetModel(Section):
+    """A residual net by configuration string, see `pipeline.models.resnet`."""
+
+    architecture: Literal["resnet"]
+    config: Annotated[str, Field(min_length=2)]
+    width: PositiveFloat
+    stem: Literal["imagenet", "small"]
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+
+
+class Training(Section):
+    """One training run: SGD with Nesterov momentum, linear warm-up, then a cosine to zero."""
+
+    epochs: PositiveInt
+    batch_size: Annotated[int, Field(ge=2)]
+    learning_rate: PositiveFloat
+    momentum: Annotated[float, Field(ge=0, lt=1)]
+    weight_decay: NonNegativeFloat
+    warmup_epochs: NonNegativeInt
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    shift_px: NonNegativeInt
+
+    @model_validator(mode="after")
+    def _warm_up_within(self) -> "Training":
+        if self.warmup_epochs > self.epochs:
+            raise ValueError(f"warmup_epochs must not exceed epochs ({self.epochs})")
+        return self
+
+
+class Train(Section):
+    """The base model's training; `auxiliary_weight` 0 trains without auxiliary heads."""
+
+    training: Training
+    auxiliary_weight: NonNegativeFloat
+
+
+class Grow(Section):
+    """Algorithm 2 and its stop rules; `max_params` null sets no bound on the size."""
+
+    max_modules: NonNegativeInt
+    noticeable_gain: Fraction
+    patience: PositiveInt
+    max_params: PositiveInt | None
+    start: Literal["parent", "scratch"]
+    training: Training
+    auxiliary_weight: NonNegativeFloat
+
+
+class Lda(Section):
+    """Weights of Eq. 11 and what its terms need; `classes_per_batch` null takes every class."""
+
+    gamma: NonNegativeFloat
+    lambda_: Annotated[float, Field(ge=0, alias="lambda")]
+    beta: NonNegativeFloat
+    ridge: PositiveFloat
+    active_variance: NonNegativeFloat
+    align_max_dim: NonNegativeInt
+    classes_per_batch: Annotated[int, Field(ge=2)] | None
+    samples_per_class: Annotated[int, Field(ge=8)]
+    collapse_share: OpenFraction
+
+
+class Push(Section):
+    """The pushing step; its batches are class-balanced, their size is set in `lda`."""
+
+    training: Training
+
+
+class Round(Section):
+    """One prune round and the stage that it starts from; a chain that begins at `push`."""
+
+    name: Slug
+    previous: Slug
+
+
+class Prune(Section):
+    """The pruning step; `max_drop` is how far under the base a sample may fall on validation (t_acc)."""
+
+    etas: Annotated[list[PositiveFloat], Field(min_length=1)]
+    latent_max_drop: Fraction
+    trace_images_per_class: PositiveInt
+    max_drop: Fraction
+    retraining: Training
+
+
+class Select(Section):
+    """The parameter-first model is the smallest within `max_drop` of the base on validation."""
+
+    max_drop: Fraction
+
+
+class Source(Section):
+    """The third model that attacks are crafted on; under the stated accuracy it is refused."""
+
+    model: Annotated[InceptionModel | ResNetModel, Field(discriminator="architecture")]
+    training: Training
+    min_validation_accuracy: Fraction
+
+
+class GaussianNoise(Section):
+    """Additive noise of standard deviation `std`, on the 0-255 scale."""
+
+    kind: Literal["gaussian"]
+    std: PositiveFloat
+    seed: NonNegativeInt
+
+
+class SpeckleNoise(Section):
+    """image + strength x image x N(0, 1)."""
+
+    kind: Literal["speckle"]
+    strength: PositiveFloat
+    seed: NonNegativeInt
+
+
+class PoissonNoise(Section):
+    """Photon counts: white is `peak` photons; 255 makes variance equal mean on the 0-255 scale."""
+
+    kind: Literal["poisson"]
+    peak: PositiveFloat
+    seed: NonNegativeInt
+
+
+Noise = Annotated[GaussianNoise | SpeckleNoise | PoissonNoise, Field(discriminator="kind")]
+
+
+class FgsmAttack(Section):
+    """Fast gradient sign method; `epsilon` is the step on the 0-255 scale."""
+
+    method: Literal["fgsm"]
+    epsilon: Annotated[float, Field(gt=0, le=255)]
+
+
+class NewtonFoolAttack(Section):
+    """Newton Fool of Jang et al. 2017: at most `steps` steps, `eta` its small step constant."""
+
+    method: Literal["newton_fool"]
+    steps: PositiveInt
+    eta: PositiveFloat
+
+
+Attack = Annotated[FgsmAttack | NewtonFoolAttack, Field(discriminator="method")]
+
+
+class Robustness(Section):
+    """How many gallery images of each kind are kept, and the seed that picks them."""
+
+    gallery_images: PositiveInt
+    gallery_seed: NonNegativeInt
+
+
+class Report(Section):
+    """Figures, intervals, and what the report holds the results against."""
+
+    dpi: Annotated[int, Field(ge=50, le=600)]
+    confidence: OpenFraction
+    target_base_test_accuracy: Fraction
+    target_params_fraction: OpenFraction
+
+
+class Params(Section):
+    """The whole of params.yaml."""
+
+    name: Slug
+    seeds: Annotated[list[NonNegativeInt], Field(min_length=1)]
+    runtime: Runtime
+    data: Data
+    model: InceptionModel
+    train: Train
+    grow: Grow
+    lda: Lda
+    push: Push
+    rounds: Annotated[list[Round], Field(min_length=1)]
+    prune: Prune
+    select: Select
+    source: Source
+    noise: Annotated[dict[Slug, Noise], Field(min_length=1)]
+    attacks: Annotated[dict[Slug, Attack], Field(min_length=1)]
+    robustness: Robustness
+    report: Report
+
+    @model_validator(mode="after")
+    def _keys_are_unique(self) -> "Params":
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds: expected no repeats (got {self.seeds})")
+        if len(set(self.prune.etas)) != len(self.prune.etas):
+            raise ValueError(f"prune.etas: expected no repeats (got {self.prune.etas})")
+        clash = sorted(set(self.noise) & set(self.attacks))
+        if clash:
+            raise ValueError(f"noise and attacks: expected different names (got {clash[0]!r} in both)")
+        return self
+
+    @model_validator(mode="after")
+    def _rounds_form_a_chain(self) -> "Params":
+        previous = "push"
+        for idx, entry in enumerate(self.rounds):
+            if entry.previous != previous:
+                raise ValueError(f"rounds.{idx}.previous: expected {previous!r} (got {entry.previous!r})")
+            if not entry.name.startswith("round"):
+                raise ValueError(f"rounds.{idx}.name: expected a name like 'round1' (got {entry.name!r})")
+            previous = entry.name
+        if len({entry.name for entry in self.rounds}) != len(self.rounds):
+            raise ValueError("rounds: expected different names")
+        return self
+
+
+if __name__ == "__main__":
+    from pipeline.params_file import main
+
+    main()

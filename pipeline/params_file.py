@@ -1,0 +1,131 @@
+"""Reading params.yaml: every error at once, one line each, before any stage starts."""
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from pipeline.errors import InputError
+from pipeline.params import Params
+
+PARAMS_FILE = Path("params.yaml")
+PRESETS = Path("presets")
+
+
+def read_params(path: Path = PARAMS_FILE) -> Params:
+    """Read and check a params file.
+
+    Raises:
+        InputError: with a line `FILE: KEY: what is allowed (got VALUE)` for every error found.
+    """
+    data = _read_yaml(path)
+    try:
+        # By way of JSON: strict there still means "an integer is no string", and a YAML list is a list.
+        return Params.model_validate_json(json.dumps(data))
+    except ValidationError as error:
+        lines = [f"{path}: {_describe(detail, data)}" for detail in error.errors(include_url=False)]
+        raise InputError("\n".join(lines)) from None
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def use_preset(name: str, *, presets: Path = PRESETS, target: Path = PARAMS_FILE) -> None:
+    """Make a preset the current params; the preset is checked first.
+
+    Raises:
+        InputError: for an unknown preset, or one that does not pass.
+    """
+    known = sorted(path.stem for path in presets.glob("*.yaml"))
+    if name not in known:
+        raise InputError(f"preset: expected one of {', '.join(known)} (got {name!r})")
+    read_params(presets / f"{name}.yaml")
+    temporary = target.with_suffix(".yaml.new")
+    shutil.copyfile(presets / f"{name}.yaml", temporary)
+    temporary.replace(target)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Check a file, or switch to a preset; prints each error on a line and exits with 1."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline.params", description=main.__doc__)
+    parser.add_argument("file", nargs="?", type=Path, default=PARAMS_FILE)
+    parser.add_argument("--preset", metavar="NAME", help="make presets/NAME.yaml the current params.yaml")
+    options = parser.parse_args(arguments)
+    try:
+        if options.preset is None:
+            read_params(options.file)
+        else:
+            use_preset(options.preset)
+    except InputError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(1)
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: expected UTF-8 text") from None
+    except MarkedYAMLError as error:
+        where = f" at line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        problem = " ".join(str(error.problem).split())
+        raise InputError(f"{path}: not valid YAML{where}: {problem}") from None
+    except YAMLError as error:
+        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def _describe(detail: ErrorDetails, data: Any) -> str:
+    key = ".".join(_key_path(detail["loc"], data))
+    if detail["type"] == "value_error":  # our own validators name their key where it is not the location
+        message = detail["msg"].removeprefix("Value error, ")
+        return f"{key}: {message}" if key else message
+    if detail["type"] == "missing":
+        return f"{key}: required key is missing"
+    got = json.dumps(detail["input"], default=str, ensure_ascii=False)
+    if len(got) > 80:
+        got = f"{got[:77]}..."
+    if detail["type"] == "extra_forbidden":
+        return f"{key}: unknown key (got {got}); allowed: {_allowed_keys(detail['loc'], data)}"
+    message = detail["msg"].replace("Input should be", "expected").replace("Input should have", "expected")
+    return f"{key or 'the file'}: {message[0].lower()}{message[1:]} (got {got})"
+
+
+def _key_path(loc: tuple[int | str, ...], data: Any) -> list[str]:
+    """The location as keys of the file: pydantic puts a union's tag between them, which is no key."""
+    keys: list[str] = []
+    node = data
+    for idx, part in enumerate(loc):
+        if part == "[key]":
+            continue
+        is_last = idx == len(loc) - 1
+        found = isinstance(node, dict) and part in node or isinstance(node, list) and isinstance(part, int)
+        if found or is_last or node is None:
+            keys.append(str(part))
+            node = node[part] if found else None
+    return keys
+
+
+def _allowed_keys(loc: tuple[int | str, ...], data: Any) -> str:
+    """Keys of the section that holds an unknown key, asked of pydantic: those missing from `{}`."""
+    parents, probe = loc[:-1], json.loads(json.dumps(data))
+    node = probe
+    for part in _key_path(parents, data):
+        node = node[int(part)] if isinstance(node, list) else node[part]
+    tags = {key: node[key] for key in ("architecture", "kind", "method") if key in node}
+    node.clear()
+    node.update(tags)
+    try:
+        Params.model_validate_json(json.dumps(probe))
+    except ValidationError as error:
+        missing = [d["loc"][-1] for d in error.errors() if d["type"] == "missing" and d["loc"][:-1] == parents]
+        return ", ".join(str(key) for key in (*tags, *missing))
+    return ", ".join(tags)

@@ -1,0 +1,110 @@
+"""What every stage script shares: flags, params, inputs, outputs, the resume key, errors in one line.
+
+A stage reads `params.<section>` (a test holds those reads against dvc.yaml), calls one library function and
+saves. Outputs are written beside their place and moved there when the stage has ended well.
+"""
+
+import argparse
+import hashlib
+import json
+import logging
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from pydantic import BaseModel
+
+from pipeline.closure import import_closure
+from pipeline.errors import InputError
+from pipeline.files import hash_files
+from pipeline.params import Params
+from pipeline.params_file import PARAMS_FILE, read_params
+
+RUNS, METRICS, REPORTS, RESUME = Path("runs"), Path("metrics"), Path("reports"), Path(".resume")
+
+log = logging.getLogger("pipeline")
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """One run of one stage: its params, where it reads and where it writes."""
+
+    stage: str
+    params: Params
+    keys: dict[str, str]
+    out: Path
+    code: dict[str, str]
+
+    @property
+    def seed(self) -> int:
+        """The seed from the command line; the streams of different stages are kept apart by their names."""
+        return int(self.keys["seed"])
+
+    def artefact(self, *parts: object) -> Path:
+        """A file or folder that an earlier stage wrote, `runs/<name>/<parts>`.
+
+        Raises:
+            InputError: if it is not there.
+        """
+        path = RUNS.joinpath(self.params.name, *(str(part) for part in parts))
+        if not path.exists():
+            raise InputError(f"{path}: expected an earlier stage's output; run `dvc repro`")
+        return path
+
+    def metrics(self, *parts: object) -> Path:
+        """Where a JSON file for `dvc metrics` belongs."""
+        return METRICS.joinpath(self.params.name, *(str(part) for part in parts))
+
+    def resume_key(self, inputs: Sequence[Path], sections: Sequence[BaseModel]) -> Path:
+        """The folder of this run's resume points, keyed by its code, inputs and params."""
+        parts = {
+            "code": self.code,
+            "inputs": hash_files(inputs),
+            "params": [section.model_dump(mode="json") for section in sections],
+            "keys": self.keys,
+        }
+        digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        return RESUME / "-".join([self.stage, *self.keys.values(), digest[:20]])
+
+
+def run_stage(body: Callable[[StageRun], Any], *, out: str, keys: Sequence[str] = ()) -> None:
+    """Run a stage script's body and leave its output folder at `out`, whole or not at all.
+
+    Args:
+        body: gets the run, writes below `run.out`; what it returns is logged as the stage's one line.
+        out: the output folder, a template such as `runs/{name}/{seed}/train`.
+        keys: command-line flags that the stage needs, for example `seed`.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    script = Path(sys.argv[0]).resolve().relative_to(Path.cwd())
+    parser = argparse.ArgumentParser(description=f"The stage {script.stem}; `dvc repro` calls it.")
+    for key in keys:
+        parser.add_argument(f"--{key}", required=True)
+    flags = {key: str(value) for key, value in vars(parser.parse_args()).items()}
+    started = perf_counter()
+    label = " ".join([script.stem, *(f"{key} {value}" for key, value in flags.items())])
+    try:
+        code = hash_files(import_closure(script))
+        params_hash = hash_files([PARAMS_FILE])
+        params = read_params()
+        final = Path(out.format(name=params.name, **flags))
+        partial = final.with_name(f"{final.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        run = StageRun(script.stem, params, flags, partial, code)
+        summary = body(run)
+        # DVC records the code and params as they are when the command ends; these results come from
+        # those at its start.
+        if hash_files(import_closure(script)) != code or hash_files([PARAMS_FILE]) != params_hash:
+            raise InputError("its code or params.yaml changed while it ran; run `dvc repro` again")
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+    except InputError as error:
+        for line in str(error).splitlines():
+            log.error("%s: %s", label, line)
+        sys.exit(1)
+    log.info("%s: %s (%.1f s)", label, summary or "done", perf_counter() - started)

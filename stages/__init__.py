@@ -1,0 +1,1 @@
+"""One short script per stage of dvc.yaml, of the same name."""
