@@ -90,6 +90,18 @@ def load_model(path: Path | str) -> nn.Module:
     return model.eval()
 
 
+def load_classifier(path: Path | str) -> Classifier:
+    """`load_model` for a model that was saved with its normalisation, as every stage saves them.
+
+    Raises:
+        InputError: as `load_model`, or for a bare net.
+    """
+    model = load_model(path)
+    if not isinstance(model, Classifier):
+        raise InputError(f"{path}: expected a classifier with its normalisation, got a bare net")
+    return model
+
+
 def _both_files(path: Path | str) -> tuple[Path, Path]:
     stem = Path(path)
     if stem.suffix in (".safetensors", ".json"):

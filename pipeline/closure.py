@@ -48,3 +48,23 @@ def _files(module: str, root: Path) -> Iterator[Path]:
         for candidate in (base / "__init__.py", base.with_suffix(".py")):
             if (root / candidate).is_file():
                 yield candidate
+
+
+def write_deps(dvc_file: Path = Path("dvc.yaml")) -> None:
+    """Bring the .py entries of every stage's `deps` up to date; everything else in the file stays."""
+    from ruamel.yaml import YAML
+
+    yaml = YAML()
+    yaml.width = 200
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    document = yaml.load(dvc_file.read_text(encoding="utf-8"))
+    for name, stage in document["stages"].items():
+        data = [dep for dep in stage["deps"] if not dep.endswith(".py")]
+        code = [path.as_posix() for path in import_closure(Path("stages") / f"{name}.py")]
+        stage["deps"] = code + data
+    with dvc_file.open("w", encoding="utf-8") as file:
+        yaml.dump(document, file)
+
+
+if __name__ == "__main__":
+    write_deps()

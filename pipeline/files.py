@@ -26,12 +26,12 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, f"{text}\n".encode())
 
 
-def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows that share their keys; the keys of the first one are the header."""
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], *, fields: Sequence[str] = ()) -> None:
+    """Write rows that share their keys; the header is `fields`, or the keys of the first row."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.new")
     with temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+        writer = csv.DictWriter(file, fieldnames=fields or list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     temporary.replace(path)

@@ -124,10 +124,10 @@ class Push(Section):
 
 
 class Round(Section):
-    """One prune round and the stage that it starts from; a chain that begins at `push`."""
+    """One prune round, and the output folder that it starts from: `push`, then `prune/<the round before>`."""
 
     name: Slug
-    previous: Slug
+    previous: str
 
 
 class Prune(Section):
@@ -253,9 +253,7 @@ class Params(Section):
         for idx, entry in enumerate(self.rounds):
             if entry.previous != previous:
                 raise ValueError(f"rounds.{idx}.previous: expected {previous!r} (got {entry.previous!r})")
-            if not entry.name.startswith("round"):
-                raise ValueError(f"rounds.{idx}.name: expected a name like 'round1' (got {entry.name!r})")
-            previous = entry.name
+            previous = f"prune/{entry.name}"
         if len({entry.name for entry in self.rounds}) != len(self.rounds):
             raise ValueError("rounds: expected different names")
         return self

@@ -11,7 +11,7 @@ import logging
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -38,6 +38,7 @@ class StageRun:
     keys: dict[str, str]
     out: Path
     code: dict[str, str]
+    finished_with: list[Path] = field(default_factory=list)
 
     @property
     def seed(self) -> int:
@@ -59,8 +60,8 @@ class StageRun:
         """Where a JSON file for `dvc metrics` belongs."""
         return METRICS.joinpath(self.params.name, *(str(part) for part in parts))
 
-    def resume_key(self, inputs: Sequence[Path], sections: Sequence[BaseModel]) -> Path:
-        """The folder of this run's resume points, keyed by its code, inputs and params."""
+    def resume_folder(self, inputs: Sequence[Path], sections: Sequence[BaseModel]) -> Path:
+        """Where this run keeps its resume points: keyed by code, inputs and params, removed at its good end."""
         parts = {
             "code": self.code,
             "inputs": hash_files(inputs),
@@ -68,7 +69,9 @@ class StageRun:
             "keys": self.keys,
         }
         digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-        return RESUME / "-".join([self.stage, *self.keys.values(), digest[:20]])
+        folder = RESUME / "-".join([self.stage, *self.keys.values(), digest[:20]])
+        self.finished_with.append(folder)
+        return folder
 
 
 def run_stage(body: Callable[[StageRun], Any], *, out: str, keys: Sequence[str] = ()) -> None:
@@ -92,7 +95,7 @@ def run_stage(body: Callable[[StageRun], Any], *, out: str, keys: Sequence[str] 
         params_hash = hash_files([PARAMS_FILE])
         params = read_params()
         final = Path(out.format(name=params.name, **flags))
-        partial = final.with_name(f"{final.name}.partial")
+        partial = RESUME / "partial" / "-".join([script.stem, params.name, *flags.values()])
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         run = StageRun(script.stem, params, flags, partial, code)
@@ -102,7 +105,10 @@ def run_stage(body: Callable[[StageRun], Any], *, out: str, keys: Sequence[str] 
         if hash_files(import_closure(script)) != code or hash_files([PARAMS_FILE]) != params_hash:
             raise InputError("its code or params.yaml changed while it ran; run `dvc repro` again")
         shutil.rmtree(final, ignore_errors=True)
+        final.parent.mkdir(parents=True, exist_ok=True)
         partial.rename(final)
+        for folder in run.finished_with:
+            shutil.rmtree(folder, ignore_errors=True)
     except InputError as error:
         for line in str(error).splitlines():
             log.error("%s: %s", label, line)

@@ -1,0 +1,131 @@
+"""Adversarial attacks as foolbox attack classes, and crafting on a source model (thesis 5.2.2)."""
+
+from typing import Any
+
+import torch
+from eagerpy import PyTorchTensor, astensor_
+from foolbox import Misclassification, Model, PyTorchModel
+from foolbox.attacks import LinfFastGradientAttack
+from foolbox.attacks.base import MinimizationAttack, get_criterion, raise_if_kwargs, verify_input_bounds
+from foolbox.distances import l2
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from pipeline.params import FgsmAttack, NewtonFoolAttack
+
+
+class Fgsm(LinfFastGradientAttack):  # type: ignore[misc]
+    """Fast gradient sign method (Goodfellow et al. 2015): one step of epsilon along the loss gradient's sign.
+
+    foolbox's own attack without its random start, under the name that the thesis uses.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(random_start=False)
+
+
+class NewtonFool(MinimizationAttack):  # type: ignore[misc]
+    """Newton Fool (Jang et al. 2017): Newton steps that lower the probability of the predicted class.
+
+    With p the softmax probability of the class predicted at the start, g its gradient at x and C classes:
+
+        delta = min(eta |x_0|_2 |g|_2, p - 1/C),    x <- x - delta g / |g|_2^2
+
+    clipped to the bounds after every step. Written with the margin m = z_y - logsumexp_{j != y} z_j: since
+    p = sigmoid(m), g = p (1 - p) grad m has the direction of grad m, which does not vanish when p rounds to
+    1. An image leaves the batch once its prediction has changed, and stays as it is where grad m is zero.
+
+    Args:
+        steps: Newton steps at most.
+        eta: the small step constant.
+    """
+
+    distance = l2
+
+    def __init__(self, *, steps: int = 100, eta: float = 0.01) -> None:
+        if steps < 1 or eta <= 0:
+            raise ValueError(f"expected steps >= 1 and eta > 0, got steps={steps}, eta={eta}")
+        self.steps, self.eta = steps, eta
+
+    def run(
+        self, model: Model, inputs: Any, criterion: Any, *, early_stop: float | None = None, **kwargs: Any
+    ) -> Any:
+        """Perturbed inputs, always finite and within the model's bounds; the caller verifies success.
+
+        Raises:
+            ValueError: for another criterion than misclassification, labels of the wrong shape, or tensors
+                that are not torch's.
+        """
+        raise_if_kwargs(kwargs)
+        inputs_ep, restore_type = astensor_(inputs)
+        verify_input_bounds(inputs_ep, model)
+        if not isinstance(inputs_ep, PyTorchTensor):
+            raise ValueError(f"expected torch tensors, got {type(inputs).__name__}")
+        checked = get_criterion(criterion)
+        if not isinstance(checked, Misclassification):
+            raise ValueError(f"expected the misclassification criterion, got {checked!r}")
+        x, labels = inputs_ep.raw.detach().clone(), checked.labels.raw
+        if labels.shape != (len(x),):
+            raise ValueError(f"expected labels to have shape ({len(x)},), got {tuple(labels.shape)}")
+        low, high = model.bounds
+        x_norm = x.flatten(1).norm(dim=1)
+        pending = torch.arange(len(x), device=x.device)
+        for _ in range(self.steps):
+            if len(pending) == 0:
+                break
+            moved, alive = self._step(model, x[pending], labels[pending], x_norm[pending])
+            pending = pending[alive]
+            x[pending] = moved[alive].clamp(low, high)
+        return restore_type(astensor_(x)[0])
+
+    def _step(
+        self, model: Model, x: Tensor, labels: Tensor, x_norm: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Images after one step, not yet clipped, and a mask of those that still had one to take."""
+        x = x.detach().requires_grad_(True)
+        logits = model(x)
+        n_classes = logits.shape[1]
+        of_label = torch.nn.functional.one_hot(labels, n_classes).bool()
+        others = logits.masked_fill(of_label, -torch.inf).logsumexp(1)
+        margin = logits[of_label] - others
+        (margin_grad,) = torch.autograd.grad(margin.sum(), x)
+        grad_norm = margin_grad.flatten(1).norm(dim=1)
+        alive = (logits.argmax(1) == labels) & (grad_norm > 0) & grad_norm.isfinite()
+        # delta / |g|_2 = min(eta |x_0|_2, (p - 1/C) / |g|_2), and |g|_2 = p (1 - p) |grad m|_2.
+        p, q = margin.detach().double().sigmoid(), (-margin.detach().double()).sigmoid()
+        newton_length = (p - 1 / n_classes).clamp_min(0) / (p * q * grad_norm.double())
+        length = torch.minimum(self.eta * x_norm.double(), newton_length).to(x.dtype)
+        direction = margin_grad / grad_norm.clamp_min(torch.finfo(x.dtype).tiny).view(-1, 1, 1, 1)
+        return (x - length.view(-1, 1, 1, 1) * direction).detach(), alive
+
+
+def craft(
+    attack: FgsmAttack | NewtonFoolAttack, source: nn.Module, images: Tensor, labels: Tensor, *, batch_size: int
+) -> Tensor:
+    """Adversarial images in [0, 1], (n, channels, height, width), crafted on `source`.
+
+    Whether an image fools anyone is not asked of foolbox: predict it again.
+
+    Args:
+        attack: method and strength; FGSM's epsilon on the 0-255 scale.
+        source: the model to attack, images in [0, 1] to logits.
+        images: (n, channels, height, width) float in [0, 1].
+        labels: (n,) the true labels.
+        batch_size: images at a time.
+    """
+    device = images.device
+    source.eval()
+    model = PyTorchModel(source, bounds=(0, 1), device=device)
+    method, epsilon = (
+        (Fgsm(), attack.epsilon / 255)
+        if isinstance(attack, FgsmAttack)
+        else (NewtonFool(steps=attack.steps, eta=attack.eta), None)
+    )
+    crafted = []
+    parts = list(zip(images.split(batch_size), labels.split(batch_size), strict=True))
+    with tqdm(total=len(images), desc=attack.method, unit="image", leave=False) as progress:
+        for batch, batch_labels in parts:
+            _, clipped, _ = method(model, batch, Misclassification(batch_labels), epsilons=epsilon)
+            crafted.append(clipped.detach())
+            progress.update(len(batch))
+    return torch.cat(crafted)

@@ -1,0 +1,63 @@
+"""ONNX beside the weights: what other runtimes load, held against the PyTorch model's own output."""
+
+import io
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from torch import Tensor
+
+from pipeline.files import write_atomically
+from pipeline.models.classifier import Classifier
+
+_TOLERANCE = 1e-4
+
+
+def export_onnx(model: Classifier, path: Path, *, examples: Tensor) -> None:
+    """Write an ONNX file: input `images` (batch, channels, height, width) in [0, 1], output `logits`.
+
+    The batch size is free. Before anything is written, the exported model is run on `examples` (at least 2
+    images) and compared with the original.
+
+    Raises:
+        RuntimeError: if the logits differ by more than 1e-4 of their largest magnitude.
+    """
+    model = model.cpu().eval()
+    with redirect_stdout(io.StringIO()):  # the exporter narrates
+        program = torch.onnx.export(
+            model,
+            (examples[:2],),
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            verbose=False,
+        )
+    if program is None:
+        raise RuntimeError("the exporter returned no ONNX program")
+    proto = program.model_proto
+    _drop_provenance(proto)
+    onnx.checker.check_model(proto)
+    content = proto.SerializeToString(deterministic=True)
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    (exported,) = session.run(["logits"], {"images": examples.numpy()})
+    with torch.no_grad():
+        expected = model(examples).numpy()
+    difference = float(np.abs(exported - expected).max())
+    if difference > _TOLERANCE * max(1.0, float(np.abs(expected).max())):
+        raise RuntimeError(f"expected ONNX logits equal to PyTorch's, got a difference of {difference:.3g}")
+    write_atomically(path, content)
+
+
+def _drop_provenance(proto: onnx.ModelProto) -> None:
+    """Remove stack traces and file paths, which differ from checkout to checkout."""
+    holders = [proto.graph, *proto.graph.node, *proto.graph.initializer, *proto.graph.value_info]
+    holders += [*proto.graph.input, *proto.graph.output, *proto.functions]
+    for function in proto.functions:
+        holders += list(function.node)
+    for holder in holders:
+        del holder.metadata_props[:]
+    for node in proto.graph.node:
+        node.doc_string = ""

@@ -1,0 +1,153 @@
+"""Deep linear discriminant analysis: scatter matrices, discriminants, and the push loss (CVIU section 3.1).
+
+Notation, as in the paper and in the code:
+
+| symbol        | meaning                                                              | shape  | here            |
+|---------------|----------------------------------------------------------------------|--------|-----------------|
+| X             | latent features: post-ReLU, pooled, the decision layer's input       | (n, d) | `features`      |
+| Sigma_w       | within-class scatter                                                 | (d, d) | `S_w`           |
+| Sigma_a       | total scatter                                                        | (d, d) | `S_a`           |
+| Sigma_b       | between-class scatter, Sigma_a - Sigma_w                             | (d, d) | `S_b`           |
+| v_j           | discriminating power along neuron j, or of eigenvector j             | (d,)   | `v`             |
+| N             | neurons whose variance is not negligible                             | scalar | `n_active`      |
+| gamma, lambda, beta | weights of the push loss                                       | scalar | `Lda`'s fields  |
+
+Two departures, both stated by the sources as permitted or needed: scatter matrices are divided by n, so that
+the three weights mean the same at every batch size; and `ridge * I` is added to S_w before it is solved with
+(Friedman 1989, as CVIU section 3.1 does). Everything here runs in float64.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pipeline.params import Lda
+
+
+class Scatter(NamedTuple):
+    """Eq. 2-4: within-class, between-class and total scatter, each (d, d) float64, divided by n."""
+
+    S_w: Tensor
+    S_b: Tensor
+    S_a: Tensor
+
+
+class PushTerms(NamedTuple):
+    """The push loss, its three unweighted terms, and what to watch while pushing; all scalars."""
+
+    loss: Tensor
+    l_lda: Tensor
+    l_cov: Tensor
+    l_align: Tensor
+    n_active: int
+    top_share: float
+
+
+def scatter_matrices(features: Tensor, labels: Tensor) -> Scatter:
+    """Eq. 2-5: S_w = sum_i X~_i' X~_i / n, S_a = X~' X~ / n, S_b = S_a - S_w.
+
+    Args:
+        features: (n, d), any floating type.
+        labels: (n,) integers; any values, classes are those that occur.
+
+    Raises:
+        ValueError: if the shapes do not fit or there is nothing to compare.
+    """
+    if features.ndim != 2 or labels.shape != features.shape[:1] or len(labels) < 2:
+        raise ValueError(
+            f"expected features (n, d) and labels (n,) with n >= 2, "
+            f"got {tuple(features.shape)} and {tuple(labels.shape)}"
+        )
+    X, n = features.double(), len(labels)
+    _, class_of = labels.unique(return_inverse=True)
+    n_classes = int(class_of.max()) + 1
+    members = torch.nn.functional.one_hot(class_of, n_classes).to(X.dtype)
+    means = (members.T @ X) / members.sum(0)[:, None]
+    within = X - members @ means
+    total = X - X.mean(0)
+    S_w, S_a = within.T @ within / n, total.T @ total / n
+    return Scatter(S_w, S_a - S_w, S_a)
+
+
+def separation_matrix(scatter: Scatter, *, ridge: float) -> Tensor:
+    """(S_w + ridge I)^-1 S_b of Eq. 9, (d, d)."""
+    identity = torch.eye(len(scatter.S_w), dtype=scatter.S_w.dtype, device=scatter.S_w.device)
+    solution: Tensor = torch.linalg.solve(scatter.S_w + ridge * identity, scatter.S_b)
+    return solution
+
+
+def discriminants(features: Tensor, labels: Tensor, *, ridge: float) -> Tensor:
+    """Eq. 12: v_j = diag((S_w + ridge I)^-1 S_b)_j, one for each latent neuron, (d,)."""
+    return separation_matrix(scatter_matrices(features, labels), ridge=ridge).diagonal()
+
+
+def discriminants_decorrelated(features: Tensor, labels: Tensor, *, ridge: float) -> Tensor:
+    """Eq. 3.8 of the thesis: v_j = sigma_b^2(j) / sigma_w^2(j), the after-the-fact form, (d,)."""
+    scatter = scatter_matrices(features, labels)
+    return scatter.S_b.diagonal() / (scatter.S_w.diagonal() + ridge)
+
+
+def discriminant_spectrum(features: Tensor, labels: Tensor, *, ridge: float) -> Tensor:
+    """Eq. 6: the generalised eigenvalues of (S_b, S_w + ridge I), descending, (d,)."""
+    scatter = scatter_matrices(features, labels)
+    identity = torch.eye(len(scatter.S_w), dtype=scatter.S_w.dtype, device=scatter.S_w.device)
+    # With S_w + ridge I = L L', the pencil's eigenvalues are those of the symmetric L^-1 S_b L^-T.
+    L = torch.linalg.cholesky(scatter.S_w + ridge * identity)
+    half = torch.linalg.solve_triangular(L, scatter.S_b, upper=False)
+    whitened = torch.linalg.solve_triangular(L, half.T, upper=False)
+    return torch.linalg.eigvalsh((whitened + whitened.T) / 2).flip(0)
+
+
+def active_neurons(S_a: Tensor, *, active_variance: float) -> Tensor:
+    """Mask (d,) of neurons whose variance exceeds `active_variance` times the largest one's (Eq. 7's N)."""
+    variance = S_a.diagonal()
+    return variance > active_variance * variance.max().clamp_min(torch.finfo(variance.dtype).tiny)
+
+
+def push_loss(features: Tensor, labels: Tensor, weights: Lda) -> PushTerms:
+    """Eq. 11: gamma l_lda + lambda l_cov + beta l_align, over one class-balanced batch.
+
+    l_lda = N / sum_j v_j (Eq. 7), where the sum is the trace of (S_w + ridge I)^-1 S_b; l_cov (Eq. 8) and
+    l_align (Eq. 10) are entrywise 1-norms of the off-diagonal parts of S_a and of that matrix. l_align is left
+    out above `align_max_dim` neurons, and every term is zero where no neuron is active.
+
+    Args:
+        features: (n, d) latent features, with gradient.
+        labels: (n,) integers, about as many of each class.
+        weights: section `lda` of the params.
+    """
+    scatter = scatter_matrices(features, labels)
+    active = active_neurons(scatter.S_a.detach(), active_variance=weights.active_variance)
+    n_active, d = int(active.sum()), features.shape[1]
+    zero = scatter.S_a.sum() * 0
+    if n_active == 0:
+        return PushTerms(zero, zero, zero, zero, 0, 0.0)
+    M = separation_matrix(scatter, ridge=weights.ridge)
+    v = M.diagonal()
+    l_lda = n_active / v.sum()
+    l_cov = _off_diagonal_norm(scatter.S_a)
+    l_align = _off_diagonal_norm(M) if d <= weights.align_max_dim else zero
+    loss = weights.gamma * l_lda + weights.lambda_ * l_cov + weights.beta * l_align
+    return PushTerms(loss, l_lda, l_cov, l_align, n_active, float(v.detach().max() / v.detach().sum()))
+
+
+def describe_latent(features: Tensor, labels: Tensor, weights: Lda) -> dict[str, Tensor]:
+    """A latent space in numbers, for reports (CVIU Figures 3 and 4), float32 on the CPU.
+
+    `S_a` (d, d) the total scatter, `v` (d,) of Eq. 12 per neuron, `spectrum` (d,) the eigenvalues of Eq. 6,
+    `active` (d,) the mask behind Eq. 7's N.
+    """
+    S_a = scatter_matrices(features, labels).S_a
+    described = {
+        "S_a": S_a,
+        "v": discriminants(features, labels, ridge=weights.ridge),
+        "spectrum": discriminant_spectrum(features, labels, ridge=weights.ridge),
+        "active": active_neurons(S_a, active_variance=weights.active_variance),
+    }
+    return {name: tensor.detach().float().cpu().contiguous() for name, tensor in described.items()}
+
+
+def _off_diagonal_norm(matrix: Tensor) -> Tensor:
+    """|A - diag(A)|_1, entrywise."""
+    return matrix.abs().sum() - matrix.diagonal().abs().sum()

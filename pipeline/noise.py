@@ -1,0 +1,41 @@
+"""Unavoidable noise (thesis 5.2.2): the same noisy images for every model, whatever the batches."""
+
+import numpy as np
+import numpy.typing as npt
+from skimage.util import random_noise
+
+from pipeline.data import Pixels
+from pipeline.params import GaussianNoise, PoissonNoise, SpeckleNoise
+
+AnyNoise = GaussianNoise | SpeckleNoise | PoissonNoise
+
+
+def add_noise(images: Pixels, noise: AnyNoise) -> npt.NDArray[np.float32]:
+    """Noisy images (n, channels, height, width) in [0, 1], float32, clipped to the range.
+
+    Image i draws from a generator of (seed, i) alone, so batches and order change nothing.
+
+    Gaussian and speckle noise are `skimage.util.random_noise`'s. Poisson noise is drawn at `peak` photons for
+    white, as that function does for images of 256 levels; it would guess a coarser scale from an image that
+    happens to have fewer, as digits have.
+
+    Args:
+        images: uint8.
+        noise: kind, strength (0-255 scale where it has one) and seed.
+    """
+    noisy = np.empty(images.shape, dtype=np.float32)
+    for idx, image in enumerate(images):
+        noisy[idx] = _noisy(image / 255.0, noise, np.random.default_rng([noise.seed, idx]))
+    return noisy
+
+
+def _noisy(
+    image: npt.NDArray[np.float64], noise: AnyNoise, random: np.random.Generator
+) -> npt.NDArray[np.float64]:
+    if isinstance(noise, PoissonNoise):
+        return np.clip(random.poisson(image * noise.peak) / noise.peak, 0, 1)
+    deviation = noise.std / 255 if isinstance(noise, GaussianNoise) else noise.strength
+    result: npt.NDArray[np.float64] = random_noise(
+        image, mode=noise.kind, rng=random, clip=True, mean=0.0, var=deviation**2
+    )
+    return result

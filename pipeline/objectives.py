@@ -1,0 +1,132 @@
+"""What training minimises: cross-entropy, with auxiliary heads or with the push loss beside it."""
+
+import logging
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from pipeline.lda import push_loss
+from pipeline.models.classifier import Classifier, latent_and_logits
+from pipeline.models.inception import Inception
+from pipeline.params import Lda
+
+log = logging.getLogger(__name__)
+
+
+class Objective(nn.Module):
+    """Cross-entropy. Subclasses add terms; parameters of theirs are trained beside the model's.
+
+    Args:
+        label_smoothing: the share of a label spread over all classes (LSR, "Rethinking Inception" section 7).
+    """
+
+    def __init__(self, *, label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.label_smoothing = label_smoothing
+
+    def forward(self, model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """The scalar to minimise under `total`, and detached scalars to log beside it."""
+        loss = self.cross_entropy(model(images), labels)
+        return {"total": loss}
+
+    def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Mean cross-entropy with this objective's label smoothing."""
+        return cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+
+
+class AuxiliaryObjective(Objective):
+    """Cross-entropy plus `weight` times that of each auxiliary head (CVIU section 4). The heads stay here.
+
+    Args:
+        net: the Inception net inside the model that will be trained.
+        example_images: (n >= 2, channels, height, width) normalised images, for the heads' shapes.
+        weight: of each head's cross-entropy.
+        label_smoothing: as in `Objective`.
+    """
+
+    def __init__(
+        self, net: Inception, example_images: Tensor, *, weight: float, label_smoothing: float = 0.0
+    ) -> None:
+        super().__init__(label_smoothing=label_smoothing)
+        self.weight = weight
+        tapped = net.auxiliary_heads()
+        self._taps: Sequence[nn.Module] = tuple(tap for tap, _ in tapped)
+        self.heads = nn.ModuleList([head for _, head in tapped]).to(example_images.device)
+        net.eval()  # batch statistics of the example are no one's business
+        with torch.no_grad():
+            self._head_logits(net, example_images)
+
+    def forward(self, model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Adds `auxiliary`, the mean cross-entropy of the heads."""
+        logits, head_logits = self._head_logits(model, images)
+        loss = self.cross_entropy(logits, labels)
+        auxiliary = torch.stack([self.cross_entropy(each, labels) for each in head_logits])
+        return {"total": loss + self.weight * auxiliary.sum(), "auxiliary": auxiliary.mean().detach()}
+
+    def _head_logits(self, model: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        maps: dict[int, Tensor] = {}
+
+        def keep(tap: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            maps[id(tap)] = output
+
+        handles = [tap.register_forward_hook(keep) for tap in self._taps]
+        try:
+            logits = model(images)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return logits, [head(maps[id(tap)]) for tap, head in zip(self._taps, self.heads, strict=True)]
+
+
+def training_objective(
+    model: Classifier, images: Tensor, *, auxiliary_weight: float, label_smoothing: float
+) -> Objective:
+    """Cross-entropy, with auxiliary heads where they have a weight and the net has places for them.
+
+    Args:
+        model: the classifier to train.
+        images: two images or more in [0, 1], for the shapes of the heads.
+        auxiliary_weight: of each head; 0 for none.
+        label_smoothing: as in `Objective`.
+    """
+    if auxiliary_weight > 0 and isinstance(model.net, Inception):
+        normalized = (images - model.mean) / model.std
+        return AuxiliaryObjective(
+            model.net, normalized, weight=auxiliary_weight, label_smoothing=label_smoothing
+        )
+    return Objective(label_smoothing=label_smoothing)
+
+
+class PushObjective(Objective):
+    """Cross-entropy plus the push loss of Eq. 11 on the latent features.
+
+    A collapse (method: one discriminant takes over the trace) is logged while it happens.
+    """
+
+    def __init__(self, weights: Lda, *, label_smoothing: float = 0.0) -> None:
+        super().__init__(label_smoothing=label_smoothing)
+        self.weights = weights
+        self._warned = False
+
+    def forward(self, model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Adds the three unweighted terms, the number of active neurons and the top discriminant's share."""
+        latent, logits = latent_and_logits(model, images)
+        terms = push_loss(latent, labels, self.weights)
+        if terms.top_share > self.weights.collapse_share and not self._warned:
+            self._warned = True
+            log.warning(
+                "the push is collapsing: one discriminant holds %.0f %% of the sum, %d neurons are active; "
+                "lower lda.gamma, or raise lda.lambda",
+                100 * terms.top_share,
+                terms.n_active,
+            )
+        return {
+            "total": self.cross_entropy(logits, labels) + terms.loss.to(logits.dtype),
+            "l_lda": terms.l_lda.detach(),
+            "l_cov": terms.l_cov.detach(),
+            "l_align": terms.l_align.detach(),
+            "n_active": torch.tensor(float(terms.n_active)),
+            "top_share": torch.tensor(terms.top_share),
+        }

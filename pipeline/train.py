@@ -1,0 +1,181 @@
+"""One training run: epochs over an in-memory set, a resume point after each, the same bits every time."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from pipeline.batches import Batching, shift_images
+from pipeline.images import Images, Parts
+from pipeline.objectives import Objective
+from pipeline.params import Training
+from pipeline.resume import ResumePoint
+from pipeline.seeding import derive_seed, generator
+
+
+@dataclass(frozen=True)
+class Score:
+    """Counts and mean cross-entropy of a model on a set."""
+
+    n: int
+    n_correct: int
+    loss: float
+
+    @property
+    def accuracy(self) -> float:
+        """n_correct / n."""
+        return self.n_correct / self.n
+
+    def as_dict(self) -> dict[str, float]:
+        """Plain numbers, for a description."""
+        return {"n": self.n, "n_correct": self.n_correct, "loss": self.loss}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished run: a row an epoch, and the validation score of the last one."""
+
+    history: list[dict[str, Any]]
+    validation: Score
+
+
+@torch.no_grad()
+def predict_logits(model: nn.Module, images: Tensor, *, batch_size: int) -> Tensor:
+    """Logits (n, classes) in evaluation mode, for images in [0, 1]; the model's mode is restored."""
+    was_training = model.training
+    model.eval()
+    logits = torch.cat([model(batch) for batch in images.split(batch_size)])
+    model.train(was_training)
+    return logits
+
+
+def evaluate(model: nn.Module, data: Images, *, batch_size: int) -> Score:
+    """Score a model on images and labels."""
+    logits = predict_logits(model, data.scaled(), batch_size=batch_size)
+    loss = nn.functional.cross_entropy(logits, data.labels)
+    return Score(len(data), int((logits.argmax(1) == data.labels).sum()), float(loss))
+
+
+def fit(
+    model: nn.Module,
+    objective: Objective,
+    parts: Parts,
+    settings: Training,
+    *,
+    batching: Batching,
+    seed: int,
+    resume: ResumePoint,
+    eval_batch_size: int,
+    description: str,
+) -> Outcome:
+    """Train `model` in place on the training part; score it on the validation part after every epoch.
+
+    The last epoch's weights are the result; none is picked by its validation accuracy. Batches, shifts and
+    dropout depend on `seed` and the epoch alone, so that a run which resumes ends with the same bits.
+
+    Args:
+        model: trained in place, on the device of its data.
+        objective: what to minimise; its own parameters are trained too.
+        parts: the data.
+        settings: epochs, learning rate and the like; `batch_size` is the batching's affair.
+        batching: which images form the batches of an epoch.
+        seed: of this run's batches, shifts and dropout.
+        resume: where finished epochs are kept.
+        eval_batch_size: images at a time when scoring.
+        description: names the run in its progress bar.
+    """
+    everything = nn.ModuleDict({"model": model, "objective": objective})
+    optimizer = _optimizer(everything, settings)
+    history = _restore(everything, optimizer, resume)
+    progress = tqdm(total=settings.epochs, initial=len(history), desc=description, unit="epoch", leave=False)
+    with progress:
+        for epoch in range(len(history), settings.epochs):
+            sums: dict[str, float] = {}
+            n_batches = 0
+            model.train()
+            for images, labels, step in _epoch_batches(parts.train, settings, batching, seed, epoch):
+                for group in optimizer.param_groups:
+                    group["lr"] = _learning_rate(settings, step)
+                terms = objective(model, images, labels)
+                optimizer.zero_grad(set_to_none=True)
+                terms["total"].backward()
+                optimizer.step()
+                n_batches += 1
+                for name, value in terms.items():
+                    sums[name] = sums.get(name, 0.0) + float(value.detach())
+            score = evaluate(model, parts.validation, batch_size=eval_batch_size)
+            history.append(
+                {"epoch": epoch + 1}
+                | {f"train_{name}": total / n_batches for name, total in sums.items()}
+                | {"validation_n": score.n, "validation_n_correct": score.n_correct}
+                | {"validation_loss": score.loss}
+            )
+            resume.save(_state(everything, optimizer), {"history": history})
+            progress.update()
+            progress.set_postfix(validation=f"{score.accuracy:.4f}")
+    model.eval()
+    last = history[-1]
+    return Outcome(history, Score(last["validation_n"], last["validation_n_correct"], last["validation_loss"]))
+
+
+def _epoch_batches(
+    train: Images, settings: Training, batching: Batching, seed: int, epoch: int
+) -> Iterator[tuple[Tensor, Tensor, float]]:
+    """Images in [0, 1], labels, and the time in epochs in the middle of each batch."""
+    torch.manual_seed(derive_seed(seed, "dropout", epoch))
+    random = generator(seed, "batches", epoch)
+    batches = list(batching(train.labels.cpu(), random))
+    for idx, batch in enumerate(batches):
+        on_device = batch.to(train.images.device)
+        images = train.images[on_device].float() / 255
+        shifted = shift_images(images, settings.shift_px, random)
+        yield shifted, train.labels[on_device], epoch + (idx + 0.5) / len(batches)
+
+
+def _learning_rate(settings: Training, time: float) -> float:
+    """Linear warm-up, then a cosine to zero; `time` in epochs."""
+    if time < settings.warmup_epochs:
+        return settings.learning_rate * time / settings.warmup_epochs
+    progress = (time - settings.warmup_epochs) / (settings.epochs - settings.warmup_epochs)
+    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def _optimizer(everything: nn.Module, settings: Training) -> torch.optim.SGD:
+    """SGD; weight decay on weight matrices and filters only, not on biases and batch norm."""
+    trainable = [parameter for parameter in everything.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.SGD(
+        groups, lr=settings.learning_rate, momentum=settings.momentum, nesterov=settings.momentum > 0
+    )
+
+
+def _state(everything: nn.Module, optimizer: torch.optim.SGD) -> dict[str, Tensor]:
+    """Weights and momentum by parameter name; that, the seed and the epoch are all the state there is."""
+    state = {f"weight.{name}": tensor for name, tensor in everything.state_dict().items()}
+    for name, parameter in everything.named_parameters():
+        momentum = optimizer.state.get(parameter, {}).get("momentum_buffer")
+        if momentum is not None:
+            state[f"momentum.{name}"] = momentum
+    return state
+
+
+def _restore(everything: nn.Module, optimizer: torch.optim.SGD, resume: ResumePoint) -> list[dict[str, Any]]:
+    loaded = resume.load()
+    if loaded is None:
+        return []
+    tensors, state = loaded
+    everything.load_state_dict(
+        {name.removeprefix("weight."): t for name, t in tensors.items() if name.startswith("weight.")}
+    )
+    for name, parameter in everything.named_parameters():
+        if f"momentum.{name}" in tensors:
+            optimizer.state[parameter]["momentum_buffer"] = tensors[f"momentum.{name}"].to(parameter.device)
+    history: list[dict[str, Any]] = state["history"]
+    return history

@@ -1,0 +1,121 @@
+"""One prune round (Algorithm 1): trace, threshold, cut, retrain with the push, for each eta."""
+
+import json
+import shutil
+from typing import Any
+
+from torch import nn
+
+from pipeline.batches import balanced_batches
+from pipeline.checkpoint import load_classifier, save_model
+from pipeline.cost import Cost, measure_cost
+from pipeline.files import write_csv, write_json
+from pipeline.images import load_parts
+from pipeline.objectives import PushObjective
+from pipeline.pruning_round import prune_round, smallest_acceptable
+from pipeline.resume import ResumePoint
+from pipeline.seeding import configure_torch, derive_seed
+from pipeline.stage import StageRun, run_stage
+from pipeline.tables import LATENT_FIELDS, LAYER_FIELDS, SAMPLE_FIELDS
+from pipeline.train import Score, evaluate, fit
+
+
+def prune(run: StageRun) -> str:
+    """From the round before to a model for the next one, and this round's samples.
+
+    Writes `model` (the smallest acceptable sample), `round.json` (whether the rounds go on), `samples.csv`,
+    `layers.csv`, `latent.csv`, and each sample's weights under `samples/`. After the stop, the input passes
+    through and the tables are empty.
+    """
+    runtime, lda, settings = run.params.runtime, run.params.lda, run.params.prune
+    name, previous = run.keys["round"], run.artefact(run.seed, *run.keys["previous"].split("/"))
+    state = previous / "round.json"
+    if state.exists() and json.loads(state.read_text(encoding="utf-8"))["stopped"]:
+        return _pass_through(run, previous)
+    device = configure_torch(runtime)
+    prepared, base = run.artefact("prepare"), run.artefact(run.seed, "train")
+    resume = ResumePoint(run.resume_folder([prepared, base, previous], [runtime, lda, settings]))
+    parts = load_parts(prepared, device)
+    model = load_classifier(previous / "model").to(device)
+    base_score = evaluate(
+        load_classifier(base / "model").to(device), parts.validation, batch_size=runtime.eval_batch_size
+    )
+
+    def retrain(pruned: nn.Module, eta: float) -> tuple[list[dict[str, Any]], Score, Cost]:
+        outcome = fit(
+            pruned,
+            PushObjective(lda, label_smoothing=settings.retraining.label_smoothing),
+            parts,
+            settings.retraining,
+            batching=balanced_batches(lda.samples_per_class, lda.classes_per_batch),
+            seed=derive_seed(run.seed, "prune", name, str(eta)),
+            resume=resume.child(eta),
+            eval_batch_size=runtime.eval_batch_size,
+            description=f"{name}, eta {eta:g}, seed {run.seed}",
+        )
+        return outcome.history, outcome.validation, measure_cost(pruned, parts.source.image_shape)
+
+    choice, v, samples = prune_round(
+        model,
+        train=parts.train,
+        validation=parts.validation,
+        etas=settings.etas,
+        latent_max_drop=settings.latent_max_drop,
+        trace_images_per_class=settings.trace_images_per_class,
+        ridge=lda.ridge,
+        seed=derive_seed(run.seed, "prune", name),
+        batch_size=runtime.eval_batch_size,
+        retrain=retrain,
+    )
+    acceptable = base_score.accuracy - settings.max_drop
+    chosen = smallest_acceptable(samples, acceptable)
+    key = {"seed": run.seed, "round": name}
+    n_kept = int(choice.kept.sum())
+    rows: list[dict[str, Any]] = []
+    layers: list[dict[str, Any]] = []
+    for sample in samples:
+        identity = {**key, "eta": sample.eta}
+        rows.append(
+            identity
+            | {"latent_kept": n_kept, "params": sample.cost.params, "flops": sample.cost.flops}
+            | {"n": sample.score.n, "n_correct": sample.score.n_correct}
+            | {"acceptable": int(sample.score.accuracy >= acceptable), "chosen": int(sample is chosen)}
+        )
+        layers += [
+            identity
+            | {"layer": row.name, "group": row.group, "threshold": row.threshold}
+            | {"n_before": row.n_before, "n_after": row.n_after}
+            for row in sample.layers
+        ]
+        save_model(sample.model, run.out / "samples" / f"eta{sample.eta:g}", about=identity)
+    latent = [
+        key
+        | {"rank": rank + 1, "neuron": int(neuron), "v": float(v[neuron])}
+        | {"n": choice.n, "n_correct": int(choice.n_correct[rank]), "kept": int(choice.kept[neuron])}
+        for rank, neuron in enumerate(choice.order)
+    ]
+    write_csv(run.out / "samples.csv", rows, fields=SAMPLE_FIELDS)
+    write_csv(run.out / "layers.csv", layers, fields=LAYER_FIELDS)
+    write_csv(run.out / "latent.csv", latent, fields=LATENT_FIELDS)
+    save_model(model if chosen is None else chosen.model, run.out / "model", about=key)
+    reason = "" if chosen else f"no sample of {name} reached {acceptable:.2%} on validation"
+    write_json(run.out / "round.json", {"stopped": chosen is None, "reason": reason})
+    if chosen is None:
+        return f"{n_kept} latent neurons kept; stop: {reason}"
+    return f"{n_kept} latent neurons kept; {chosen.cost.params:,} parameters at {chosen.score.accuracy:.2%}"
+
+
+def _pass_through(run: StageRun, previous: Any) -> str:
+    for file in ("model.safetensors", "model.json", "round.json"):
+        shutil.copyfile(previous / file, run.out / file)
+    for file, fields in (
+        ("samples.csv", SAMPLE_FIELDS),
+        ("layers.csv", LAYER_FIELDS),
+        ("latent.csv", LATENT_FIELDS),
+    ):
+        write_csv(run.out / file, [], fields=fields)
+    return "passed through: the rounds had stopped before"
+
+
+if __name__ == "__main__":
+    run_stage(prune, out="runs/{name}/{seed}/prune/{round}", keys=["seed", "round", "previous"])

@@ -1,0 +1,42 @@
+"""Train the third model, on the same split, that attacks are crafted on."""
+
+from pipeline.checkpoint import save_model
+from pipeline.errors import InputError
+from pipeline.files import write_csv
+from pipeline.images import load_parts
+from pipeline.resume import ResumePoint
+from pipeline.scratch import train_from_scratch
+from pipeline.seeding import configure_torch
+from pipeline.stage import StageRun, run_stage
+
+
+def source(run: StageRun) -> str:
+    """From the prepared images to `model` and `history.csv`; a source that learnt too little is refused."""
+    runtime, settings = run.params.runtime, run.params.source
+    device = configure_torch(runtime)
+    prepared = run.artefact("prepare")
+    resume = ResumePoint(run.resume_folder([prepared], [runtime, settings]) / "fit")
+    model, outcome = train_from_scratch(
+        settings.model,
+        settings.training,
+        load_parts(prepared, device),
+        auxiliary_weight=0.0,
+        seed=run.seed,
+        purpose="source",
+        resume=resume,
+        eval_batch_size=runtime.eval_batch_size,
+    )
+    accuracy = outcome.validation.accuracy
+    if accuracy < settings.min_validation_accuracy:
+        raise InputError(
+            f"params.yaml: source.min_validation_accuracy: expected a source model of at least "
+            f"{settings.min_validation_accuracy:.2%} on validation (got {accuracy:.2%})"
+        )
+    about = {"stage": "source", "seed": run.seed, "validation": outcome.validation.as_dict()}
+    save_model(model, run.out / "model", about=about)
+    write_csv(run.out / "history.csv", outcome.history)
+    return f"validation accuracy {accuracy:.2%}"
+
+
+if __name__ == "__main__":
+    run_stage(source, out="runs/{name}/{seed}/source", keys=["seed"])
