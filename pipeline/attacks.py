@@ -9,9 +9,9 @@ from foolbox.attacks import LinfFastGradientAttack
 from foolbox.attacks.base import MinimizationAttack, get_criterion, raise_if_kwargs, verify_input_bounds
 from foolbox.distances import l2
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from pipeline.params import FgsmAttack, NewtonFoolAttack
+from pipeline.progress import progress_bar
 
 
 class Fgsm(LinfFastGradientAttack):  # type: ignore[misc]
@@ -113,9 +113,8 @@ def craft(
         labels: (n,) the true labels.
         batch_size: images at a time.
     """
-    device = images.device
     source.eval()
-    model = PyTorchModel(source, bounds=(0, 1), device=device)
+    model = PyTorchModel(source, bounds=(0, 1), device=images.device)
     method, epsilon = (
         (Fgsm(), attack.epsilon / 255)
         if isinstance(attack, FgsmAttack)
@@ -123,7 +122,7 @@ def craft(
     )
     crafted = []
     parts = list(zip(images.split(batch_size), labels.split(batch_size), strict=True))
-    with tqdm(total=len(images), desc=attack.method, unit="image", leave=False) as progress:
+    with progress_bar(total=len(images), description=attack.method, unit="image") as progress:
         for batch, batch_labels in parts:
             _, clipped, _ = method(model, batch, Misclassification(batch_labels), epsilons=epsilon)
             crafted.append(clipped.detach())

@@ -82,7 +82,8 @@ def run_stage(body: Callable[[StageRun], Any], *, out: str, keys: Sequence[str] 
         out: the output folder, a template such as `runs/{name}/{seed}/train`.
         keys: command-line flags that the stage needs, for example `seed`.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    log.setLevel(logging.INFO)  # ours alone: exporters and plotters narrate
     script = Path(sys.argv[0]).resolve().relative_to(Path.cwd())
     parser = argparse.ArgumentParser(description=f"The stage {script.stem}; `dvc repro` calls it.")
     for key in keys:

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from pipeline.batches import Batching, shift_images
 from pipeline.images import Images, Parts
 from pipeline.objectives import Objective
 from pipeline.params import Training
+from pipeline.progress import progress_bar
 from pipeline.resume import ResumePoint
 from pipeline.seeding import derive_seed, generator
 
@@ -91,8 +91,7 @@ def fit(
     everything = nn.ModuleDict({"model": model, "objective": objective})
     optimizer = _optimizer(everything, settings)
     history = _restore(everything, optimizer, resume)
-    progress = tqdm(total=settings.epochs, initial=len(history), desc=description, unit="epoch", leave=False)
-    with progress:
+    with progress_bar(total=settings.epochs, done=len(history), description=description, unit="epoch") as progress:
         for epoch in range(len(history), settings.epochs):
             sums: dict[str, float] = {}
             n_batches = 0
@@ -116,7 +115,7 @@ def fit(
             )
             resume.save(_state(everything, optimizer), {"history": history})
             progress.update()
-            progress.set_postfix(validation=f"{score.accuracy:.4f}")
+            progress.set_postfix(validation=f"{score.accuracy:.4f}", refresh=False)
     model.eval()
     last = history[-1]
     return Outcome(history, Score(last["validation_n"], last["validation_n_correct"], last["validation_loss"]))

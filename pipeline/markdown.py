@@ -1,0 +1,29 @@
+"""Markdown pieces that both reports use."""
+
+from collections.abc import Iterable, Sequence
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table; the first column left, the others right."""
+    alignment = [":--", *["--:"] * (len(header) - 1)]
+    lines = [header, alignment, *([_escape(cell) for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(str(cell) for cell in line)} |" for line in lines) + "\n"
+
+
+def image(name: str, alternative: str) -> str:
+    """A figure by its PNG, with the SVG one click away."""
+    return f"[![{alternative}](figures/{name}.png)](figures/{name}.svg)\n"
+
+
+def percent(fraction: float, *, signed: bool = False) -> str:
+    """`98.52` or `+0.28`, in percent."""
+    return f"{100 * fraction:+.2f}" if signed else f"{100 * fraction:.2f}"
+
+
+def thousands(count: float) -> str:
+    """`12,345`."""
+    return f"{round(count):,}"
+
+
+def _escape(cell: object) -> str:
+    return str(cell).replace("|", "\\|")

@@ -1,0 +1,286 @@
+"""`pruning.md`: what growing, pushing and pruning did to accuracy, size and the latent space."""
+
+from pathlib import Path
+
+import numpy as np
+
+from pipeline import pruning_figures as draw
+from pipeline.figures import LABELS
+from pipeline.markdown import image, percent, table, thousands
+from pipeline.results import Results, with_accuracy
+from pipeline.summary import expectations, mean_size, score_interval
+from pipeline.tables import MODELS
+
+
+def pruning_report(results: Results, figures: Path) -> str:
+    """Draw the figures and return the page."""
+    draw.draw_accuracy_against_size(results, figures)
+    draw.draw_layers(results, figures)
+    draw.draw_discriminants(results, figures)
+    draw.draw_covariances(results, figures)
+    draw.draw_growth(results, figures)
+    draw.draw_latent_sensitivity(results, figures)
+    draw.draw_pushing(results, figures)
+    sections = (_conditions, _models, _samples, _selected, _layers, _discriminants, _latent, _growth, _settings)
+    return "\n".join(section(results) for section in sections)
+
+
+def _conditions(results: Results) -> str:
+    data, environment, params = results.dataset, results.environment, results.params
+    counts = ", ".join(f"{n} {name}" for name, n in data["counts"].items())
+    size = "x".join(str(n) for n in data["image_shape"])
+    packages = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
+    lines = [
+        f"# Pruning: {params.name}",
+        "",
+        f"{len(params.seeds)} seeds ({', '.join(map(str, params.seeds))}); {len(data['classes'])} classes, images "
+        f"{size} (channels, height, width): {counts}. Models are chosen on validation; test is scored once.",
+        f"Intervals are {params.report.confidence:.0%} Student's t intervals of the mean over seeds. "
+        "Parameters are those of convolutions and linear layers; FLOPs are 2 x multiply-accumulates for one image.",
+        "",
+        f"Computed with Python {environment['python']} on {environment['cores']} cores of "
+        f"{environment['processor']} ({packages}).",
+        "",
+        "## Expectations",
+        "",
+        *(f"* {sentence}" for sentence in expectations(results)),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _models(results: Results) -> str:
+    base = mean_size(results, "base", "params"), mean_size(results, "base", "flops")
+    scores = with_accuracy(results.scores)
+    rows, per_seed = [], []
+    for name in MODELS:
+        params, flops = (mean_size(results, name, column) for column in ("params", "flops"))
+        rows.append(
+            [
+                LABELS[name],
+                f"{thousands(params)} ({percent(params / base[0])} %)",
+                f"{thousands(flops)} ({percent(flops / base[1])} %)",
+                score_interval(results, name, "validation").percent(),
+                score_interval(results, name, "test").percent(),
+            ]
+        )
+        for seed in results.params.seeds:
+            mine = scores[(scores["seed"] == seed) & (scores["model"] == name)].set_index("split")
+            per_seed.append(
+                [
+                    LABELS[name],
+                    seed,
+                    thousands(mine["params"].iloc[0]),
+                    thousands(mine["flops"].iloc[0]),
+                    percent(mine.loc["validation", "accuracy"]),
+                    percent(mine.loc["test", "accuracy"]),
+                ]
+            )
+    header = ["model", "parameters (of base)", "FLOPs (of base)", "validation, %", "test, %"]
+    return "\n".join(
+        [
+            "## Models",
+            "",
+            table(header, rows),
+            "Per seed:",
+            "",
+            table(["model", "seed", "parameters", "FLOPs", "validation, %", "test, %"], per_seed),
+        ]
+    )
+
+
+def _samples(results: Results) -> str:
+    lines = [
+        "## Accuracy against size",
+        "",
+        image("accuracy_size", "Validation accuracy against parameters and FLOPs"),
+        "Each point is a pruned architecture after retraining (Eq. 3.13's eta and the round make the sample); the "
+        "line joins the means over seeds, stars are the models of the table above with their intervals.",
+        "",
+    ]
+    samples = with_accuracy(results.samples)
+    rows = [
+        [
+            f"{row['round']}, eta {row['eta']:g}",
+            int(row["seed"]),
+            int(row["latent_kept"]),
+            thousands(row["params"]),
+            thousands(row["flops"]),
+            percent(row["accuracy"]),
+            "next round" if row["chosen"] else ("acceptable" if row["acceptable"] else ""),
+        ]
+        for _, row in samples.iterrows()
+    ]
+    header = ["sample", "seed", "latent neurons kept", "parameters", "FLOPs", "validation, %", ""]
+    return "\n".join([*lines, table(header, rows), *_stops(results)])
+
+
+def _stops(results: Results) -> list[str]:
+    stopped: dict[int, str] = {}
+    for (seed, _), state in results.stops.items():
+        if state["stopped"]:
+            stopped.setdefault(seed, state["reason"])
+    ended = [f"* seed {seed}: {reason}" for seed, reason in stopped.items()]
+    running = [seed for seed in results.params.seeds if seed not in stopped]
+    if running:
+        names = ", ".join(map(str, running))
+        ended.append(f"* seeds {names}: all {len(results.params.rounds)} rounds ran; more could follow")
+    return ["How the rounds ended (Algorithm 1):", "", *ended, ""]
+
+
+def _selected(results: Results) -> str:
+    rows = []
+    for seed, selection in results.selections.items():
+        base = selection["base"]
+        for name in ("accuracy_first", "parameter_first"):
+            entry = selection[name]
+            rows.append(
+                [
+                    LABELS[name],
+                    seed,
+                    f"{entry['round']}, eta {entry['eta']:g}",
+                    thousands(entry["params"]),
+                    percent(entry["n_correct"] / entry["n"]),
+                    percent(entry["n_correct"] / entry["n"] - base["n_correct"] / base["n"], signed=True),
+                    "yes" if selection["within_drop"] or name == "accuracy_first" else "no sample within the drop",
+                ]
+            )
+    header = ["model", "seed", "sample", "parameters", "validation, %", "against base, points", "condition met"]
+    return "\n".join(
+        [
+            "## Selected models",
+            "",
+            "Accuracy first: the best sample on validation. Parameter first: the smallest within "
+            f"{percent(results.params.select.max_drop)} points of the base on validation.",
+            "",
+            table(header, rows),
+        ]
+    )
+
+
+def _layers(results: Results) -> str:
+    seed = results.params.seeds[0]
+    before, after = draw.layerwise(results, seed)
+    rows = [
+        [
+            name,
+            before.loc[name, "kind"],
+            before.loc[name, "out"],
+            after.loc[name, "out"],
+            thousands(float(before.loc[name, "params"])),  # type: ignore[arg-type]
+            thousands(float(after.loc[name, "params"])),  # type: ignore[arg-type]
+            thousands(float(before.loc[name, "flops"])),  # type: ignore[arg-type]
+            thousands(float(after.loc[name, "flops"])),  # type: ignore[arg-type]
+        ]
+        for name in before.index
+    ]
+    header = ["layer", "kind", "out, before", "after", "parameters, before", "after", "FLOPs, before", "after"]
+    return "\n".join(
+        [
+            "## Layer by layer",
+            "",
+            image("layers", "Parameters and FLOPs of each layer before and after pruning"),
+            f"The pushed and the parameter-first model of seed {seed}; every seed is in `tables/layers.csv`.",
+            "",
+            table(header, rows),
+        ]
+    )
+
+
+def _discriminants(results: Results) -> str:
+    rows = []
+    for seed, space in results.latent_spaces.items():
+        for state in ("before", "after"):
+            v = np.sort(np.maximum(space[f"{state}.v"], 0))[::-1]
+            S_a = np.abs(space[f"{state}.S_a"])
+            diagonal = S_a.diagonal().sum()
+            rows.append(
+                [
+                    f"{state} pushing",
+                    seed,
+                    int(space[f"{state}.active"].sum()),
+                    f"{v.sum():.4g}",
+                    f"{v[0]:.4g}",
+                    percent(float(v[:2].sum() / v.sum())),
+                    percent(float(v[: len(results.dataset["classes"]) - 1].sum() / v.sum())),
+                    f"{(S_a.sum() - diagonal) / diagonal:.3g}",
+                ]
+            )
+    n_discriminants = len(results.dataset["classes"]) - 1
+    header = [
+        "latent space",
+        "seed",
+        "active neurons",
+        "sum of v",
+        "largest v",
+        "top 2, % of sum",
+        f"top {n_discriminants}, % of sum",
+        "off-diagonal over diagonal mass",
+    ]
+    return "\n".join(
+        [
+            "## Discriminants before and after pushing",
+            "",
+            image("discriminants", "The largest discriminants before and after pushing"),
+            "Bars: mean over seeds, whiskers from the lowest to the highest seed. On training images.",
+            "",
+            image("covariances", "Covariance of the latent space before and after pushing"),
+            table(header, rows),
+            image("pushing", "The push over its epochs"),
+        ]
+    )
+
+
+def _latent(results: Results) -> str:
+    return "\n".join(
+        [
+            "## How many latent neurons are needed",
+            "",
+            image("latent_sensitivity", "Validation accuracy against the number of latent neurons"),
+            "The pushed model with only its top neurons, nothing retrained. Dotted: the fewest that stay within "
+            f"{percent(results.params.prune.latent_max_drop)} points of all of them; utilities are traced from those.",
+            "",
+        ]
+    )
+
+
+def _growth(results: Results) -> str:
+    growth = with_accuracy(results.growth)
+    rows = [
+        [
+            int(row["iteration"]),
+            int(row["seed"]),
+            row["stages"],
+            thousands(row["params"]),
+            thousands(row["flops"]),
+            percent(row["accuracy"]),
+            "base" if row["iteration"] == 0 else ("best of the iteration" if row["chosen"] else ""),
+        ]
+        for _, row in growth.iterrows()
+    ]
+    header = ["iteration", "seed", "modules per stage", "parameters", "FLOPs", "validation, %", ""]
+    return "\n".join(
+        [
+            "## Growth",
+            "",
+            image("growth", "Validation accuracy of every candidate"),
+            "Algorithm 2: in each iteration a module is tried in every stage and the best candidate is extended "
+            "further; the grown model is the best of all, the base included.",
+            "",
+            table(header, rows),
+        ]
+    )
+
+
+def _settings(results: Results) -> str:
+    lda = results.params.lda
+    return "\n".join(
+        [
+            "## Settings",
+            "",
+            f"Push weights (gamma, lambda, beta) = ({lda.gamma:g}, {lda.lambda_:g}, {lda.beta:g}), scatter matrices "
+            f"divided by n, ridge {lda.ridge:g}. The sources state no weights; these were chosen on validation. "
+            "All settings: [params.yaml](params.yaml); all numbers: [tables](tables).",
+            "",
+        ]
+    )

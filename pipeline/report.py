@@ -1,0 +1,35 @@
+"""The two reports, from tables alone: what a run produced, good or bad."""
+
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+from pipeline.files import write_atomically
+from pipeline.pruning_report import pruning_report
+from pipeline.results import Results, with_accuracy
+from pipeline.robustness_report import robustness_report
+from pipeline.summary import summary
+
+
+def write_report(results: Results, folder: Path) -> None:
+    """Write `pruning.md`, `robustness.md`, `summary.md`, `figures/`, `tables/` and the params that were used.
+
+    The same tables give the same bytes.
+    """
+    figures, tables = folder / "figures", folder / "tables"
+    tables.mkdir(parents=True, exist_ok=True)
+    for name, page in (
+        ("pruning", pruning_report(results, figures)),
+        ("robustness", robustness_report(results, figures)),
+        ("summary", summary(results)),
+    ):
+        write_atomically(folder / f"{name}.md", page.encode())
+    for name in ("scores", "layers", "samples", "latent", "growth", "pushing", "accuracy", "perturbations"):
+        frame = getattr(results, name)
+        if "n_correct" in frame:
+            frame = with_accuracy(frame)
+        frame.to_csv(tables / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
+    with (folder / "params.yaml").open("w", encoding="utf-8") as file:
+        yaml = YAML()
+        yaml.default_flow_style = False
+        yaml.dump(results.params.model_dump(mode="json", by_alias=True), file)

@@ -1,0 +1,83 @@
+"""The figures of the robustness report (thesis Tables 5-1 to 5-3 as bars, Figures 5-2 to 5-5 as galleries)."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+
+from pipeline.figures import COLORS, LABELS, figure, label_axes
+from pipeline.results import Results, accuracy_drops
+from pipeline.statistics import mean_interval
+from pipeline.tables import MODELS
+
+
+def draw_drops(results: Results, folder: Path) -> None:
+    """Accuracy drop of every model under every perturbation, mean and interval over seeds."""
+    report = results.params.report
+    conditions = [*results.params.noise, *results.params.attacks]
+    drops = accuracy_drops(results.accuracy)
+    width = 0.8 / len(MODELS)
+    with figure(folder, "drops", size=(9.5, 4.2), dpi=report.dpi) as drawing:
+        ax = drawing.subplots()
+        for idx, name in enumerate(MODELS):
+            rows = drops[drops["model"] == name]
+            intervals = [
+                mean_interval(rows.loc[rows["condition"] == c, "drop"].tolist(), confidence=report.confidence)
+                for c in conditions
+            ]
+            ax.bar(
+                np.arange(len(conditions)) + (idx - (len(MODELS) - 1) / 2) * width,
+                [100 * each.mean for each in intervals],
+                width,
+                yerr=[100 * np.nan_to_num(each.half_width) for each in intervals],
+                color=COLORS[name],
+                error_kw={"lw": 0.8, "capsize": 2, "ecolor": "#555555"},
+                label=LABELS[name],
+            )
+        ax.axhline(0, color="black", lw=0.8)
+        ax.set_xticks(np.arange(len(conditions)), conditions)
+        label_axes(ax, x="", y="accuracy change against clean images (points)")
+        drawing.legend(loc="outside lower center", ncols=len(MODELS))
+
+
+def draw_gallery(results: Results, seed: int, attack: str, fooled: str, name: str, folder: Path) -> bool:
+    """Clean image, perturbation, attacked image, and what base and pruned said; False if there is none."""
+    rows = results.gallery
+    rows = rows[(rows["seed"] == seed) & (rows["attack"] == attack) & (rows["fooled"] == fooled)]
+    if rows.empty:
+        return False
+    images = results.galleries[seed]
+    clean, attacked = (images[f"{attack}.{fooled}.{state}"].astype(np.float32) for state in ("clean", "attacked"))
+    classes = results.dataset["classes"]
+    n = len(rows)
+    scale = float(np.abs(attacked - clean).max()) or 1.0
+    with figure(folder, name, size=(1.75 * n + 0.6, 6.4), dpi=results.params.report.dpi) as drawing:
+        axes = np.asarray(drawing.subplots(3, n, squeeze=False))
+        for column, (_, row) in enumerate(rows.iterrows()):
+            _show(axes[0, column], clean[column], 0, 1)
+            _show(axes[1, column], attacked[column] - clean[column], -scale, scale)
+            _show(axes[2, column], attacked[column], 0, 1)
+            axes[0, column].set_title(f"label {classes[int(row['label'])]}\n{_said(row, 'clean', classes)}", fontsize=8)
+            axes[2, column].set_title(_said(row, "attacked", classes), fontsize=8)
+        for ax, label in zip(axes[:, 0], ("clean", f"perturbation,\n±{255 * scale:.0f} of 255", "attacked"), strict=True):
+            ax.set_ylabel(label)
+    return True
+
+
+def _said(row: object, state: str, classes: list[str]) -> str:
+    get = row.__getitem__  # type: ignore[attr-defined]
+    return "\n".join(
+        f"{name}: {classes[int(get(f'{model}_{state}_class'))]} ({get(f'{model}_{state}_confidence'):.2f})"
+        for name, model in (("base", "first"), ("pruned", "second"))
+    )
+
+
+def _show(ax: Axes, image: npt.NDArray[np.float32], low: float, high: float) -> None:
+    pixels = image[0] if len(image) == 1 else (image.transpose(1, 2, 0) - low) / (high - low)
+    ax.imshow(pixels, vmin=low, vmax=high, cmap="gray" if low == 0 else "RdBu_r", interpolation="nearest")
+    ax.set_xticks([])
+    ax.set_yticks([])
+    ax.grid(visible=False)
+    for spine in ax.spines.values():
+        spine.set_visible(False)

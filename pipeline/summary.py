@@ -1,0 +1,82 @@
+"""The result in one table and a few sentences; the README carries it too."""
+
+from pipeline.figures import LABELS
+from pipeline.markdown import percent, table, thousands
+from pipeline.results import Results, accuracy_drops, with_accuracy
+from pipeline.statistics import Interval, mean_interval
+from pipeline.tables import MODELS
+
+
+def score_interval(results: Results, model: str, split: str) -> Interval:
+    """Accuracy of a model over seeds."""
+    scores = with_accuracy(results.scores)
+    rows = scores[(scores["model"] == model) & (scores["split"] == split)]
+    return mean_interval(rows["accuracy"].tolist(), confidence=results.params.report.confidence)
+
+
+def mean_size(results: Results, model: str, column: str) -> float:
+    """Mean parameters or FLOPs of a model over seeds."""
+    return float(results.scores.loc[results.scores["model"] == model, column].mean())
+
+
+def summary(results: Results) -> str:
+    """A table of models (size, accuracy, drops) and whether the expectations in the params were met."""
+    conditions = [*results.params.noise, *results.params.attacks]
+    drops = accuracy_drops(results.accuracy)
+    base_params = mean_size(results, "base", "params")
+    rows = []
+    for name in MODELS:
+        params = mean_size(results, name, "params")
+        cells = [
+            mean_interval(
+                drops.loc[(drops["model"] == name) & (drops["condition"] == c), "drop"].tolist(),
+                confidence=results.params.report.confidence,
+            ).percent(signed=True)
+            for c in conditions
+        ]
+        rows.append(
+            [
+                LABELS[name],
+                f"{thousands(params)} ({percent(params / base_params)} %)",
+                thousands(mean_size(results, name, "flops")),
+                score_interval(results, name, "test").percent(),
+                *cells,
+            ]
+        )
+    n_test = int(results.scores.loc[results.scores["split"] == "test", "n"].iloc[0])
+    header = ["model", "parameters (of base)", "FLOPs", "test accuracy, %", *conditions]
+    return "\n".join(
+        [
+            table(header, rows),
+            f"Mean and {results.params.report.confidence:.0%} interval over {len(results.params.seeds)} "
+            f"seeds, {n_test} test images. The columns after the accuracy are its change, in points, under "
+            "each perturbation.",
+            "",
+            *(f"* {sentence}" for sentence in expectations(results)),
+            "",
+        ]
+    )
+
+
+def expectations(results: Results) -> list[str]:
+    """A sentence for each expectation, saying whether this run met it."""
+    report, max_drop = results.params.report, results.params.select.max_drop
+    base = score_interval(results, "base", "test")
+    fraction = mean_size(results, "parameter_first", "params") / mean_size(results, "base", "params")
+    drop = (
+        score_interval(results, "base", "validation").mean
+        - score_interval(results, "parameter_first", "validation").mean
+    )
+    # Accuracies are ratios of counts: a hair forgives the division, not an image.
+    within = drop <= max_drop + 1e-9 and fraction <= report.target_params_fraction
+    return [
+        f"Base: {percent(base.mean)} % mean test accuracy; expected at least "
+        f"{percent(report.target_base_test_accuracy)} %: **{_met(base.mean >= report.target_base_test_accuracy)}**.",
+        f"Parameter-first model: {percent(fraction)} % of the base's parameters at {percent(-drop, signed=True)} "
+        f"points of the base's validation accuracy (means over seeds); expected at most "
+        f"{percent(report.target_params_fraction)} % within {percent(max_drop)} points: **{_met(within)}**.",
+    ]
+
+
+def _met(condition: bool) -> str:
+    return "met" if condition else "not met"
