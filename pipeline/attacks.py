@@ -78,9 +78,7 @@ class NewtonFool(MinimizationAttack):  # type: ignore[misc]
             x[pending] = moved[alive].clamp(low, high)
         return restore_type(astensor_(x)[0])
 
-    def _step(
-        self, model: Model, x: Tensor, labels: Tensor, x_norm: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _step(self, model: Model, x: Tensor, labels: Tensor, x_norm: Tensor) -> tuple[Tensor, Tensor]:
         """Images after one step, not yet clipped, and a mask of those that still had one to take."""
         x = x.detach().requires_grad_(True)
         logits = model(x)
@@ -100,7 +98,12 @@ class NewtonFool(MinimizationAttack):  # type: ignore[misc]
 
 
 def craft(
-    attack: FgsmAttack | NewtonFoolAttack, source: nn.Module, images: Tensor, labels: Tensor, *, batch_size: int
+    attack: FgsmAttack | NewtonFoolAttack,
+    source: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    batch_size: int,
 ) -> Tensor:
     """Adversarial images in [0, 1], (n, channels, height, width), crafted on `source`.
 
@@ -121,7 +124,7 @@ def craft(
         else (NewtonFool(steps=attack.steps, eta=attack.eta), None)
     )
     crafted = []
-    parts = list(zip(images.split(batch_size), labels.split(batch_size), strict=True))
+    parts = list(zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True))
     with progress_bar(total=len(images), description=attack.method, unit="image") as progress:
         for batch, batch_labels in parts:
             _, clipped, _ = method(model, batch, Misclassification(batch_labels), epsilons=epsilon)

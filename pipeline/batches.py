@@ -36,7 +36,7 @@ def balanced_batches(samples_per_class: int, classes_per_batch: int | None) -> B
     """
 
     def batches(labels: Tensor, random: torch.Generator) -> Iterator[Tensor]:
-        classes = labels.unique()
+        classes = torch.unique(labels)
         n_classes = min(classes_per_batch or len(classes), len(classes))
         decks = {int(c): _Deck((labels == c).nonzero().flatten(), random) for c in classes}
         n_batches = max(1, round(len(labels) / (n_classes * samples_per_class)))

@@ -86,7 +86,9 @@ def load_model(path: Path | str) -> nn.Module:
         model.load_state_dict(state)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         first = str(error).splitlines()[0]
-        raise InputError(f"{weights}: does not fit {description.name} ({type(error).__name__}: {first})") from None
+        raise InputError(
+            f"{weights}: does not fit {description.name} ({type(error).__name__}: {first})"
+        ) from None
     return model.eval()
 
 

@@ -44,7 +44,7 @@ def measure_cost(model: nn.Module, input_shape: Sequence[int]) -> Cost:
     names = {module: name for name, module in model.named_modules()}
 
     def count(module: nn.Module, _inputs: Any, output: Tensor) -> None:
-        per_output = module.weight[0].numel()  # type: ignore[index, operator]
+        per_output = module.weight[0].numel()  # type: ignore[index]
         flops[names[module]] = flops.get(names[module], 0) + 2 * per_output * output[0].numel()
 
     layers = {name: module for module, name in names.items() if isinstance(module, nn.Conv2d | nn.Linear)}

@@ -92,7 +92,9 @@ def save_image_set(data: ImageSet, folder: Path) -> None:
     """Write `images.safetensors` (images, labels, split) and `images.json` (classes, counts, checksum)."""
     arrays: dict[str, npt.NDArray[Any]] = {"images": data.images, "labels": data.labels}
     arrays |= {f"split.{name}": data.split[name] for name in SPLITS}
-    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / "images.safetensors")
+    save_file(
+        {name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / "images.safetensors"
+    )
     mean, std = data.normalization()
     write_json(
         folder / "images.json",
@@ -122,7 +124,9 @@ def load_image_set(folder: Path) -> ImageSet:
             split={name: arrays[f"split.{name}"] for name in SPLITS},
         )
     except (OSError, SafetensorError, ValueError, KeyError) as error:
-        raise InputError(f"{folder}: expected a prepared image set ({type(error).__name__}: {error})") from None
+        raise InputError(
+            f"{folder}: expected a prepared image set ({type(error).__name__}: {error})"
+        ) from None
     if data.checksum() != info["sha256"]:
         raise InputError(f"{folder}: expected checksum {info['sha256'][:12]}, got {data.checksum()[:12]}")
     return data

@@ -72,7 +72,7 @@ def trace_utility(
         raise ValueError("expected at least one image to trace, got none")
     twin = _float64_twin(model)
     sums: dict[str, Tensor] = {}
-    for batch in images.split(batch_size):
+    for batch in torch.split(images, batch_size):
         for name, maps in _trace_batch(twin, batch.double(), kept.to(batch.device)).items():
             sums[name] = sums[name] + maps if name in sums else maps
     return {name: Utility(total / len(images)) for name, total in sums.items()}

@@ -5,7 +5,16 @@ import platform
 from importlib.metadata import version
 from pathlib import Path
 
-_PACKAGES = ("torch", "torchvision", "foolbox", "torch-pruning", "scikit-image", "scikit-learn", "numpy", "dvc")
+_PACKAGES = (
+    "torch",
+    "torchvision",
+    "foolbox",
+    "torch-pruning",
+    "scikit-image",
+    "scikit-learn",
+    "numpy",
+    "dvc",
+)
 
 
 def describe_environment() -> dict[str, object]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -27,7 +28,7 @@ LABELS = {
 }
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "axes.grid": True,
     "axes.spines.right": False,
     "axes.spines.top": False,
@@ -40,9 +41,7 @@ _STYLE = {
 
 
 @contextmanager
-def figure(
-    folder: Path, name: str, *, size: tuple[float, float], dpi: int
-) -> Iterator[Figure]:
+def figure(folder: Path, name: str, *, size: tuple[float, float], dpi: int) -> Iterator[Figure]:
     """A figure that is written as `folder/name.png` and `.svg` when the block ends, without dates in them."""
     with mpl.rc_context(_STYLE):
         drawing = Figure(figsize=size, layout="constrained")

@@ -1,4 +1,4 @@
-"""Which latent neurons to keep: M' by sensitivity on validation, with frozen features (thesis 3.2.1, 3.3.5)."""
+"""Which latent neurons to keep: M' by sensitivity on validation, features frozen (thesis 3.2.1, 3.3.5)."""
 
 from dataclasses import dataclass
 
@@ -27,7 +27,7 @@ def latent_features(model: nn.Module, images: Tensor, *, batch_size: int) -> Ten
     """Latent features (n, d) in evaluation mode, for images in [0, 1]."""
     was_training = model.training
     model.eval()
-    features = torch.cat([latent_and_logits(model, batch)[0] for batch in images.split(batch_size)])
+    features = torch.cat([latent_and_logits(model, batch)[0] for batch in torch.split(images, batch_size)])
     model.train(was_training)
     return features
 

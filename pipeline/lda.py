@@ -2,15 +2,15 @@
 
 Notation, as in the paper and in the code:
 
-| symbol        | meaning                                                              | shape  | here            |
-|---------------|----------------------------------------------------------------------|--------|-----------------|
-| X             | latent features: post-ReLU, pooled, the decision layer's input       | (n, d) | `features`      |
-| Sigma_w       | within-class scatter                                                 | (d, d) | `S_w`           |
-| Sigma_a       | total scatter                                                        | (d, d) | `S_a`           |
-| Sigma_b       | between-class scatter, Sigma_a - Sigma_w                             | (d, d) | `S_b`           |
-| v_j           | discriminating power along neuron j, or of eigenvector j             | (d,)   | `v`             |
-| N             | neurons whose variance is not negligible                             | scalar | `n_active`      |
-| gamma, lambda, beta | weights of the push loss                                       | scalar | `Lda`'s fields  |
+| symbol              | meaning                                                        | shape  | here           |
+|---------------------|----------------------------------------------------------------|--------|----------------|
+| X                   | latent features: post-ReLU, pooled, the decision layer's input | (n, d) | `features`     |
+| Sigma_w             | within-class scatter                                           | (d, d) | `S_w`          |
+| Sigma_a             | total scatter                                                  | (d, d) | `S_a`          |
+| Sigma_b             | between-class scatter, Sigma_a - Sigma_w                       | (d, d) | `S_b`          |
+| v_j                 | discriminating power along neuron j, or of eigenvector j       | (d,)   | `v`            |
+| N                   | neurons whose variance is not negligible                       | scalar | `n_active`     |
+| gamma, lambda, beta | weights of the push loss                                       | scalar | `Lda`'s fields |
 
 Two departures, both stated by the sources as permitted or needed: scatter matrices are divided by n, so that
 the three weights mean the same at every batch size; and `ridge * I` is added to S_w before it is solved with
@@ -60,7 +60,7 @@ def scatter_matrices(features: Tensor, labels: Tensor) -> Scatter:
             f"got {tuple(features.shape)} and {tuple(labels.shape)}"
         )
     X, n = features.double(), len(labels)
-    _, class_of = labels.unique(return_inverse=True)
+    _, class_of = torch.unique(labels, return_inverse=True)
     n_classes = int(class_of.max()) + 1
     members = torch.nn.functional.one_hot(class_of, n_classes).to(X.dtype)
     means = (members.T @ X) / members.sum(0)[:, None]
@@ -79,13 +79,15 @@ def separation_matrix(scatter: Scatter, *, ridge: float) -> Tensor:
 
 def discriminants(features: Tensor, labels: Tensor, *, ridge: float) -> Tensor:
     """Eq. 12: v_j = diag((S_w + ridge I)^-1 S_b)_j, one for each latent neuron, (d,)."""
-    return separation_matrix(scatter_matrices(features, labels), ridge=ridge).diagonal()
+    v: Tensor = separation_matrix(scatter_matrices(features, labels), ridge=ridge).diagonal()
+    return v
 
 
 def discriminants_decorrelated(features: Tensor, labels: Tensor, *, ridge: float) -> Tensor:
     """Eq. 3.8 of the thesis: v_j = sigma_b^2(j) / sigma_w^2(j), the after-the-fact form, (d,)."""
     scatter = scatter_matrices(features, labels)
-    return scatter.S_b.diagonal() / (scatter.S_w.diagonal() + ridge)
+    v: Tensor = scatter.S_b.diagonal() / (scatter.S_w.diagonal() + ridge)
+    return v
 
 
 def discriminant_spectrum(features: Tensor, labels: Tensor, *, ridge: float) -> Tensor:
@@ -96,7 +98,8 @@ def discriminant_spectrum(features: Tensor, labels: Tensor, *, ridge: float) -> 
     L = torch.linalg.cholesky(scatter.S_w + ridge * identity)
     half = torch.linalg.solve_triangular(L, scatter.S_b, upper=False)
     whitened = torch.linalg.solve_triangular(L, half.T, upper=False)
-    return torch.linalg.eigvalsh((whitened + whitened.T) / 2).flip(0)
+    spectrum: Tensor = torch.linalg.eigvalsh((whitened + whitened.T) / 2).flip(0)
+    return spectrum
 
 
 def active_neurons(S_a: Tensor, *, active_variance: float) -> Tensor:
@@ -109,8 +112,8 @@ def push_loss(features: Tensor, labels: Tensor, weights: Lda) -> PushTerms:
     """Eq. 11: gamma l_lda + lambda l_cov + beta l_align, over one class-balanced batch.
 
     l_lda = N / sum_j v_j (Eq. 7), where the sum is the trace of (S_w + ridge I)^-1 S_b; l_cov (Eq. 8) and
-    l_align (Eq. 10) are entrywise 1-norms of the off-diagonal parts of S_a and of that matrix. l_align is left
-    out above `align_max_dim` neurons, and every term is zero where no neuron is active.
+    l_align (Eq. 10) are entrywise 1-norms of the off-diagonal parts of S_a and of that matrix. l_align is
+    left out above `align_max_dim` neurons, and every term is zero where no neuron is active.
 
     Args:
         features: (n, d) latent features, with gradient.

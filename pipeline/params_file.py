@@ -107,7 +107,9 @@ def _key_path(loc: tuple[int | str, ...], data: Any) -> list[str]:
         if part == "[key]":
             continue
         is_last = idx == len(loc) - 1
-        found = isinstance(node, dict) and part in node or isinstance(node, list) and isinstance(part, int)
+        found = (isinstance(node, dict) and part in node) or (
+            isinstance(node, list) and isinstance(part, int)
+        )
         if found or is_last or node is None:
             keys.append(str(part))
             node = node[part] if found else None
@@ -126,6 +128,8 @@ def _allowed_keys(loc: tuple[int | str, ...], data: Any) -> str:
     try:
         Params.model_validate_json(json.dumps(probe))
     except ValidationError as error:
-        missing = [d["loc"][-1] for d in error.errors() if d["type"] == "missing" and d["loc"][:-1] == parents]
+        missing = [
+            d["loc"][-1] for d in error.errors() if d["type"] == "missing" and d["loc"][:-1] == parents
+        ]
         return ", ".join(str(key) for key in (*tags, *missing))
     return ", ".join(tags)

@@ -1,11 +1,12 @@
 """Progress with rates: a live line in a terminal, a line every half minute in a log."""
 
 import sys
+from typing import NoReturn
 
 from tqdm import tqdm
 
 
-def progress_bar(*, total: int, description: str, unit: str, done: int = 0) -> "tqdm[None]":
+def progress_bar(*, total: int, description: str, unit: str, done: int = 0) -> "tqdm[NoReturn]":
     """A bar that leaves nothing behind; `done` units count as finished before it starts."""
     return tqdm(
         total=total,

@@ -1,8 +1,9 @@
-"""The figures of the pruning report, after the papers' own (CVIU Figures 3-5 and 8, thesis 3-19 and 4-5 to 4-7)."""
+"""The figures of the pruning report, after CVIU Figures 3-5 and 8 and thesis Figures 3-19, 4-5 to 4-7."""
 
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
@@ -91,7 +92,9 @@ def draw_growth(results: Results, folder: Path) -> None:
             color = f"C{idx}"
             ax.scatter(rows["params"], 100 * rows["accuracy"], color=color, marker="o", s=16, alpha=0.5)
             path = rows[(rows["chosen"] == 1) | (rows["iteration"] == 0)]
-            ax.plot(path["params"], 100 * path["accuracy"], color=color, marker="o", label=f"seed {seed}, path")
+            ax.plot(
+                path["params"], 100 * path["accuracy"], color=color, marker="o", label=f"seed {seed}, path"
+            )
         label_axes(ax, x="parameters", y="validation accuracy (%)")
         ax.xaxis.set_major_formatter(FuncFormatter(_short_number))
         ax.legend()
@@ -105,7 +108,9 @@ def draw_latent_sensitivity(results: Results, folder: Path) -> None:
         latent = with_accuracy(results.latent[results.latent["round"] == first_round])
         for idx, (seed, rows) in enumerate(latent.groupby("seed")):
             n_kept = int(rows["kept"].sum())
-            ax.plot(rows["rank"], 100 * rows["accuracy"], color=f"C{idx}", label=f"seed {seed}: {n_kept} kept")
+            ax.plot(
+                rows["rank"], 100 * rows["accuracy"], color=f"C{idx}", label=f"seed {seed}: {n_kept} kept"
+            )
             ax.axvline(n_kept, color=f"C{idx}", lw=0.8, ls=":")
         ax.set_xscale("log")
         label_axes(ax, x="top latent neurons used (log scale)", y="validation accuracy (%)")
@@ -181,9 +186,10 @@ def _mark_models(ax: Axes, results: Results, column: str) -> None:
         )
 
 
-def _running_share(v: np.ndarray[tuple[int], np.dtype[np.float32]]) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
-    descending = np.sort(np.maximum(v, 0))[::-1]
-    return np.cumsum(descending) / max(float(descending.sum()), 1e-30)
+def _running_share(v: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    descending = np.sort(np.maximum(v, 0).astype(np.float64))[::-1]
+    shares: npt.NDArray[np.float64] = np.cumsum(descending) / max(float(descending.sum()), 1e-30)
+    return shares
 
 
 def _short_number(value: float, _position: int) -> str:

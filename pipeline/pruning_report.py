@@ -21,7 +21,17 @@ def pruning_report(results: Results, figures: Path) -> str:
     draw.draw_growth(results, figures)
     draw.draw_latent_sensitivity(results, figures)
     draw.draw_pushing(results, figures)
-    sections = (_conditions, _models, _samples, _selected, _layers, _discriminants, _latent, _growth, _settings)
+    sections = (
+        _conditions,
+        _models,
+        _samples,
+        _selected,
+        _layers,
+        _discriminants,
+        _latent,
+        _growth,
+        _settings,
+    )
     return "\n".join(section(results) for section in sections)
 
 
@@ -33,10 +43,12 @@ def _conditions(results: Results) -> str:
     lines = [
         f"# Pruning: {params.name}",
         "",
-        f"{len(params.seeds)} seeds ({', '.join(map(str, params.seeds))}); {len(data['classes'])} classes, images "
-        f"{size} (channels, height, width): {counts}. Models are chosen on validation; test is scored once.",
+        f"{len(params.seeds)} seeds ({', '.join(map(str, params.seeds))}); {len(data['classes'])} classes, "
+        f"images {size} (channels, height, width): {counts}. Models are chosen on validation; test is scored "
+        "once.",
         f"Intervals are {params.report.confidence:.0%} Student's t intervals of the mean over seeds. "
-        "Parameters are those of convolutions and linear layers; FLOPs are 2 x multiply-accumulates for one image.",
+        "Parameters are those of convolutions and linear layers; FLOPs are 2 x multiply-accumulates for one "
+        "image.",
         "",
         f"Computed with Python {environment['python']} on {environment['cores']} cores of "
         f"{environment['processor']} ({packages}).",
@@ -72,8 +84,8 @@ def _models(results: Results) -> str:
                     seed,
                     thousands(mine["params"].iloc[0]),
                     thousands(mine["flops"].iloc[0]),
-                    percent(mine.loc["validation", "accuracy"]),
-                    percent(mine.loc["test", "accuracy"]),
+                    percent(mine["accuracy"].loc["validation"]),
+                    percent(mine["accuracy"].loc["test"]),
                 ]
             )
     header = ["model", "parameters (of base)", "FLOPs (of base)", "validation, %", "test, %"]
@@ -94,8 +106,8 @@ def _samples(results: Results) -> str:
         "## Accuracy against size",
         "",
         image("accuracy_size", "Validation accuracy against parameters and FLOPs"),
-        "Each point is a pruned architecture after retraining (Eq. 3.13's eta and the round make the sample); the "
-        "line joins the means over seeds, stars are the models of the table above with their intervals.",
+        "Each point is a pruned architecture after retraining (Eq. 3.13's eta and the round make the sample); "
+        "the line joins the means over seeds, stars are the models of the table above with their intervals.",
         "",
     ]
     samples = with_accuracy(results.samples)
@@ -142,10 +154,20 @@ def _selected(results: Results) -> str:
                     thousands(entry["params"]),
                     percent(entry["n_correct"] / entry["n"]),
                     percent(entry["n_correct"] / entry["n"] - base["n_correct"] / base["n"], signed=True),
-                    "yes" if selection["within_drop"] or name == "accuracy_first" else "no sample within the drop",
+                    "yes"
+                    if selection["within_drop"] or name == "accuracy_first"
+                    else "no sample within the drop",
                 ]
             )
-    header = ["model", "seed", "sample", "parameters", "validation, %", "against base, points", "condition met"]
+    header = [
+        "model",
+        "seed",
+        "sample",
+        "parameters",
+        "validation, %",
+        "against base, points",
+        "condition met",
+    ]
     return "\n".join(
         [
             "## Selected models",
@@ -164,17 +186,26 @@ def _layers(results: Results) -> str:
     rows = [
         [
             name,
-            before.loc[name, "kind"],
-            before.loc[name, "out"],
-            after.loc[name, "out"],
-            thousands(float(before.loc[name, "params"])),  # type: ignore[arg-type]
-            thousands(float(after.loc[name, "params"])),  # type: ignore[arg-type]
-            thousands(float(before.loc[name, "flops"])),  # type: ignore[arg-type]
-            thousands(float(after.loc[name, "flops"])),  # type: ignore[arg-type]
+            before["kind"].loc[name],
+            before["out"].loc[name],
+            after["out"].loc[name],
+            thousands(before["params"].loc[name]),
+            thousands(after["params"].loc[name]),
+            thousands(before["flops"].loc[name]),
+            thousands(after["flops"].loc[name]),
         ]
         for name in before.index
     ]
-    header = ["layer", "kind", "out, before", "after", "parameters, before", "after", "FLOPs, before", "after"]
+    header = [
+        "layer",
+        "kind",
+        "out, before",
+        "after",
+        "parameters, before",
+        "after",
+        "FLOPs, before",
+        "after",
+    ]
     return "\n".join(
         [
             "## Layer by layer",

@@ -39,7 +39,7 @@ def trace_images(train: Images, per_class: int, *, seed: int) -> Tensor:
     """A per-class budget of training images (thesis 3.3.6), in [0, 1]; all of a class that has fewer."""
     random = generator(seed, "trace")
     chosen = []
-    for label in train.labels.unique():
+    for label in torch.unique(train.labels):
         members = (train.labels == label).nonzero().flatten()
         order = torch.randperm(len(members), generator=random).to(members.device)
         chosen.append(members[order[:per_class]])

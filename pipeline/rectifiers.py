@@ -26,25 +26,26 @@ class _Deconvolved(torch.autograd.Function):
 RECTIFIERS: frozenset[Callable[..., Any]] = frozenset(
     {torch.relu, torch.relu_, functional.relu, functional.relu_, functional.relu6, Tensor.relu, Tensor.relu_}
 )
-_UNTRACEABLE = {
-    function: name
-    for name, functions in {
-        "SiLU": [functional.silu],
-        "GELU": [functional.gelu],
-        "Hardswish": [functional.hardswish],
-        "Hardsigmoid": [functional.hardsigmoid],
-        "ELU": [functional.elu],
-        "SELU": [functional.selu],
-        "Mish": [functional.mish],
-        "Softplus": [functional.softplus],
-        "leaky ReLU": [functional.leaky_relu],
-        "PReLU": [functional.prelu],
-        "sigmoid": [torch.sigmoid, Tensor.sigmoid, functional.sigmoid],
-        "tanh": [torch.tanh, Tensor.tanh, functional.tanh],
-        "attention": [functional.scaled_dot_product_attention, functional.multi_head_attention_forward],
-        "layer norm": [functional.layer_norm],
-    }.items()
-    for function in functions
+_UNTRACEABLE: dict[Callable[..., Any], str] = {
+    functional.silu: "SiLU",
+    functional.gelu: "GELU",
+    functional.hardswish: "Hardswish",
+    functional.hardsigmoid: "Hardsigmoid",
+    functional.elu: "ELU",
+    functional.selu: "SELU",
+    functional.mish: "Mish",
+    functional.softplus: "Softplus",
+    functional.leaky_relu: "leaky ReLU",
+    functional.prelu: "PReLU",
+    functional.sigmoid: "sigmoid",
+    torch.sigmoid: "sigmoid",
+    Tensor.sigmoid: "sigmoid",
+    functional.tanh: "tanh",
+    torch.tanh: "tanh",
+    Tensor.tanh: "tanh",
+    functional.scaled_dot_product_attention: "attention",
+    functional.multi_head_attention_forward: "attention",
+    functional.layer_norm: "layer norm",
 }
 
 
@@ -74,7 +75,7 @@ class DeconvolutionMode(TorchFunctionMode):
             if func is functional.relu6:
                 rectified = rectified.clamp_max(6)
             # An in-place rectifier's caller goes on with what it returns, so a fresh tensor serves it.
-            result = _Deconvolved.apply(x, rectified)  # type: ignore[no-untyped-call]
+            result = _Deconvolved.apply(x, rectified)
         else:
             result = func(*args, **kwargs)
         self._observe(func, args, kwargs, result)

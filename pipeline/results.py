@@ -66,9 +66,7 @@ def load_results(params: Params, root: Path) -> Results:
     """
     seeds, rounds = params.seeds, [entry.name for entry in params.rounds]
     try:
-        pushing = [
-            pd.read_csv(root / str(seed) / "push" / "history.csv").assign(seed=seed) for seed in seeds
-        ]
+        pushing = [pd.read_csv(root / str(seed) / "push" / "history.csv").assign(seed=seed) for seed in seeds]
         return Results(
             params=params,
             scores=_stack(root, seeds, "evaluate/scores.csv"),

@@ -105,5 +105,3 @@ def gallery_rows(
         }
         for idx in indices
     ]
-
-

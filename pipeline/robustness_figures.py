@@ -1,9 +1,11 @@
-"""The figures of the robustness report (thesis Tables 5-1 to 5-3 as bars, Figures 5-2 to 5-5 as galleries)."""
+"""The figures of the robustness report: thesis Tables 5-1 to 5-3 as bars, Figures 5-2 to 5-5 as galleries."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from matplotlib.axes import Axes
 
 from pipeline.figures import COLORS, LABELS, figure, label_axes
@@ -48,7 +50,9 @@ def draw_gallery(results: Results, seed: int, attack: str, fooled: str, name: st
     if rows.empty:
         return False
     images = results.galleries[seed]
-    clean, attacked = (images[f"{attack}.{fooled}.{state}"].astype(np.float32) for state in ("clean", "attacked"))
+    clean, attacked = (
+        images[f"{attack}.{fooled}.{state}"].astype(np.float32) for state in ("clean", "attacked")
+    )
     classes = results.dataset["classes"]
     n = len(rows)
     scale = float(np.abs(attacked - clean).max()) or 1.0
@@ -58,17 +62,20 @@ def draw_gallery(results: Results, seed: int, attack: str, fooled: str, name: st
             _show(axes[0, column], clean[column], 0, 1)
             _show(axes[1, column], attacked[column] - clean[column], -scale, scale)
             _show(axes[2, column], attacked[column], 0, 1)
-            axes[0, column].set_title(f"label {classes[int(row['label'])]}\n{_said(row, 'clean', classes)}", fontsize=8)
+            axes[0, column].set_title(
+                f"label {classes[int(row['label'])]}\n{_said(row, 'clean', classes)}", fontsize=8
+            )
             axes[2, column].set_title(_said(row, "attacked", classes), fontsize=8)
-        for ax, label in zip(axes[:, 0], ("clean", f"perturbation,\n±{255 * scale:.0f} of 255", "attacked"), strict=True):
+        for ax, label in zip(
+            axes[:, 0], ("clean", f"perturbation,\n±{255 * scale:.0f} of 255", "attacked"), strict=True
+        ):
             ax.set_ylabel(label)
     return True
 
 
-def _said(row: object, state: str, classes: list[str]) -> str:
-    get = row.__getitem__  # type: ignore[attr-defined]
+def _said(row: "pd.Series[Any]", state: str, classes: list[str]) -> str:
     return "\n".join(
-        f"{name}: {classes[int(get(f'{model}_{state}_class'))]} ({get(f'{model}_{state}_confidence'):.2f})"
+        f"{name}: {classes[int(row[f'{model}_{state}_class'])]} ({row[f'{model}_{state}_confidence']:.2f})"
         for name, model in (("base", "first"), ("pruned", "second"))
     )
 

@@ -1,4 +1,4 @@
-"""`robustness.md`: what noise and transferred attacks do to the original, the pushed and the pruned models."""
+"""`robustness.md`: what noise and transferred attacks do to the original, pushed and pruned models."""
 
 from pathlib import Path
 
@@ -18,7 +18,9 @@ def robustness_report(results: Results, figures: Path) -> str:
     """Draw the figures and return the page."""
     draw.draw_drops(results, figures)
     galleries = _galleries(results, figures)
-    return "\n".join([_conditions(results), _drops(results), _accuracies(results), _outcomes(results), galleries])
+    return "\n".join(
+        [_conditions(results), _drops(results), _accuracies(results), _outcomes(results), galleries]
+    )
 
 
 def _conditions(results: Results) -> str:
@@ -28,8 +30,8 @@ def _conditions(results: Results) -> str:
         [
             name,
             _describe(each),
-            f"{norms.loc[name, 'l2']:.3f}",
-            f"{255 * float(norms.loc[name, 'linf']):.1f}",  # type: ignore[arg-type]
+            f"{norms['l2'].loc[name]:.3f}",
+            f"{255 * norms['linf'].loc[name]:.1f}",
         ]
         for name, each in (*params.noise.items(), *params.attacks.items())
     ]
@@ -38,13 +40,15 @@ def _conditions(results: Results) -> str:
         [
             f"# Robustness: {params.name}",
             "",
-            f"{len(params.seeds)} seeds, {n_test} test images, all of them in every number. Every model sees the same "
-            "perturbed images. Attacks are crafted once on a third model, a "
+            f"{len(params.seeds)} seeds, {n_test} test images, all of them in every number. Every model sees the "
+            "same perturbed images. Attacks are crafted once on a third model, a "
             f"{params.source.model.architecture} trained on the same split with the seed of its row, and "
-            "transferred (thesis 5.2.2); an image that the source already gets wrong stays as Newton Fool finds it. "
-            "Transfer alone is weak evidence of robustness; read the numbers as a comparison.",
+            "transferred (thesis 5.2.2); an image that the source already gets wrong stays as Newton Fool finds "
+            "it. Transfer alone is weak evidence of robustness; read the numbers as a comparison.",
             "",
-            table(["perturbation", "setting", "mean L2 norm, pixels in [0, 1]", "mean Linf norm, of 255"], rows),
+            table(
+                ["perturbation", "setting", "mean L2 norm, pixels in [0, 1]", "mean Linf norm, of 255"], rows
+            ),
         ]
     )
 
@@ -82,8 +86,8 @@ def _drops(results: Results) -> str:
             "## Accuracy drop",
             "",
             image("drops", "Accuracy drop of every model under every perturbation"),
-            f"Accuracy under the perturbation less accuracy on clean images, in points: mean and {confidence:.0%} "
-            "interval over seeds. The form of thesis Tables 5-1 to 5-3.",
+            "Accuracy under the perturbation less accuracy on clean images, in points: mean and "
+            f"{confidence:.0%} interval over seeds. The form of thesis Tables 5-1 to 5-3.",
             "",
             table(["perturbation", *(LABELS[name] for name in _COMPARED)], rows),
         ]
@@ -98,7 +102,10 @@ def _accuracies(results: Results) -> str:
         mine = drops[drops["condition"] == condition]
         values = {name: mine.loc[mine["model"] == name].set_index("seed")["accuracy"] for name in _COMPARED}
         means.append(
-            [condition, *(mean_interval(values[n].tolist(), confidence=confidence).percent() for n in _COMPARED)]
+            [
+                condition,
+                *(mean_interval(values[n].tolist(), confidence=confidence).percent() for n in _COMPARED),
+            ]
         )
         for seed in results.params.seeds:
             per_seed.append([condition, seed, *(percent(float(values[n].loc[seed])) for n in _COMPARED)])
@@ -138,8 +145,8 @@ def _galleries(results: Results, figures: Path) -> str:
     parts = [
         "## Gallery",
         "",
-        f"Drawn at random by seed, from seed {seed}'s models; in parentheses the softmax confidence (thesis Figures "
-        "5-2 to 5-5).",
+        f"Drawn at random by seed, from seed {seed}'s models; in parentheses the softmax confidence (thesis "
+        "Figures 5-2 to 5-5).",
         "",
     ]
     for attack in results.params.attacks:

@@ -39,5 +39,7 @@ def configure_torch(runtime: Runtime) -> torch.device:
     torch.use_deterministic_algorithms(True, warn_only=runtime.device != "cpu")
     has_gpu = torch.cuda.is_available()
     if runtime.device == "cuda" and not has_gpu:
-        raise InputError("params.yaml: runtime.device: expected cpu or auto on a machine without GPU (got cuda)")
+        raise InputError(
+            "params.yaml: runtime.device: expected cpu or auto on a machine without GPU (got cuda)"
+        )
     return torch.device("cuda" if has_gpu and runtime.device != "cpu" else "cpu")

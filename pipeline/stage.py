@@ -61,7 +61,7 @@ class StageRun:
         return METRICS.joinpath(self.params.name, *(str(part) for part in parts))
 
     def resume_folder(self, inputs: Sequence[Path], sections: Sequence[BaseModel]) -> Path:
-        """Where this run keeps its resume points: keyed by code, inputs and params, removed at its good end."""
+        """Where this run keeps its resume points, keyed by code, inputs and params; gone at its good end."""
         parts = {
             "code": self.code,
             "inputs": hash_files(inputs),

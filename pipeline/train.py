@@ -48,7 +48,7 @@ def predict_logits(model: nn.Module, images: Tensor, *, batch_size: int) -> Tens
     """Logits (n, classes) in evaluation mode, for images in [0, 1]; the model's mode is restored."""
     was_training = model.training
     model.eval()
-    logits = torch.cat([model(batch) for batch in images.split(batch_size)])
+    logits = torch.cat([model(batch) for batch in torch.split(images, batch_size)])
     model.train(was_training)
     return logits
 
@@ -91,7 +91,9 @@ def fit(
     everything = nn.ModuleDict({"model": model, "objective": objective})
     optimizer = _optimizer(everything, settings)
     history = _restore(everything, optimizer, resume)
-    with progress_bar(total=settings.epochs, done=len(history), description=description, unit="epoch") as progress:
+    with progress_bar(
+        total=settings.epochs, done=len(history), description=description, unit="epoch"
+    ) as progress:
         for epoch in range(len(history), settings.epochs):
             sums: dict[str, float] = {}
             n_batches = 0
@@ -118,7 +120,9 @@ def fit(
             progress.set_postfix(validation=f"{score.accuracy:.4f}", refresh=False)
     model.eval()
     last = history[-1]
-    return Outcome(history, Score(last["validation_n"], last["validation_n_correct"], last["validation_loss"]))
+    return Outcome(
+        history, Score(last["validation_n"], last["validation_n_correct"], last["validation_loss"])
+    )
 
 
 def _epoch_batches(

@@ -1,6 +1,7 @@
 """Push: train on with the deep LDA terms, so that discriminants align with few latent neurons."""
 
 from safetensors.torch import save_file
+from torch import Tensor
 
 from pipeline.batches import balanced_batches
 from pipeline.checkpoint import load_classifier, save_model
@@ -25,7 +26,7 @@ def push(run: StageRun) -> str:
     model = load_classifier(grown / "model").to(device)
     images, labels = parts.train.scaled(), parts.train.labels
 
-    def latent_space(prefix: str) -> dict[str, object]:
+    def latent_space(prefix: str) -> dict[str, Tensor]:
         features = latent_features(model, images, batch_size=runtime.eval_batch_size)
         return {f"{prefix}.{name}": t for name, t in describe_latent(features, labels, lda).items()}
 
@@ -47,8 +48,8 @@ def push(run: StageRun) -> str:
     save_file(before | latent_space("after"), run.out / "latent.safetensors")
     last = outcome.history[-1]
     return (
-        f"validation accuracy {outcome.validation.accuracy:.2%}, {last['train_n_active']:.0f} active neurons, "
-        f"top discriminant {last['train_top_share']:.0%} of the sum"
+        f"validation accuracy {outcome.validation.accuracy:.2%}, {last['train_n_active']:.0f} active "
+        f"neurons, top discriminant {last['train_top_share']:.0%} of the sum"
     )
 
 

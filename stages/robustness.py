@@ -65,7 +65,9 @@ def robustness(run: StageRun) -> str:
     }
     write_json(run.metrics(run.seed, "accuracy_drop.json"), drops)
     worst = min(drops["base"], key=lambda condition: drops["base"][condition])
-    return f"{worst}: base {drops['base'][worst]:+.2%}, parameter first {drops['parameter_first'][worst]:+.2%}"
+    return (
+        f"{worst}: base {drops['base'][worst]:+.2%}, parameter first {drops['parameter_first'][worst]:+.2%}"
+    )
 
 
 def _conditions(run: StageRun, test: Images) -> Iterator[tuple[str, str, Tensor]]:
@@ -80,9 +82,7 @@ def _conditions(run: StageRun, test: Images) -> Iterator[tuple[str, str, Tensor]
         yield name, kind, held["images"].float()
 
 
-def _save_predictions(
-    path: Path, predictions: dict[str, dict[str, Predictions]], labels: Tensor
-) -> None:
+def _save_predictions(path: Path, predictions: dict[str, dict[str, Predictions]], labels: Tensor) -> None:
     tensors = {"labels": labels}
     for name, each in predictions.items():
         for condition, found in each.items():

@@ -20,7 +20,7 @@ _TORCHVISION = "torchvision/"
 
 
 def build_model(name: str, num_classes: int, **options: Any) -> nn.Module:
-    """Build a freshly initialised classifier: images (n, channels, height, width) in, logits (n, classes) out.
+    """Build a fresh classifier: images (n, channels, height, width) in, logits (n, classes) out.
 
     The last linear layer of every model is its decision layer, whose input is the papers' latent space. The
     weights come from torch's global generator: seed it first.

@@ -61,7 +61,9 @@ class InceptionModule(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (n, in_channels, h, w) to (n, filters.total, h, w)."""
-        return cat([self.branch1x1(x), self.branch3x3(x), self.branch_double3x3(x), self.branch_pool(x)], dim=1)
+        return cat(
+            [self.branch1x1(x), self.branch3x3(x), self.branch_double3x3(x), self.branch_pool(x)], dim=1
+        )
 
 
 class Inception(nn.Module):
@@ -128,7 +130,7 @@ class Inception(nn.Module):
         After the first module of stage 2 and before its last one (CVIU section 4); where the stage is so
         short that both are one place, one head.
         """
-        modules = list(self.stages[1])  # type: ignore[arg-type]
+        modules = list(self.stages[1].children())
         taps = [modules[0], *([modules[-2]] if len(modules) > 2 else [])]
         return [(tap, AuxiliaryHead(_out_channels(tap), self.num_classes, self.width)) for tap in taps]
 

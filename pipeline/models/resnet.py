@@ -60,9 +60,13 @@ class ResidualModule(nn.Module):
                 f"expected an identity module to keep {in_channels} channels at stride 1, "
                 f"got {out} channels at stride {stride}; use a convolutional one (c, C)"
             )
-        kernels, widths = ([1, 3, 1], [spec.filters, spec.filters, out]) if spec.depth == 3 else (
-            [3] * spec.depth,
-            [spec.filters] * spec.depth,
+        kernels, widths = (
+            ([1, 3, 1], [spec.filters, spec.filters, out])
+            if spec.depth == 3
+            else (
+                [3] * spec.depth,
+                [spec.filters] * spec.depth,
+            )
         )
         layers: list[nn.Module] = []
         channels = in_channels
