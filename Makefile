@@ -10,7 +10,7 @@ export DVC_NO_ANALYTICS := 1
 export MALLOC_ARENA_MAX ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test check format lint types preset bench lock clean
+.PHONY: help setup repro test check format lint types deps preset bench lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | sort | expand -t 12
@@ -42,6 +42,9 @@ check: lint types  ## lint, format and type checks
 format: setup  ## let ruff mend what it can
 	ruff check --fix .
 	ruff format .
+
+deps: setup  ## write every stage's import closure into dvc.yaml
+	@python -m pipeline.closure
 
 preset: setup  ## switch params.yaml to a preset: make preset NAME=digits
 	@python -m pipeline.params --preset '$(NAME)'

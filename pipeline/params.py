@@ -3,7 +3,7 @@
 `python -m pipeline.params [FILE]` checks a file; reading and the command line live in `params_file`.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
@@ -38,7 +38,7 @@ class Data(Section):
     test_fraction: OpenFraction
 
     @model_validator(mode="after")
-    def _leave_training_images(self) -> "Data":
+    def _leave_training_images(self) -> Self:
         if self.validation_fraction + self.test_fraction >= 1:
             raise ValueError("validation_fraction + test_fraction must stay under 1")
         return self
@@ -65,11 +65,10 @@ class ResNetModel(Section):
     dropout: Annotated[float, Field(ge=0, lt=1)]
 
 
-class Training(Section):
+class Schedule(Section):
     """One training run: SGD with Nesterov momentum, linear warm-up, then a cosine to zero."""
 
     epochs: PositiveInt
-    batch_size: Annotated[int, Field(ge=2)]
     learning_rate: PositiveFloat
     momentum: Annotated[float, Field(ge=0, lt=1)]
     weight_decay: NonNegativeFloat
@@ -78,10 +77,16 @@ class Training(Section):
     shift_px: NonNegativeInt
 
     @model_validator(mode="after")
-    def _warm_up_within(self) -> "Training":
+    def _warm_up_within(self) -> Self:
         if self.warmup_epochs > self.epochs:
             raise ValueError(f"warmup_epochs must not exceed epochs ({self.epochs})")
         return self
+
+
+class Training(Schedule):
+    """A run on shuffled batches of a fixed size; class-balanced ones take theirs from `lda`."""
+
+    batch_size: Annotated[int, Field(ge=2)]
 
 
 class Train(Section):
@@ -120,7 +125,7 @@ class Lda(Section):
 class Push(Section):
     """The pushing step; its batches are class-balanced, their size is set in `lda`."""
 
-    training: Training
+    training: Schedule
 
 
 class Round(Section):
@@ -137,7 +142,7 @@ class Prune(Section):
     latent_max_drop: Fraction
     trace_images_per_class: PositiveInt
     max_drop: Fraction
-    retraining: Training
+    retraining: Schedule
 
 
 class Select(Section):
@@ -237,7 +242,7 @@ class Params(Section):
     report: Report
 
     @model_validator(mode="after")
-    def _keys_are_unique(self) -> "Params":
+    def _keys_are_unique(self) -> Self:
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds: expected no repeats (got {self.seeds})")
         if len(set(self.prune.etas)) != len(self.prune.etas):
@@ -248,7 +253,7 @@ class Params(Section):
         return self
 
     @model_validator(mode="after")
-    def _rounds_form_a_chain(self) -> "Params":
+    def _rounds_form_a_chain(self) -> Self:
         previous = "push"
         for idx, entry in enumerate(self.rounds):
             if entry.previous != previous:

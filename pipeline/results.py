@@ -36,7 +36,7 @@ class Results:
         selections: by seed, `selection.json`.
         stops: by seed and round, `round.json`.
         dataset: `images.json`.
-        environment: `environment.json`.
+        environment: `environment.json` of the first seed.
     """
 
     params: Params
@@ -84,7 +84,7 @@ def load_results(params: Params, root: Path) -> Results:
             selections={s: _json(root / str(s) / "select" / "selection.json") for s in seeds},
             stops={(s, r): _json(root / str(s) / "prune" / r / "round.json") for s in seeds for r in rounds},
             dataset=_json(root / "prepare" / "images.json"),
-            environment=_json(root / "prepare" / "environment.json"),
+            environment=_json(root / str(seeds[0]) / "evaluate" / "environment.json"),
         )
     except (OSError, ValueError) as error:
         raise InputError(f"{root}: expected every stage's tables; run `dvc repro` ({error})") from None

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pipeline.batches import Batching, shift_images
 from pipeline.images import Images, Parts
 from pipeline.objectives import Objective
-from pipeline.params import Training
+from pipeline.params import Schedule
 from pipeline.progress import progress_bar
 from pipeline.resume import ResumePoint
 from pipeline.seeding import derive_seed, generator
@@ -64,7 +64,7 @@ def fit(
     model: nn.Module,
     objective: Objective,
     parts: Parts,
-    settings: Training,
+    settings: Schedule,
     *,
     batching: Batching,
     seed: int,
@@ -81,7 +81,7 @@ def fit(
         model: trained in place, on the device of its data.
         objective: what to minimise; its own parameters are trained too.
         parts: the data.
-        settings: epochs, learning rate and the like; `batch_size` is the batching's affair.
+        settings: epochs, learning rate and the like.
         batching: which images form the batches of an epoch.
         seed: of this run's batches, shifts and dropout.
         resume: where finished epochs are kept.
@@ -126,7 +126,7 @@ def fit(
 
 
 def _epoch_batches(
-    train: Images, settings: Training, batching: Batching, seed: int, epoch: int
+    train: Images, settings: Schedule, batching: Batching, seed: int, epoch: int
 ) -> Iterator[tuple[Tensor, Tensor, float]]:
     """Images in [0, 1], labels, and the time in epochs in the middle of each batch."""
     torch.manual_seed(derive_seed(seed, "dropout", epoch))
@@ -139,7 +139,7 @@ def _epoch_batches(
         yield shifted, train.labels[on_device], epoch + (idx + 0.5) / len(batches)
 
 
-def _learning_rate(settings: Training, time: float) -> float:
+def _learning_rate(settings: Schedule, time: float) -> float:
     """Linear warm-up, then a cosine to zero; `time` in epochs."""
     if time < settings.warmup_epochs:
         return settings.learning_rate * time / settings.warmup_epochs
@@ -147,7 +147,7 @@ def _learning_rate(settings: Training, time: float) -> float:
     return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def _optimizer(everything: nn.Module, settings: Training) -> torch.optim.SGD:
+def _optimizer(everything: nn.Module, settings: Schedule) -> torch.optim.SGD:
     """SGD; weight decay on weight matrices and filters only, not on biases and batch norm."""
     trainable = [parameter for parameter in everything.parameters() if parameter.requires_grad]
     groups = [

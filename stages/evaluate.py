@@ -2,6 +2,7 @@
 
 from pipeline.checkpoint import load_classifier
 from pipeline.cost import measure_cost
+from pipeline.environment import describe_environment
 from pipeline.files import write_csv, write_json
 from pipeline.images import load_parts
 from pipeline.seeding import configure_torch
@@ -11,7 +12,7 @@ from pipeline.train import evaluate
 
 
 def evaluate_models(run: StageRun) -> str:
-    """Writes `scores.csv`, `layers.csv` (parameters and FLOPs) and the metrics that DVC shows."""
+    """Writes `scores.csv`, `layers.csv`, `environment.json` and the metrics that DVC shows."""
     runtime = run.params.runtime
     device = configure_torch(runtime)
     parts = load_parts(run.artefact("prepare"), device)
@@ -38,6 +39,8 @@ def evaluate_models(run: StageRun) -> str:
         ]
     write_csv(run.out / "scores.csv", scores)
     write_csv(run.out / "layers.csv", layers)
+    # Here and not in `prepare`: nothing that is computed from the images depends on it.
+    write_json(run.out / "environment.json", describe_environment())
     write_json(run.metrics(run.seed, "accuracy.json"), metrics)
     return ", ".join(f"{name} {each['test_accuracy']:.2%}" for name, each in metrics.items()) + " on test"
 
