@@ -1,0 +1,257 @@
+import math
+from typing import Any
+
+import pytest
+import torch
+from foolbox import Misclassification, PyTorchModel, TargetedMisclassification
+from torch import Tensor, nn
+
+from pipeline.attacks import Fgsm, NewtonFool, craft
+from pipeline.params import FgsmAttack, NewtonFoolAttack
+
+torch.set_num_threads(1)  # on nets this small two threads spend their time waiting
+
+
+class Small(nn.Module):
+    """A smooth convolutional net; `scale` multiplies its logits."""
+
+    def __init__(self, scale: float = 1.0) -> None:
+        super().__init__()
+        random = torch.Generator().manual_seed(0)
+        self.conv, self.decision, self.scale = nn.Conv2d(1, 6, 3), nn.Linear(6 * 36, 4), scale
+        for parameter in self.parameters():
+            parameter.data = torch.randn(parameter.shape, generator=random) * (
+                0.5 / parameter[0].numel() ** 0.3
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.decision(torch.tanh(self.conv(x)).flatten(1))
+        return self.scale * logits
+
+
+def images_of(n: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.rand(n, 1, 8, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
+
+
+def predicted(model: nn.Module, images: Tensor) -> Tensor:
+    with torch.no_grad():
+        found: Tensor = model(images).argmax(1)
+    return found
+
+
+def newton_fool_by_loop(
+    model: nn.Module, images: Tensor, labels: Tensor, *, steps: int, eta: float
+) -> list[Tensor]:
+    """Jang et al. 2017, an image at a time, with the softmax probability itself."""
+    results = []
+    for x_0, label in zip(images, labels.tolist(), strict=True):
+        x = x_0.clone()
+        for _ in range(steps):
+            x = x.detach().requires_grad_(True)
+            probabilities = model(x[None]).softmax(1)[0]
+            if int(probabilities.argmax()) != label:
+                break
+            (g,) = torch.autograd.grad(probabilities[label], x)
+            g_norm = float(g.norm())
+            if g_norm == 0:
+                break
+            p, n_classes = float(probabilities[label].detach()), len(probabilities)
+            delta = min(eta * float(x_0.norm()) * g_norm, p - 1 / n_classes)
+            x = (x.detach() - delta * g / g_norm**2).clamp(0, 1)
+        results.append(x.detach())
+    return results
+
+
+def attack(model: nn.Module, images: Tensor, labels: Tensor, *, steps: int, eta: float) -> Tensor:
+    foolbox_model = PyTorchModel(model.eval(), bounds=(0, 1), device="cpu")
+    _, clipped, success = NewtonFool(steps=steps, eta=eta)(foolbox_model, images, labels, epsilons=None)
+    assert torch.equal(success, predicted(model, clipped) != labels)
+    return clipped  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("steps", "eta", "scale"),
+    [(1, 0.01, 1.0), (12, 0.01, 1.0), (40, 0.03, 1.0), (10, 5.0, 1.0), (20, 0.01, 4.0), (6, 0.3, 2.0)],
+)
+def test_newton_fool_equals_a_plain_loop_of_jang_et_als_formula(steps: int, eta: float, scale: float) -> None:
+    model, images = Small(scale).double(), images_of(12, torch.float64)
+    labels = predicted(model, images)
+    labels[3] = (labels[3] + 1) % 4  # wrong from the start: nothing to do
+    found = attack(model, images, labels, steps=steps, eta=eta)
+    expected = torch.stack(newton_fool_by_loop(model, images, labels, steps=steps, eta=eta))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert torch.equal(found[3], images[3])
+    assert float((found - images).abs().max()) > 1e-3
+    assert len(labels.unique()) > 1
+
+
+def test_both_arms_of_the_step_are_taken_somewhere() -> None:
+    model, images = Small().double(), images_of(12, torch.float64)
+    labels = predicted(model, images)
+    # A huge eta leaves the probability's arm, a tiny one the length eta |x| |g|.
+    x_norm = images.flatten(1).norm(dim=1)
+    moved = (attack(model, images, labels, steps=1, eta=1e-4) - images).flatten(1).norm(dim=1)
+    inside = ((images > 1e-2) & (images < 1 - 1e-2)).flatten(1).all(1)
+    torch.testing.assert_close(moved[inside], 1e-4 * x_norm[inside], rtol=1e-6, atol=0)
+    far = (attack(model, images, labels, steps=1, eta=1e3) - images).flatten(1).norm(dim=1)
+    assert bool((far < 0.9 * 1e3 * x_norm).all())
+
+
+def test_an_image_is_left_as_soon_as_its_prediction_has_changed() -> None:
+    model, images = Small(2.0).double(), images_of(30, torch.float64)
+    labels = predicted(model, images)
+    runs = [attack(model, images, labels, steps=steps, eta=0.05) for steps in (4, 8, 40)]
+    fooled = [predicted(model, run) != labels for run in runs]
+    assert int(fooled[1].sum()) > 0
+    for earlier, later, done in zip(runs, runs[1:], fooled, strict=False):
+        assert torch.equal(earlier[done], later[done])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("scale", [1e3, 1e5])
+def test_a_saturated_classifier_gives_no_nan_and_stays_within_bounds(
+    scale: float, dtype: torch.dtype
+) -> None:
+    model, images = Small(scale).to(dtype), images_of(30, dtype)
+    labels = predicted(model, images)
+    with torch.no_grad():
+        assert bool((model(images).softmax(1).amax(1) == 1).any()), "expected saturated images"
+    found = attack(model, images, labels, steps=60, eta=0.01)  # also checks success against predictions
+    assert bool(found.isfinite().all())
+    assert float(found.min()) >= 0
+    assert float(found.max()) <= 1
+    changed = (found != images).flatten(1).any(1)
+    assert bool(changed.all()), "a saturated image still has a direction"
+    fooled = predicted(model, found) != labels
+    assert int(fooled.sum()) > 15
+
+
+class Flat(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([torch.ones_like(x[:, 0, 0, :1]), x[:, 0, 0, :1] * 0], 1)
+
+
+def test_an_image_without_gradient_stays_as_it_is_and_is_not_counted_as_fooled() -> None:
+    images, labels = images_of(5), torch.zeros(5, dtype=torch.int64)
+    assert torch.equal(attack(Flat(), images, labels, steps=5, eta=0.1), images)
+
+
+def test_a_black_image_has_no_length_to_step_by_and_stays() -> None:
+    model, images = Small(), torch.zeros(2, 1, 8, 8)
+    labels = predicted(model, images)
+    assert torch.equal(attack(model, images, labels, steps=5, eta=0.1), images)
+
+
+def test_newton_fool_leaves_its_inputs_as_they_were() -> None:
+    model, images = Small(), images_of(6)
+    labels, before = predicted(model, images), images.clone()
+    attack(model, images, labels, steps=5, eta=0.1)
+    assert torch.equal(images, before)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+NEWTON_FOOL = NewtonFoolAttack(method="newton_fool", steps=15, eta=0.02)
+FGSM = FgsmAttack(method="fgsm", epsilon=16.0)
+
+
+@pytest.mark.parametrize("method", [NEWTON_FOOL, FGSM], ids=lambda method: str(method.method))
+@pytest.mark.parametrize("batch_size", [1, 7])
+def test_batch_size_does_not_change_what_is_crafted(method: Any, batch_size: int) -> None:
+    model, images = Small(3.0), images_of(40)
+    labels = predicted(model, images)
+    at_once = craft(method, model, images, labels, batch_size=64)
+    found = craft(method, model, images, labels, batch_size=batch_size)
+    assert found.shape == images.shape
+    assert not found.requires_grad
+    torch.testing.assert_close(found, at_once, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("epsilon", [4.0, 16.0, 255.0])
+def test_fgsm_is_one_step_along_the_sign_of_the_loss_gradient(epsilon: float) -> None:
+    model, images = Small(2.0), images_of(20)
+    labels = torch.arange(20) % 4
+    x = images.clone().requires_grad_(True)
+    nn.functional.cross_entropy(model(x), labels, reduction="sum").backward()
+    assert x.grad is not None
+    expected = (images + epsilon / 255 * x.grad.sign()).clamp(0, 1)
+    found = craft(FgsmAttack(method="fgsm", epsilon=epsilon), model, images, labels, batch_size=8)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+def test_fgsm_has_no_random_start() -> None:
+    model, images = Small(), images_of(6)
+    labels = predicted(model, images)
+    runs = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        runs.append(craft(FGSM, model, images, labels, batch_size=6))
+    assert torch.equal(runs[0], runs[1])
+    assert Fgsm().random_start is False
+
+
+def test_newton_fools_params_reach_the_attack() -> None:
+    model, images = Small().double(), images_of(10, torch.float64)
+    labels = predicted(model, images)
+    found = craft(NEWTON_FOOL, model, images, labels, batch_size=4)
+    assert torch.equal(
+        found, torch.cat([attack(model, b, c, steps=15, eta=0.02) for b, c in parts(images, labels)])
+    )
+    once = NewtonFoolAttack(method="newton_fool", steps=1, eta=0.02)
+    assert not torch.equal(found, craft(once, model, images, labels, batch_size=4))
+
+
+def parts(images: Tensor, labels: Tensor) -> list[tuple[Tensor, Tensor]]:
+    return list(zip(images.split(4), labels.split(4), strict=True))
+
+
+def test_crafting_attacks_the_source_in_evaluation_mode() -> None:
+    class WithDropout(Small):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(nn.functional.dropout(x, 0.5, self.training))
+
+    model, images = WithDropout().train(), images_of(8)
+    labels = torch.arange(8) % 4
+    expected = craft(FGSM, Small(), images, labels, batch_size=8)
+    assert torch.equal(craft(FGSM, model, images, labels, batch_size=8), expected)
+
+
+@pytest.mark.parametrize("method", [NEWTON_FOOL, FGSM], ids=lambda method: str(method.method))
+@pytest.mark.parametrize("shape", [(6, 1), (5,), (7,), (1,)])
+def test_labels_of_the_wrong_shape_are_refused(method: Any, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"label|zip"):
+        craft(method, Small(), images_of(6), torch.zeros(shape, dtype=torch.int64), batch_size=6)
+
+
+def test_newton_fool_names_the_shape_that_it_expected() -> None:
+    model = PyTorchModel(Small().eval(), bounds=(0, 1), device="cpu")
+    with pytest.raises(ValueError, match=r"shape \(6,\), got \(6, 1\)"):
+        NewtonFool().run(model, images_of(6), Misclassification(torch.zeros(6, 1, dtype=torch.int64)))
+
+
+def test_newton_fool_refuses_another_criterion() -> None:
+    model = PyTorchModel(Small().eval(), bounds=(0, 1), device="cpu")
+    target = TargetedMisclassification(torch.zeros(6, dtype=torch.int64))
+    with pytest.raises(ValueError, match="misclassification criterion"):
+        NewtonFool().run(model, images_of(6), target)
+
+
+@pytest.mark.parametrize(("steps", "eta"), [(0, 0.1), (-1, 0.1), (5, 0.0), (5, -0.1)])
+def test_newton_fool_refuses_numbers_that_make_no_step(steps: int, eta: float) -> None:
+    with pytest.raises(ValueError, match=f"steps={steps}, eta={eta}"):
+        NewtonFool(steps=steps, eta=eta)
+
+
+def test_newton_fool_refuses_images_outside_the_bounds() -> None:
+    model = PyTorchModel(Small().eval(), bounds=(0, 1), device="cpu")
+    labels = torch.zeros(2, dtype=torch.int64)
+    with pytest.raises(AssertionError):
+        NewtonFool().run(model, images_of(2) + 1, Misclassification(labels))
+
+
+def test_a_confident_image_needs_a_smaller_newton_step_than_the_gradients_fourth_power_would_say() -> None:
+    # The defect of foolbox 3.3.4: dividing by |g|_2^4 overshoots where the gradient is small.
+    model, images = Small(6.0).double(), images_of(12, torch.float64)
+    labels = predicted(model, images)
+    moved = (attack(model, images, labels, steps=1, eta=0.01) - images).flatten(1).norm(dim=1)
+    assert bool((moved <= 0.01 * images.flatten(1).norm(dim=1) * (1 + 1e-9)).all())
+    assert math.isfinite(float(moved.sum()))

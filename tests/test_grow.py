@@ -1,0 +1,301 @@
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline.grow import Candidate, GrowthRules, describe_candidate, extend, grow
+from pipeline.models import build_model
+from pipeline.models.classifier import Classifier, blueprint_of
+
+torch.set_num_threads(1)  # on nets this small two threads spend their time waiting
+
+Stages = tuple[int, ...]
+N = 1000
+
+
+def classifier(stages: Stages = (1, 1, 1), *, seed: int = 0) -> Classifier:
+    torch.manual_seed(seed)
+    options = {"stages": stages, "base": (1, 1, 1), "width": 1 / 32, "stem": "small", "in_channels": 1}
+    net = build_model("inception", 3, **options)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
+            module.running_mean.uniform_(-1, 1)
+    return Classifier(net, image_shape=(1, 8, 8), mean=[0.4], std=[0.3], classes=("x", "y", "z"))
+
+
+def stages_of(model: Classifier) -> Stages:
+    return tuple(blueprint_of(model).options["stages"])
+
+
+def params_of(stages: Stages) -> int:
+    """A made-up size: the third stage's modules are the largest."""
+    return 100 + 10 * stages[0] + 20 * stages[1] + 30 * stages[2]
+
+
+def candidate(stages: Stages, n_correct: int, iteration: int = 0, stage: int | None = None) -> Candidate:
+    return Candidate(stages, iteration, stage, params_of(stages), 0, N, n_correct)
+
+
+class FakeTraining:
+    """Scores by a table of stages; unlisted ones get `otherwise`."""
+
+    def __init__(self, scores: dict[Stages, int], otherwise: int = 0) -> None:
+        self.scores, self.otherwise = scores, otherwise
+        self.tried: list[tuple[Stages, int, int]] = []
+        self.models: dict[Stages, Classifier] = {}
+
+    def __call__(self, model: Classifier, iteration: int, stage: int) -> tuple[Classifier, Candidate]:
+        stages = stages_of(model)
+        self.tried.append((stages, iteration, stage))
+        self.models[stages] = model
+        torch.rand(len(self.tried))  # training moves the global generator
+        return model, candidate(stages, self.scores.get(stages, self.otherwise), iteration, stage)
+
+
+def grown(
+    training: Callable[[Classifier, int, int], tuple[Classifier, Candidate]],
+    *,
+    base_correct: int = 500,
+    max_modules: int = 2,
+    noticeable_gain: float = 0.0,
+    patience: int = 99,
+    max_params: int | None = None,
+    base: Classifier | None = None,
+    seed: int = 0,
+    inherit: bool = True,
+) -> tuple[Classifier, list[Candidate], str]:
+    return grow(
+        base or classifier(),
+        candidate((1, 1, 1), base_correct),
+        GrowthRules(max_modules, noticeable_gain, patience, max_params),
+        inherit=inherit,
+        seed=seed,
+        train_and_score=training,
+        measure_params=lambda model: params_of(stages_of(model)),
+    )
+
+
+def test_each_iteration_tries_a_module_in_every_stage_and_goes_on_from_the_best() -> None:
+    training = FakeTraining({(1, 2, 1): 600, (1, 3, 1): 550, (2, 2, 1): 700}, otherwise=510)
+    best, history, reason = grown(training)
+    assert training.tried == [
+        ((2, 1, 1), 1, 0),
+        ((1, 2, 1), 1, 1),
+        ((1, 1, 2), 1, 2),
+        ((2, 2, 1), 2, 0),
+        ((1, 3, 1), 2, 1),
+        ((1, 2, 2), 2, 2),
+    ]
+    assert stages_of(best) == (2, 2, 1)
+    assert best is training.models[(2, 2, 1)]
+    assert "2 modules allowed" in reason
+    assert [each.stages for each in history] == [(1, 1, 1), *(stages for stages, _, _ in training.tried)]
+    assert [each.stages for each in history if each.chosen] == [(1, 2, 1), (2, 2, 1)]
+    assert (history[0].iteration, history[0].grown_stage) == (0, None)
+
+
+def test_growing_goes_on_from_an_iterations_best_even_under_the_best_so_far() -> None:
+    training = FakeTraining({(1, 1, 2): 480, (2, 1, 2): 490}, otherwise=400)
+    best, history, _ = grown(training, base_correct=500)
+    assert (1, 1, 3) in [stages for stages, _, _ in training.tried]
+    assert stages_of(best) == (1, 1, 1)
+    assert [each.stages for each in history if each.chosen] == [(1, 1, 2), (2, 1, 2)]
+
+
+def test_the_best_of_all_is_returned_and_not_the_last() -> None:
+    training = FakeTraining({(1, 2, 1): 700, (2, 2, 1): 690}, otherwise=400)
+    assert stages_of(grown(training)[0]) == (1, 2, 1)
+
+
+def test_the_base_itself_is_returned_where_nothing_is_better() -> None:
+    base = classifier()
+    best, _, _ = grown(FakeTraining({}, otherwise=499), base=base)
+    assert best is base
+
+
+def test_equally_accurate_candidates_give_the_smaller() -> None:
+    training = FakeTraining({}, otherwise=600)
+    best, history, _ = grown(training, max_modules=1)
+    assert stages_of(best) == (2, 1, 1)
+    assert [each.stages for each in history if each.chosen] == [(2, 1, 1)]
+
+
+def test_a_larger_net_as_accurate_as_the_best_so_far_does_not_replace_it() -> None:
+    base = classifier()
+    assert grown(FakeTraining({}, otherwise=500), base=base)[0] is base
+
+
+def test_growing_stops_at_the_modules_allowed() -> None:
+    for max_modules in (0, 1, 3):
+        training = FakeTraining({}, otherwise=510)
+        _, history, reason = grown(training, max_modules=max_modules)
+        assert len(training.tried) == 3 * max_modules
+        assert len(history) == 1 + 3 * max_modules
+        assert f"{max_modules} modules allowed" in reason
+
+
+def test_growing_stops_after_so_many_iterations_in_a_row_without_noticeable_gain() -> None:
+    scores = {(2, 1, 1): 505, (3, 1, 1): 600, (4, 1, 1): 605, (5, 1, 1): 609, (6, 1, 1): 900}
+    training = FakeTraining(scores, otherwise=100)
+    best, _, reason = grown(training, max_modules=9, noticeable_gain=0.05, patience=2)
+    # Gains in thousandths: 5 (idle), 95, 5 (idle), 4 on top of that (idle).
+    assert max(iteration for _, iteration, _ in training.tried) == 4
+    assert stages_of(best) == (5, 1, 1)
+    assert "2 iterations in a row" in reason
+
+
+@pytest.mark.parametrize("gain", [0.001, 0.01, 0.07, 0.29])
+@pytest.mark.parametrize("base_correct", [300, 501, 570, 699])
+def test_exactly_the_noticeable_gain_is_noticeable_and_one_image_less_is_not(
+    gain: float, base_correct: int
+) -> None:
+    enough = base_correct + round(gain * N)
+    for n_correct, stopped in ((enough, False), (enough - 1, True)):
+        training = FakeTraining({}, otherwise=n_correct)
+        _, _, reason = grown(
+            training, base_correct=base_correct, max_modules=1, noticeable_gain=gain, patience=1
+        )
+        assert ("in a row" in reason) == stopped
+
+
+def test_no_gain_at_all_is_not_noticeable_even_where_any_gain_is() -> None:
+    _, _, reason = grown(FakeTraining({}, otherwise=500), noticeable_gain=0.0, patience=1)
+    assert "in a row" in reason
+
+
+def test_no_candidate_over_the_size_allowed_is_trained() -> None:
+    training = FakeTraining({}, otherwise=600)
+    limit = params_of((1, 2, 1))
+    _, history, reason = grown(training, max_modules=5, max_params=limit)
+    # In the second iteration, from (2, 1, 1), only (3, 1, 1) still fits.
+    assert [stages for stages, _, _ in training.tried] == [(2, 1, 1), (1, 2, 1), (3, 1, 1)]
+    assert max(each.params for each in history) == limit
+    assert f"larger than {limit:,} parameters" in reason
+
+
+def test_candidates_are_the_same_whatever_training_did_to_the_global_generator() -> None:
+    def states(noise: int) -> dict[Stages, torch.Tensor]:
+        training = FakeTraining({(1, 2, 1): 600}, otherwise=510)
+
+        def noisy(model: Classifier, iteration: int, stage: int) -> tuple[Classifier, Candidate]:
+            torch.rand(noise + stage)
+            return training(model, iteration, stage)
+
+        grown(noisy, inherit=False)
+        return {
+            stages: torch.cat([p.flatten() for p in model.parameters()])
+            for stages, model in training.models.items()
+        }
+
+    one, other = states(0), states(17)
+    assert all(torch.equal(one[stages], other[stages]) for stages in one)
+
+
+def test_another_seed_gives_other_new_modules() -> None:
+    weights = []
+    for seed in (0, 0, 1):
+        training = FakeTraining({}, otherwise=510)
+        grown(training, seed=seed, max_modules=1)
+        weights.append(training.models[(1, 2, 1)].get_parameter("net.stages.1.1.branch1x1.conv.weight"))
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_extending_inherits_every_weight_of_the_parent_and_adds_one_module(stage: int) -> None:
+    parent = classifier((1, 2, 1))
+    child = extend(parent, stage, inherit=True)
+    expected = [1, 2, 1]
+    expected[stage] += 1
+    assert stages_of(child) == tuple(expected)
+    inherited, found = parent.state_dict(), child.state_dict()
+    new = f"net.stages.{stage}.{expected[stage] - 1}."
+    assert set(inherited) <= set(found)
+    assert all(key.startswith(new) for key in set(found) - set(inherited))
+    assert all(torch.equal(found[key], tensor) for key, tensor in inherited.items())
+    assert (child.image_shape, child.classes) == (parent.image_shape, parent.classes)
+    assert torch.equal(child.mean, parent.mean)
+    assert torch.equal(child.std, parent.std)
+
+
+def test_extending_a_net_whose_copies_are_wider_than_their_input_inherits_what_fits() -> None:
+    torch.manual_seed(0)
+    options = {"stages": (1, 1, 1), "base": (2, 5, 2), "width": 1 / 32, "stem": "small", "in_channels": 1}
+    net = build_model("inception", 3, **options)
+    parent = Classifier(net, image_shape=(1, 8, 8), mean=[0.4], std=[0.3], classes=("x", "y", "z"))
+    child = extend(parent, 0, inherit=True)  # module 3b is wider than 3a, which stage 2 reads
+    images = torch.rand(2, 1, 8, 8)
+    assert child.eval()(images).shape == (2, 3)
+    key = "net.stages.0.0.branch1x1.conv.weight"
+    assert torch.equal(child.state_dict()[key], parent.state_dict()[key])
+
+
+def test_extending_from_scratch_inherits_nothing_but_the_normalisation() -> None:
+    parent = classifier()
+    child = extend(parent, 1, inherit=False)
+    key = "net.stem.0.conv.weight"
+    assert not torch.equal(child.state_dict()[key], parent.state_dict()[key])
+    assert torch.equal(child.mean, parent.mean)
+
+
+@pytest.mark.parametrize("inherit", [True, False])
+def test_extending_leaves_the_parent_alone_and_shares_no_memory_with_it(inherit: bool) -> None:
+    parent = classifier().train()
+    before = {key: tensor.clone() for key, tensor in parent.state_dict().items()}
+    child = extend(parent, 0, inherit=inherit)
+    with torch.no_grad():
+        for parameter in child.parameters():
+            parameter.add_(1)
+        for buffer in child.buffers():
+            buffer.add_(1)
+    assert parent.training
+    assert stages_of(parent) == (1, 1, 1)
+    assert all(torch.equal(tensor, before[key]) for key, tensor in parent.state_dict().items())
+
+
+def test_extending_is_deterministic_under_a_seed() -> None:
+    parent = classifier()
+    states = []
+    for seed in (5, 5, 6):
+        torch.manual_seed(seed)
+        states.append(extend(parent, 1, inherit=True).state_dict())
+    new = "net.stages.1.1.branch1x1.conv.weight"
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    assert not torch.equal(states[0][new], states[2][new])
+
+
+def test_frozen_batch_norm_scales_stay_frozen_in_the_child() -> None:
+    child = extend(classifier(), 1, inherit=True)
+    frozen = [name for name, parameter in child.named_parameters() if not parameter.requires_grad]
+    assert len(frozen) == 3 + 7 * 4
+    assert all(name.endswith("bn.weight") for name in frozen)
+
+
+@pytest.mark.parametrize("stage", [-1, 3])
+def test_a_stage_that_is_not_there_is_refused(stage: int) -> None:
+    with pytest.raises(ValueError, match=f"with a stage {stage}"):
+        extend(classifier(), stage, inherit=True)
+
+
+def test_a_net_without_stages_is_refused() -> None:
+    net = build_model("fc", 3, in_features=64, hidden=(4,))
+    model = Classifier(net, image_shape=(1, 8, 8), mean=[0.4], std=[0.3], classes=("x", "y", "z"))
+    with pytest.raises(ValueError, match="expected an Inception classifier"):
+        extend(model, 0, inherit=True)
+
+
+def test_a_row_of_the_history_counts_stages_from_one() -> None:
+    row = describe_candidate(replace(candidate((2, 1, 1), 510, 1, 0), chosen=True))
+    assert row == {
+        "iteration": 1,
+        "grown_stage": 1,
+        "stages": "2-1-1",
+        "params": params_of((2, 1, 1)),
+        "flops": 0,
+        "n": N,
+        "n_correct": 510,
+        "chosen": 1,
+    }
+    assert describe_candidate(candidate((1, 1, 1), 500))["grown_stage"] == ""

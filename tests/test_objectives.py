@@ -1,0 +1,217 @@
+import logging
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from pipeline.lda import push_loss
+from pipeline.models import build_model
+from pipeline.models.classifier import Classifier, latent_and_logits
+from pipeline.models.inception import Inception
+from pipeline.objectives import AuxiliaryObjective, Objective, PushObjective, training_objective
+from pipeline.params import Lda
+
+torch.set_num_threads(1)  # on nets this small two threads spend their time waiting
+
+
+def inception(n_middle: int = 3) -> Inception:
+    torch.manual_seed(0)
+    stages = {"stages": (1, n_middle, 1), "base": (1, min(n_middle, 5), 1)}
+    net = build_model("inception", 3, width=0.0625, stem="small", in_channels=1, **stages)
+    assert isinstance(net, Inception)
+    return net
+
+
+def fully_connected() -> nn.Module:
+    torch.manual_seed(0)
+    return build_model("fc", 3, in_features=64, hidden=(10, 6))
+
+
+def batch(n: int = 24) -> tuple[Tensor, Tensor]:
+    random = torch.Generator().manual_seed(1)
+    return torch.rand(n, 1, 8, 8, generator=random), torch.arange(n) % 3
+
+
+def lda_weights(**changes: float) -> Lda:
+    fields: dict[str, Any] = {
+        "gamma": 0.5,
+        "lambda": 0.01,
+        "beta": 0.02,
+        "ridge": 1e-3,
+        "active_variance": 1e-4,
+        "align_max_dim": 64,
+        "classes_per_batch": None,
+        "samples_per_class": 8,
+        "collapse_share": 0.999,
+    }
+    return Lda(**(fields | changes))
+
+
+def hook_count(model: nn.Module) -> int:
+    return sum(len(each._forward_hooks) + len(each._forward_pre_hooks) for each in model.modules())
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_plain_objective_is_mean_cross_entropy_with_smoothed_labels(smoothing: float) -> None:
+    model, (images, labels) = fully_connected(), batch()
+    terms = Objective(label_smoothing=smoothing)(model, images, labels)
+    target = (1 - smoothing) * torch.eye(3)[labels] + smoothing / 3
+    expected = -(target * model(images).log_softmax(1)).sum(1).mean()
+    assert set(terms) == {"total"}
+    torch.testing.assert_close(terms["total"], expected)
+
+
+@pytest.mark.parametrize(("n_middle", "n_heads"), [(1, 1), (3, 2)])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_auxiliary_heads_add_their_weighted_sum_of_cross_entropies(
+    n_middle: int, n_heads: int, smoothing: float
+) -> None:
+    net, (images, labels) = inception(n_middle), batch()
+    objective = AuxiliaryObjective(net, images[:4], weight=0.3, label_smoothing=smoothing)
+    net.eval()
+    objective.eval()
+    terms = objective(net, images, labels)
+    # The same by hand: the outputs of the tapped modules through the heads.
+    stage = list(net.stages[1].children())
+    maps, x = [], net.pools[0](net.stages[0](net.stem(images)))
+    for module in stage:
+        x = module(x)
+        maps.append(x)
+    tapped = [maps[0]] if n_heads == 1 else [maps[0], maps[-2]]
+    assert len(objective.heads) == n_heads
+    heads = [
+        cross_entropy(head(taken), labels, label_smoothing=smoothing)
+        for head, taken in zip(objective.heads, tapped, strict=True)
+    ]
+    expected = cross_entropy(net(images), labels, label_smoothing=smoothing) + 0.3 * sum(heads)
+    torch.testing.assert_close(terms["total"], expected)
+    torch.testing.assert_close(terms["auxiliary"], torch.stack(heads).mean())
+    assert not terms["auxiliary"].requires_grad
+
+
+def test_auxiliary_heads_are_trained_with_the_net_and_reach_only_what_is_before_them() -> None:
+    net, (images, labels) = inception(), batch()
+    objective = AuxiliaryObjective(net, images[:4], weight=0.3)
+    names = [name for name, _ in objective.named_parameters()]
+    assert names
+    assert all(name.startswith("heads.") for name in names)
+    terms = objective(net.train(), images, labels)
+    only_heads = terms["total"] - cross_entropy(net(images), labels).detach()
+    only_heads.backward()
+    head_grads = [p.grad for p in objective.parameters() if p.requires_grad]
+    assert all(grad is not None for grad in head_grads)
+
+
+def test_auxiliary_heads_are_no_part_of_the_trained_net() -> None:
+    net = inception()
+    before = list(net.state_dict())
+    AuxiliaryObjective(net, batch()[0][:4], weight=0.3)
+    assert list(net.state_dict()) == before
+
+
+def test_making_auxiliary_heads_leaves_the_nets_batch_statistics() -> None:
+    net = inception().train()
+    before = {key: tensor.clone() for key, tensor in net.state_dict().items()}
+    AuxiliaryObjective(net, batch()[0][:4], weight=0.3)
+    assert all(torch.equal(tensor, before[key]) for key, tensor in net.state_dict().items())
+
+
+def test_no_hook_stays_after_a_forward_pass_or_an_exception() -> None:
+    net, (images, labels) = inception(), batch()
+    objective = AuxiliaryObjective(net, images[:4], weight=0.3)
+    objective(net, images, labels)
+    assert hook_count(net) == 0
+    with pytest.raises(RuntimeError):
+        objective(net, images[:, :, :, 0], labels)
+    assert hook_count(net) == 0
+    push = PushObjective(lda_weights())
+    with pytest.raises(RuntimeError):
+        push(net, images[:, :, :, 0], labels)
+    assert hook_count(net) == 0
+
+
+@pytest.mark.parametrize(
+    ("model_name", "weight", "kind"),
+    [("inception", 0.3, AuxiliaryObjective), ("inception", 0.0, Objective), ("fc", 0.3, Objective)],
+)
+def test_auxiliary_heads_are_there_where_they_have_a_weight_and_the_net_has_places(
+    model_name: str, weight: float, kind: type
+) -> None:
+    net = inception() if model_name == "inception" else fully_connected()
+    model = Classifier(net, image_shape=(1, 8, 8), mean=[0.5], std=[0.25], classes=("a", "b", "c"))
+    images, labels = batch()
+    objective = training_objective(model, images[:4], auxiliary_weight=weight, label_smoothing=0.1)
+    assert type(objective) is kind
+    assert objective.label_smoothing == 0.1
+    assert objective(model.train(), images, labels)["total"].isfinite()
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_push_objective_is_cross_entropy_plus_the_push_loss(smoothing: float) -> None:
+    model, (images, labels), weights = fully_connected(), batch(), lda_weights()
+    terms = PushObjective(weights, label_smoothing=smoothing)(model, images, labels)
+    latent, logits = latent_and_logits(model, images)
+    push = push_loss(latent, labels, weights)
+    expected = cross_entropy(logits, labels, label_smoothing=smoothing) + push.loss
+    assert float(push.loss.detach()) > 1e-3
+    assert terms["total"].dtype == logits.dtype
+    assert float(terms["total"].detach()) == pytest.approx(float(expected.detach()), rel=1e-6)
+    for name in ("l_lda", "l_cov", "l_align"):
+        assert float(terms[name]) == pytest.approx(float(getattr(push, name).detach()), rel=1e-6)
+        assert not terms[name].requires_grad
+    assert float(terms["n_active"]) == push.n_active
+    assert float(terms["top_share"]) == pytest.approx(push.top_share, rel=1e-6)
+
+
+def test_pushing_with_zero_weights_is_cross_entropy() -> None:
+    model, (images, labels) = fully_connected(), batch()
+    terms = PushObjective(lda_weights(**{"gamma": 0.0, "lambda": 0.0, "beta": 0.0}))(model, images, labels)
+    torch.testing.assert_close(terms["total"], cross_entropy(model(images), labels))
+
+
+def test_the_push_reaches_the_layers_below_the_latent_space() -> None:
+    model, (images, labels) = fully_connected(), batch()
+    both = PushObjective(lda_weights())(model, images, labels)["total"]
+    (pushed,) = torch.autograd.grad(both, next(model.parameters()))
+    plain = Objective()(model, images, labels)["total"]
+    (unpushed,) = torch.autograd.grad(plain, next(model.parameters()))
+    assert float((pushed - unpushed).abs().sum()) > 1e-6
+
+
+class OneDiscriminant(nn.Module):
+    """A latent space where one neuron separates the classes and the others are noise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.decision = nn.Linear(4, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.decision(images.flatten(1))
+        return logits
+
+
+def collapsing_batch() -> tuple[Tensor, Tensor]:
+    labels = torch.arange(24) % 3
+    features = torch.rand(24, 4, generator=torch.Generator().manual_seed(0)) * 0.5
+    features[:, 0] += 10 * labels
+    return features.view(24, 1, 2, 2), labels
+
+
+def test_a_collapse_is_logged_once_and_says_what_to_change(caplog: pytest.LogCaptureFixture) -> None:
+    objective, model = PushObjective(lda_weights(collapse_share=0.8)), OneDiscriminant()
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            assert float(objective(model, *collapsing_batch())["top_share"]) > 0.8
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "collaps" in caplog.text
+    assert "lda.gamma" in caplog.text
+    assert "4 neurons" in caplog.text
+
+
+def test_a_push_that_does_not_collapse_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    objective, (images, labels) = PushObjective(lda_weights()), batch()
+    with caplog.at_level(logging.WARNING):
+        objective(fully_connected(), images, labels)
+    assert not caplog.records

@@ -1,0 +1,37 @@
+"""The README says what is: its table is the report's, and what it names exists."""
+
+import ast
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_result_table_is_the_reports_summary() -> None:
+    block = re.search(r"<!-- summary: .*? -->\n(.*)<!-- /summary -->", README, flags=re.DOTALL)
+    assert block is not None
+    assert block[1].strip() == (ROOT / "reports/digits/summary.md").read_text(encoding="utf-8").strip()
+
+
+def test_equation_table_names_functions_and_tests_that_exist() -> None:
+    rows = re.findall(r"^\| (.+?) \| `(pipeline/\S+\.py)` `(\w+)` \| `(tests/\S+\.py)` \|$", README, flags=re.M)
+    assert len(rows) >= 15
+    for source, module, name, test in rows:
+        tree = ast.parse((ROOT / module).read_text(encoding="utf-8"))
+        defined = {n.name for n in tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef)}
+        assert name in defined, f"{source}: {module} has no {name}"
+        assert (ROOT / test).is_file(), f"{source}: {test} is missing"
+
+
+def test_make_targets_named_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z]+):", makefile, flags=re.M))
+    assert set(re.findall(r"`?make ([a-z]+)", README)) <= targets
+
+
+def test_report_holds_the_settings_of_the_digits_preset() -> None:
+    from pipeline.params_file import read_params
+
+    used = read_params(ROOT / "reports/digits/params.yaml")
+    assert used == read_params(ROOT / "presets/digits.yaml")

@@ -1,0 +1,111 @@
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline.robustness import (
+    CLEAN,
+    Predictions,
+    compare_outcomes,
+    gallery_rows,
+    perturbation_norms,
+    pick_examples,
+    predict,
+)
+
+
+def said(classes: list[int], confidence: float = 0.75) -> Predictions:
+    return Predictions(torch.tensor(classes), torch.full((len(classes),), confidence))
+
+
+# Image 0 fools neither, 1 only the first, 2 only the second, 3 both; 4 to 7 do the same in the order only
+# second, only first, both, neither, but somebody got them wrong when clean.
+LABELS = torch.tensor([0, 1, 2, 3, 4, 5, 6, 7])
+FIRST = {CLEAN: said([0, 1, 2, 3, 9, 5, 9, 7]), "fgsm": said([0, 9, 2, 9, 4, 9, 9, 7])}
+SECOND = {CLEAN: said([0, 1, 2, 3, 4, 9, 9, 9]), "fgsm": said([0, 1, 9, 9, 9, 5, 9, 7])}
+
+
+def masks() -> list[Tensor]:
+    found = compare_outcomes(LABELS, FIRST, SECOND, "fgsm")
+    return [found.only_first, found.only_second, found.both, found.neither]
+
+
+def test_outcomes_name_the_model_that_was_fooled() -> None:
+    only_first, only_second, both, neither = (mask.nonzero().flatten().tolist() for mask in masks())
+    assert (only_first, only_second, both, neither) == ([1], [2], [3], [0])
+
+
+def test_outcomes_part_the_images_that_both_models_got_right_when_clean() -> None:
+    eligible = torch.tensor([True] * 4 + [False] * 4)
+    assert torch.equal(sum(mask.int() for mask in masks()), eligible.int())  # type: ignore[arg-type]
+
+
+def test_outcome_counts_are_the_sizes_of_the_masks() -> None:
+    labels = torch.zeros(8, dtype=torch.int64)
+    first = {CLEAN: said([0] * 8), "fgsm": said([1, 1, 1, 1, 1, 1, 0, 0])}
+    second = {CLEAN: said([0] * 8), "fgsm": said([1, 1, 1, 0, 0, 0, 1, 0])}
+    counts = compare_outcomes(labels, first, second, "fgsm").counts()
+    assert counts == {"only_first": 3, "only_second": 1, "both": 3, "neither": 1}
+
+
+def test_perturbation_norms_are_means_over_images_of_each_images_norm() -> None:
+    clean = torch.full((2, 1, 2, 2), 0.5)
+    perturbed = clean.clone()
+    perturbed[0, 0, 0] += torch.tensor([0.3, -0.4])
+    perturbed[1, 0, 1, 1] -= 0.1
+    norms = perturbation_norms(clean, perturbed)
+    assert norms["l2"] == pytest.approx((0.5 + 0.1) / 2, rel=1e-6)
+    assert norms["linf"] == pytest.approx((0.4 + 0.1) / 2, rel=1e-6)
+
+
+def test_predictions_hold_the_class_and_its_softmax_probability() -> None:
+    net = nn.Linear(2, 3, bias=False)
+    with torch.no_grad():
+        net.weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]))
+    images = torch.tensor([[2.0, 0.0], [0.0, 3.0], [-1.0, -1.0]])
+    found = predict(net, images, batch_size=2)
+    assert found.predicted.tolist() == [0, 1, 2]
+    e = torch.e
+    expected = [e**2 / (e**2 + 2), e**3 / (e**3 + 2), 1 / (1 + 2 / e)]
+    assert found.confidence.tolist() == pytest.approx(expected, rel=1e-6)
+    assert found.n_correct(torch.tensor([0, 1, 1])) == 2
+
+
+def test_examples_come_from_the_mask_ascending_and_the_same_for_the_same_seed() -> None:
+    mask = torch.rand(200, generator=torch.Generator().manual_seed(0)) < 0.4
+    picked = pick_examples(mask, 6, 3)
+    assert picked == pick_examples(mask.clone(), 6, 3)
+    assert picked == sorted(set(picked))
+    assert len(picked) == 6
+    assert all(bool(mask[idx]) for idx in picked)
+    assert {type(idx) for idx in picked} == {int}
+
+
+def test_another_seed_picks_other_examples_and_the_first_are_not_always_picked() -> None:
+    mask = torch.ones(100, dtype=torch.bool)
+    picks = {tuple(pick_examples(mask, 5, seed)) for seed in range(10)}
+    assert len(picks) == 10
+    assert max(max(pick) for pick in picks) > 50
+
+
+def test_fewer_candidates_than_asked_for_are_all_picked() -> None:
+    mask = torch.tensor([False, True, False, True])
+    assert pick_examples(mask, 6, 0) == [1, 3]
+    assert pick_examples(torch.zeros(4, dtype=torch.bool), 6, 0) == []
+
+
+def test_gallery_rows_say_what_each_model_said_clean_and_attacked() -> None:
+    first = {CLEAN: said([4, 5], 0.91234567), "fgsm": said([6, 7], 0.5)}
+    second = {CLEAN: said([1, 2], 0.25), "fgsm": said([3, 8], 0.125)}
+    (row,) = gallery_rows([1], torch.tensor([0, 5]), first, second, "fgsm")
+    assert row == {
+        "image": 1,
+        "label": 5,
+        "first_clean_class": 5,
+        "first_clean_confidence": 0.9123,
+        "first_attacked_class": 7,
+        "first_attacked_confidence": 0.5,
+        "second_clean_class": 2,
+        "second_clean_confidence": 0.25,
+        "second_attacked_class": 8,
+        "second_attacked_confidence": 0.125,
+    }

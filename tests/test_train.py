@@ -1,0 +1,352 @@
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline.batches import balanced_batches, shuffled_batches
+from pipeline.data import ImageSet
+from pipeline.images import Images, Parts
+from pipeline.models import build_model
+from pipeline.models.inception import Inception
+from pipeline.objectives import AuxiliaryObjective, Objective, PushObjective
+from pipeline.params import Lda, Schedule
+from pipeline.resume import ResumePoint
+from pipeline.train import Outcome, evaluate, fit, predict_logits
+
+torch.set_num_threads(1)  # on nets this small two threads spend their time waiting
+
+
+def schedule(**changes: Any) -> Schedule:
+    fields: dict[str, Any] = {
+        "epochs": 5,
+        "learning_rate": 0.05,
+        "momentum": 0.9,
+        "weight_decay": 0.001,
+        "warmup_epochs": 1,
+        "label_smoothing": 0.0,
+        "shift_px": 1,
+    }
+    return Schedule(**(fields | changes))
+
+
+def parts(n: int = 40) -> Parts:
+    """Three classes: bright in the upper, middle or lower rows of 8x8."""
+    random = np.random.default_rng(0)
+    labels = (np.arange(n) % 3).astype(np.int64)
+    images = random.integers(0, 80, size=(n, 1, 8, 8), dtype=np.uint8)
+    for image, label in zip(images, labels, strict=True):
+        image[0, 3 * label : 3 * label + 2] += 150
+    idx = np.arange(n)
+    split = {"train": idx[: n // 2], "validation": idx[n // 2 : -5], "test": idx[-5:]}
+    source = ImageSet(images, labels, ("a", "b", "c"), split)  # type: ignore[arg-type]
+
+    def part(name: str) -> Images:
+        found, of_them = source.part(name)  # type: ignore[arg-type]
+        return Images(torch.from_numpy(found), torch.from_numpy(of_them))
+
+    return Parts(part("train"), part("validation"), part("test"), source)
+
+
+def fully_connected() -> nn.Module:
+    return build_model("fc", 3, in_features=64, hidden=(12, 8))
+
+
+class Recorder(Objective):
+    """Notes what it is called with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.n_calls = 0
+        self.labels: list[Tensor] = []
+        self.images: list[Tensor] = []
+        self.modes: list[bool] = []
+
+    def forward(self, model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        self.n_calls += 1
+        self.labels.append(labels)
+        self.images.append(images)
+        self.modes.append(model.training)
+        return super().forward(model, images, labels)
+
+
+def run(
+    model: nn.Module, objective: Objective, folder: Path, *, settings: Schedule | None = None, seed: int = 3
+) -> Outcome:
+    return fit(
+        model,
+        objective,
+        parts(),
+        settings or schedule(),
+        batching=shuffled_batches(6),
+        seed=seed,
+        resume=ResumePoint(folder / "run"),
+        eval_batch_size=7,
+        description="test",
+    )
+
+
+class StoppedError(Exception):
+    pass
+
+
+class StopsInEpochThree:
+    """Shuffled batches that raise in the middle of the third epoch."""
+
+    def __init__(self) -> None:
+        self.epoch = 0
+
+    def __call__(self, labels: Tensor, random: torch.Generator) -> Iterator[Tensor]:
+        self.epoch += 1
+        for position, batch in enumerate(shuffled_batches(6)(labels, random)):
+            if self.epoch == 3 and position == 1:
+                raise StoppedError
+            yield batch
+
+
+def with_dropout() -> nn.Module:
+    return build_model("resnet", 3, config="c16", width=0.25, stem="small", in_channels=1, dropout=0.5)
+
+
+def with_auxiliary_heads() -> nn.Module:
+    stages = {"stages": (1, 1, 1), "base": (1, 1, 1)}
+    return build_model("inception", 3, width=0.03, stem="small", in_channels=1, dropout=0.3, **stages)
+
+
+def objective_for(model: nn.Module) -> Objective:
+    if isinstance(model, Inception):
+        return AuxiliaryObjective(model, parts().train.scaled()[:4], weight=0.3)
+    return Objective()
+
+
+@pytest.mark.parametrize("build", [fully_connected, with_dropout, with_auxiliary_heads])
+@pytest.mark.parametrize("where", ["batching", "objective"])
+def test_a_run_stopped_in_epoch_three_and_resumed_ends_with_the_same_bits(
+    build: Any, where: str, tmp_path: Path
+) -> None:
+    def fresh(seed: int) -> tuple[nn.Module, Objective]:
+        torch.manual_seed(seed)
+        model = build()
+        return model, objective_for(model)
+
+    undisturbed, objective = fresh(0)
+    expected = run(undisturbed, objective, tmp_path / "undisturbed")
+
+    stopped, objective = fresh(0)
+    arguments: dict[str, Any] = {
+        "batching": StopsInEpochThree() if where == "batching" else shuffled_batches(6),
+        "seed": 3,
+        "resume": ResumePoint(tmp_path / "stopped" / "run"),
+        "eval_batch_size": 7,
+        "description": "test",
+    }
+    if where == "objective":
+        calls = iter(range(100))
+
+        def interrupt(*_: Any) -> None:
+            if next(calls) == 2 * 4 + 1:  # four batches an epoch: the second of the third
+                raise StoppedError
+
+        objective.register_forward_pre_hook(interrupt)
+    with pytest.raises(StoppedError):
+        fit(stopped, objective, parts(), schedule(), **arguments)
+
+    point = arguments["resume"].load()
+    assert [row["epoch"] for row in point[1]["history"]] == [1, 2]
+
+    resumed, objective = fresh(99)  # its own initial weights must not matter
+    found = run(resumed, objective, tmp_path / "stopped")
+    assert found == expected
+    assert len(found.history) == 5
+    for key, tensor in undisturbed.state_dict().items():
+        assert torch.equal(resumed.state_dict()[key], tensor), key
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    first = fully_connected()
+    expected = run(first, Objective(), tmp_path)
+    again, recorder = fully_connected(), Recorder()
+    assert run(again, recorder, tmp_path) == expected
+    assert recorder.n_calls == 0
+    assert all(torch.equal(tensor, first.state_dict()[key]) for key, tensor in again.state_dict().items())
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_others(tmp_path: Path) -> None:
+    states = []
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        torch.manual_seed(0)
+        model = with_dropout()
+        torch.manual_seed(len(states))  # the global state at the start of a run is no one's business
+        run(model, Objective(), tmp_path / name, seed=seed)
+        states.append(torch.cat([tensor.flatten().double() for tensor in model.state_dict().values()]))
+    assert torch.equal(states[0], states[1])
+    assert not torch.equal(states[0], states[2])
+
+
+class Unit(Objective):
+    """The loss is the sum of the decision layer's biases: plain SGD moves each by the learning rate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.biases: list[float] = []
+
+    def forward(self, model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        bias = model.get_parameter("decision.bias")
+        self.biases.append(float(bias.detach()[0].double()))
+        return {"total": bias.sum()}
+
+
+@pytest.mark.parametrize(("epochs", "warmup"), [(4, 1), (3, 0), (5, 2), (2, 2)])
+def test_the_learning_rate_warms_up_linearly_and_then_follows_a_cosine_to_zero(
+    epochs: int, warmup: int, tmp_path: Path
+) -> None:
+    model, objective = fully_connected().double(), Unit()
+    settings = schedule(
+        epochs=epochs, warmup_epochs=warmup, momentum=0.0, weight_decay=0.0, learning_rate=0.2, shift_px=0
+    )
+
+    class Cast(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = model
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.as_tensor(self.net(x.double()))
+
+        def get_parameter(self, target: str) -> nn.Parameter:
+            return self.net.get_parameter(target)
+
+    run(Cast(), objective, tmp_path, settings=settings)
+    after = float(model.get_parameter("decision.bias").detach()[0])
+    steps = -np.diff([*objective.biases, after])
+    n_batches = 4  # 20 images in batches of 6
+    expected = []
+    for step in range(n_batches * epochs):
+        time = (step + 0.5) / n_batches
+        if time < warmup:
+            expected.append(0.2 * time / warmup)
+        else:
+            expected.append(0.1 * (1 + math.cos(math.pi * (time - warmup) / (epochs - warmup))))
+    np.testing.assert_allclose(steps, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_weight_decay_acts_on_weights_and_not_on_biases(tmp_path: Path) -> None:
+    class Nothing(Objective):
+        def forward(self, model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+            return {"total": sum((p * 0).sum() for p in model.parameters())}  # type: ignore[dict-item]
+
+    model = fully_connected()
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    settings = schedule(epochs=1, warmup_epochs=0, momentum=0.0, weight_decay=0.1, learning_rate=0.2)
+    run(model, Nothing(), tmp_path, settings=settings)
+    rates = [0.1 * (1 + math.cos(math.pi * (step + 0.5) / 4)) for step in range(4)]
+    shrunk = math.prod(1 - rate * 0.1 for rate in rates)
+    for key, tensor in model.state_dict().items():
+        expected = before[key] if key.endswith("bias") else before[key] * shrunk
+        torch.testing.assert_close(tensor, expected, rtol=1e-5 if key.endswith("weight") else 0, atol=0)
+
+
+def test_frozen_parameters_are_left_alone(tmp_path: Path) -> None:
+    model = fully_connected()
+    frozen = model.get_parameter("hidden1.weight").requires_grad_(False)
+    before, free = frozen.clone(), model.get_parameter("hidden2.weight").detach().clone()
+    run(model, Objective(), tmp_path)
+    assert torch.equal(frozen, before)
+    assert not torch.equal(model.get_parameter("hidden2.weight"), free)
+
+
+def test_a_class_of_the_digits_kind_is_learnt(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    outcome = run(fully_connected(), Objective(), tmp_path, settings=schedule(epochs=25))
+    assert outcome.validation.accuracy > 0.9
+    losses = [row["train_total"] for row in outcome.history]
+    assert losses[-1] < 0.3 * losses[0]
+
+
+def test_training_sees_scaled_and_shifted_images_with_their_labels_in_training_mode(tmp_path: Path) -> None:
+    recorder, data = Recorder(), parts().train
+    model = with_dropout()
+    run(model, recorder, tmp_path, settings=schedule(epochs=1, warmup_epochs=0, shift_px=0))
+    images, labels = torch.cat(recorder.images), torch.cat(recorder.labels)
+    assert set(recorder.modes) == {True}
+    assert not model.training
+    assert len(images) == len(data)
+    scaled = data.images.float() / 255
+    for image, label in zip(images, labels, strict=True):
+        (idx,) = (scaled == image).flatten(1).all(1).nonzero().flatten().tolist()
+        assert int(label) == int(data.labels[idx])
+    shifted = Recorder()
+    run(with_dropout(), shifted, tmp_path / "shifted", settings=schedule(epochs=1, warmup_epochs=0))
+    assert not torch.equal(torch.cat(shifted.images).sort(0).values, images.sort(0).values)
+
+
+def test_an_epochs_row_holds_mean_terms_over_batches_and_validation_counts(tmp_path: Path) -> None:
+    class Counting(Recorder):
+        def forward(self, model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+            terms = super().forward(model, images, labels)
+            return {"total": terms["total"], "call": torch.tensor(float(self.n_calls))}
+
+    model = fully_connected()
+    outcome = run(model, Counting(), tmp_path, settings=schedule(epochs=2))
+    assert [row["epoch"] for row in outcome.history] == [1, 2]
+    assert [row["train_call"] for row in outcome.history] == [2.5, 6.5]  # calls 1-4 and 5-8
+    validation = parts().validation
+    score = evaluate(model, validation, batch_size=3)
+    last = outcome.history[-1]
+    assert (last["validation_n"], last["validation_n_correct"]) == (15, score.n_correct)
+    assert outcome.validation == evaluate(model, validation, batch_size=7)
+
+
+def test_pushing_runs_on_balanced_batches(tmp_path: Path) -> None:
+    weights = {"gamma": 0.05, "lambda": 1e-4, "beta": 1e-5, "ridge": 1e-3, "active_variance": 1e-4}
+    rest: dict[str, Any] = {"align_max_dim": 512, "classes_per_batch": 2, "samples_per_class": 8}
+    lda = Lda(**weights, **rest, collapse_share=0.9)  # type: ignore[arg-type]
+    outcome = fit(
+        fully_connected(),
+        PushObjective(lda),
+        parts(),
+        schedule(epochs=2),
+        batching=balanced_batches(8, 2),
+        seed=0,
+        resume=ResumePoint(tmp_path / "run"),
+        eval_batch_size=7,
+        description="test",
+    )
+    assert {"train_l_lda", "train_l_cov", "train_l_align", "train_n_active"} < set(outcome.history[0])
+
+
+class Pixels(nn.Module):
+    """Logits are the first three pixels."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.flatten(1)[:, :3]
+
+
+def test_evaluation_counts_hits_and_averages_cross_entropy_over_images() -> None:
+    images = torch.zeros(5, 1, 2, 2, dtype=torch.uint8)
+    for idx, brightest in enumerate([0, 1, 2, 2, 1]):
+        images[idx].view(-1)[brightest] = 255
+    data = Images(images, torch.tensor([0, 1, 2, 0, 0]))
+    hit, miss = -math.log(math.e / (math.e + 2)), -math.log(1 / (math.e + 2))
+    for batch_size in (1, 2, 5, 64):
+        score = evaluate(Pixels(), data, batch_size=batch_size)
+        assert (score.n, score.n_correct, score.accuracy) == (5, 3, 0.6)
+        assert score.loss == pytest.approx((3 * hit + 2 * miss) / 5, rel=1e-6)
+        assert score.as_dict() == {"n": 5, "n_correct": 3, "loss": score.loss}
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_prediction_is_in_evaluation_mode_without_gradient_and_restores_the_mode(training: bool) -> None:
+    model = with_dropout().train(training)
+    images = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    state = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    one, other = (predict_logits(model, images, batch_size=size) for size in (2, 5))
+    assert model.training == training
+    assert not one.requires_grad
+    torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+    assert all(torch.equal(tensor, state[key]) for key, tensor in model.state_dict().items())
