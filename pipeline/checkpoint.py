@@ -82,9 +82,10 @@ def load_model(path: Path | str) -> nn.Module:
                 mean=spec["normalization"]["mean"],
                 std=spec["normalization"]["std"],
             )
+        _check_channels(spec["channels"], state)
         _fit_to_state(model, state)
         model.load_state_dict(state)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         first = str(error).splitlines()[0]
         raise InputError(
             f"{weights}: does not fit {description.name} ({type(error).__name__}: {first})"
@@ -109,6 +110,14 @@ def _both_files(path: Path | str) -> tuple[Path, Path]:
     if stem.suffix in (".safetensors", ".json"):
         stem = stem.with_suffix("")
     return stem.with_name(f"{stem.name}.safetensors"), stem.with_name(f"{stem.name}.json")
+
+
+def _check_channels(channels: dict[str, list[int]], state: dict[str, Tensor]) -> None:
+    """Hold the described channels of every layer against its stored weight and bias."""
+    for name, expected in channels.items():
+        weight, bias = state[f"{name}.weight"], state.get(f"{name}.bias")
+        if list(weight.shape[:2]) != expected or (bias is not None and len(bias) != expected[0]):
+            raise ValueError(f"expected {name} to have channels {expected}, got {list(weight.shape[:2])}")
 
 
 def _fit_to_state(model: nn.Module, state: dict[str, Tensor]) -> None:

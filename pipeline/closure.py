@@ -5,7 +5,7 @@ it when it starts, because DVC does so only when the command has ended.
 """
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 _PACKAGES = ("pipeline", "stages")
@@ -22,20 +22,26 @@ def import_closure(script: Path, root: Path = Path()) -> list[Path]:
         if path in seen:
             continue
         seen.add(path)
-        for module in _imported_modules(ast.parse((root / path).read_text(encoding="utf-8"))):
+        package = path.parent.parts
+        for module in _imported_modules(ast.parse((root / path).read_text(encoding="utf-8")), package):
             pending.extend(_files(module, root))
     return sorted(seen)
 
 
-def _imported_modules(node: ast.AST) -> Iterator[str]:
+def _imported_modules(node: ast.AST, package: Sequence[str]) -> Iterator[str]:
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.Import):
             yield from (alias.name for alias in child.names)
-        elif isinstance(child, ast.ImportFrom) and child.module and child.level == 0:
-            yield child.module
-            yield from (f"{child.module}.{alias.name}" for alias in child.names)
-        elif not (isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test)):
-            yield from _imported_modules(child)
+        elif isinstance(child, ast.ImportFrom):
+            above = package[: len(package) - child.level + 1] if child.level else ()
+            origin = ".".join([*above, *([child.module] if child.module else [])])
+            yield origin
+            yield from (f"{origin}.{alias.name}" for alias in child.names)
+        elif isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            for other in child.orelse:
+                yield from _imported_modules(ast.Module([other], []), package)
+        else:
+            yield from _imported_modules(child, package)
 
 
 def _files(module: str, root: Path) -> Iterator[Path]:

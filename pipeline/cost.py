@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipeline.models.classifier import evaluation_mode
+
 
 @dataclass(frozen=True)
 class LayerCost:
@@ -49,15 +51,13 @@ def measure_cost(model: nn.Module, input_shape: Sequence[int]) -> Cost:
 
     layers = {name: module for module, name in names.items() if isinstance(module, nn.Conv2d | nn.Linear)}
     handles = [module.register_forward_hook(count) for module in layers.values()]
-    was_training, reference = model.training, next(model.parameters())
+    reference = next(model.parameters())
     try:
-        model.eval()
-        with torch.no_grad():
+        with evaluation_mode(model), torch.no_grad():
             model(torch.zeros(1, *input_shape, device=reference.device, dtype=reference.dtype))
     finally:
         for handle in handles:
             handle.remove()
-        model.train(was_training)
     rows = tuple(_layer_cost(name, layers[name], n_flops) for name, n_flops in flops.items())
     return Cost(sum(row.params for row in rows), sum(row.flops for row in rows), rows)
 

@@ -70,6 +70,8 @@ def check_image_set(data: ImageSet, where: str) -> None:
         )
     if data.labels.shape != (n,):
         raise InputError(f"{where}: expected {n} labels, one an image, got shape {data.labels.shape}")
+    if n == 0:
+        raise InputError(f"{where}: expected images, got none")
     n_classes = len(data.classes)
     if n_classes < 2:
         raise InputError(f"{where}: expected at least 2 classes, got {n_classes}")
@@ -77,6 +79,9 @@ def check_image_set(data: ImageSet, where: str) -> None:
         bad = data.labels[(data.labels < 0) | (data.labels >= n_classes)][0]
         raise InputError(f"{where}: expected labels from 0 to {n_classes - 1}, got {bad}")
     used = np.concatenate([data.split[name] for name in SPLITS])
+    outside = used[(used < 0) | (used >= n)]
+    if len(outside):
+        raise InputError(f"{where}: expected indices from 0 to {n - 1} in the split, got {outside[0]}")
     if len(np.unique(used)) != len(used):
         raise InputError(f"{where}: expected every image in one part of the split at most, got repeats")
     for name in SPLITS:
@@ -123,10 +128,11 @@ def load_image_set(folder: Path) -> ImageSet:
             classes=tuple(info["classes"]),
             split={name: arrays[f"split.{name}"] for name in SPLITS},
         )
-    except (OSError, SafetensorError, ValueError, KeyError) as error:
+        expected = str(info["sha256"])
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{folder}: expected a prepared image set ({type(error).__name__}: {error})"
         ) from None
-    if data.checksum() != info["sha256"]:
-        raise InputError(f"{folder}: expected checksum {info['sha256'][:12]}, got {data.checksum()[:12]}")
+    if data.checksum() != expected:
+        raise InputError(f"{folder}: expected checksum {expected[:12]}, got {data.checksum()[:12]}")
     return data

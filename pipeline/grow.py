@@ -48,8 +48,9 @@ def extend(model: Classifier, stage: int, *, inherit: bool) -> Classifier:
     Args:
         model: a `Classifier` around an Inception net; left untouched.
         stage: which stage gets the module, from 0.
-        inherit: start from the parent's weights, all but the new module's; else everything is fresh. Fresh
-            weights come from torch's global generator.
+        inherit: start from the parent's weights, all but the new module's (and those of a layer that reads
+            it, where it is wider than the module underneath); else everything is fresh. Fresh weights come
+            from torch's global generator.
 
     Raises:
         ValueError: if the model has no stages to grow.
@@ -64,7 +65,9 @@ def extend(model: Classifier, stage: int, *, inherit: bool) -> Classifier:
     )
     if inherit:
         # Modules are numbered within their stage and the new one comes last, so the parent's names still fit.
-        net.load_state_dict(model.net.state_dict(), strict=False)
+        fresh = net.state_dict()
+        inherited = {n: t for n, t in model.net.state_dict().items() if t.shape == fresh[n].shape}
+        net.load_state_dict(inherited, strict=False)
     return Classifier(
         net,
         image_shape=model.image_shape,
@@ -118,10 +121,12 @@ def grow(
             break
         current, record = max(tried, key=lambda pair: (pair[1].n_correct, -pair[1].params))
         history += [replace(each, chosen=each is record) for _, each in tried]
-        gain = record.accuracy - best_record.accuracy
+        gain = record.n_correct - best_record.n_correct
+        # Compared as counts; the tolerance forgives the float product only.
+        noticeable = gain > 0 and gain >= rules.noticeable_gain * record.n - 1e-9 * record.n
         if (record.n_correct, -record.params) > (best_record.n_correct, -best_record.params):
             best, best_record = current, record
-        idle = 0 if gain >= rules.noticeable_gain and gain > 0 else idle + 1
+        idle = 0 if noticeable else idle + 1
         if idle >= rules.patience:
             reason = f"no gain of {rules.noticeable_gain:.2%} in {idle} iterations in a row"
             break

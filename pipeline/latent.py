@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pipeline.models.classifier import decision_layer, latent_and_logits
+from pipeline.models.classifier import decision_layer, evaluation_mode, latent_and_logits
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,8 @@ class LatentChoice:
 @torch.no_grad()
 def latent_features(model: nn.Module, images: Tensor, *, batch_size: int) -> Tensor:
     """Latent features (n, d) in evaluation mode, for images in [0, 1]."""
-    was_training = model.training
-    model.eval()
-    features = torch.cat([latent_and_logits(model, batch)[0] for batch in torch.split(images, batch_size)])
-    model.train(was_training)
-    return features
+    with evaluation_mode(model):
+        return torch.cat([latent_and_logits(model, batch)[0] for batch in torch.split(images, batch_size)])
 
 
 @torch.no_grad()

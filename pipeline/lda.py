@@ -24,6 +24,9 @@ from torch import Tensor
 
 from pipeline.params import Lda
 
+# Class means that coincide leave nothing to separate: l_lda is then large, and not infinite.
+_SMALLEST_TRACE = 1e-9
+
 
 class Scatter(NamedTuple):
     """Eq. 2-4: within-class, between-class and total scatter, each (d, d) float64, divided by n."""
@@ -128,11 +131,12 @@ def push_loss(features: Tensor, labels: Tensor, weights: Lda) -> PushTerms:
         return PushTerms(zero, zero, zero, zero, 0, 0.0)
     M = separation_matrix(scatter, ridge=weights.ridge)
     v = M.diagonal()
-    l_lda = n_active / v.sum()
+    l_lda = n_active / v.sum().clamp_min(_SMALLEST_TRACE)
     l_cov = _off_diagonal_norm(scatter.S_a)
     l_align = _off_diagonal_norm(M) if d <= weights.align_max_dim else zero
     loss = weights.gamma * l_lda + weights.lambda_ * l_cov + weights.beta * l_align
-    return PushTerms(loss, l_lda, l_cov, l_align, n_active, float(v.detach().max() / v.detach().sum()))
+    top_share = v.detach().max() / v.detach().sum().clamp_min(_SMALLEST_TRACE)
+    return PushTerms(loss, l_lda, l_cov, l_align, n_active, float(top_share))
 
 
 def describe_latent(features: Tensor, labels: Tensor, weights: Lda) -> dict[str, Tensor]:

@@ -3,9 +3,12 @@
 `python -m pipeline.params [FILE]` checks a file; reading and the command line live in `params_file`.
 """
 
+from collections.abc import Iterator
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+
+from pipeline.resnet_config import plan_modules
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 OpenFraction = Annotated[float, Field(gt=0, lt=1)]
@@ -40,7 +43,8 @@ class Data(Section):
     @model_validator(mode="after")
     def _leave_training_images(self) -> Self:
         if self.validation_fraction + self.test_fraction >= 1:
-            raise ValueError("validation_fraction + test_fraction must stay under 1")
+            together = f"{self.validation_fraction} + {self.test_fraction}"
+            raise ValueError(f"validation_fraction + test_fraction: expected less than 1 (got {together})")
         return self
 
 
@@ -54,15 +58,29 @@ class InceptionModel(Section):
     stem: Literal["imagenet", "small"]
     dropout: Annotated[float, Field(ge=0, lt=1)]
 
+    @model_validator(mode="after")
+    def _base_is_in_the_table(self) -> Self:
+        if any(n > limit for n, limit in zip(self.base, (2, 5, 2), strict=True)):
+            raise ValueError(f"base: expected at most [2, 5, 2], GoogLeNet's rows (got {self.base})")
+        return self
+
 
 class ResNetModel(Section):
     """A residual net by configuration string, see `pipeline.models.resnet`."""
 
     architecture: Literal["resnet"]
-    config: Annotated[str, Field(min_length=2)]
+    config: str
     width: PositiveFloat
     stem: Literal["imagenet", "small"]
     dropout: Annotated[float, Field(ge=0, lt=1)]
+
+    @model_validator(mode="after")
+    def _config_can_be_built(self) -> Self:
+        try:
+            plan_modules(self.config, self.width)
+        except ValueError as error:
+            raise ValueError(f"config: {error}") from None
+        return self
 
 
 class Schedule(Section):
@@ -79,7 +97,9 @@ class Schedule(Section):
     @model_validator(mode="after")
     def _warm_up_within(self) -> Self:
         if self.warmup_epochs > self.epochs:
-            raise ValueError(f"warmup_epochs must not exceed epochs ({self.epochs})")
+            raise ValueError(
+                f"warmup_epochs: expected at most epochs, {self.epochs} (got {self.warmup_epochs})"
+            )
         return self
 
 
@@ -242,26 +262,27 @@ class Params(Section):
     report: Report
 
     @model_validator(mode="after")
-    def _keys_are_unique(self) -> Self:
-        if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError(f"seeds: expected no repeats (got {self.seeds})")
-        if len(set(self.prune.etas)) != len(self.prune.etas):
-            raise ValueError(f"prune.etas: expected no repeats (got {self.prune.etas})")
-        clash = sorted(set(self.noise) & set(self.attacks))
-        if clash:
-            raise ValueError(f"noise and attacks: expected different names (got {clash[0]!r} in both)")
+    def _sections_fit_each_other(self) -> Self:
+        problems = [*self._repeats(), *self._broken_links()]
+        if problems:
+            raise ValueError("\n".join(problems))
         return self
 
-    @model_validator(mode="after")
-    def _rounds_form_a_chain(self) -> Self:
+    def _repeats(self) -> Iterator[str]:
+        names = [entry.name for entry in self.rounds]
+        for key, values in (("seeds", self.seeds), ("prune.etas", self.prune.etas), ("rounds", names)):
+            if len(set(values)) != len(values):
+                kind = "different names" if key == "rounds" else "no repeats"
+                yield f"{key}: expected {kind} (got {values})"
+        for clash in sorted(set(self.noise) & set(self.attacks)):
+            yield f"noise and attacks: expected different names (got {clash!r} in both)"
+
+    def _broken_links(self) -> Iterator[str]:
         previous = "push"
         for idx, entry in enumerate(self.rounds):
             if entry.previous != previous:
-                raise ValueError(f"rounds.{idx}.previous: expected {previous!r} (got {entry.previous!r})")
+                yield f"rounds.{idx}.previous: expected {previous!r} (got {entry.previous!r})"
             previous = f"prune/{entry.name}"
-        if len({entry.name for entry in self.rounds}) != len(self.rounds):
-            raise ValueError("rounds: expected different names")
-        return self
 
 
 if __name__ == "__main__":

@@ -31,7 +31,8 @@ def read_params(path: Path = PARAMS_FILE) -> Params:
         # By way of JSON: strict there still means "an integer is no string", and a YAML list is a list.
         return Params.model_validate_json(json.dumps(data))
     except ValidationError as error:
-        lines = [f"{path}: {_describe(detail, data)}" for detail in error.errors(include_url=False)]
+        details = error.errors(include_url=False)
+        lines = [f"{path}: {line}" for detail in details for line in _describe(detail, data)]
         raise InputError("\n".join(lines)) from None
     except (TypeError, ValueError) as error:
         raise InputError(f"{path}: {error}") from None
@@ -83,34 +84,37 @@ def _read_yaml(path: Path) -> Any:
         raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
 
 
-def _describe(detail: ErrorDetails, data: Any) -> str:
-    key = ".".join(_key_path(detail["loc"], data))
+def _describe(detail: ErrorDetails, data: Any) -> list[str]:
+    key = ".".join(_key_path(detail["loc"], data, missing=detail["type"] == "missing"))
     if detail["type"] == "value_error":  # our own validators name their key where it is not the location
         message = detail["msg"].removeprefix("Value error, ")
-        return f"{key}: {message}" if key else message
+        return [f"{key}.{line}" if key else line for line in message.split("\n")]
     if detail["type"] == "missing":
-        return f"{key}: required key is missing"
+        return [f"{key}: required key is missing"]
     got = json.dumps(detail["input"], default=str, ensure_ascii=False)
     if len(got) > 80:
         got = f"{got[:77]}..."
     if detail["type"] == "extra_forbidden":
-        return f"{key}: unknown key (got {got}); allowed: {_allowed_keys(detail['loc'], data)}"
+        return [f"{key}: unknown key (got {got}); allowed: {_allowed_keys(detail['loc'], data)}"]
     message = detail["msg"].replace("Input should be", "expected").replace("Input should have", "expected")
-    return f"{key or 'the file'}: {message[0].lower()}{message[1:]} (got {got})"
+    return [f"{key or 'the file'}: {message[0].lower()}{message[1:]} (got {got})"]
 
 
-def _key_path(loc: tuple[int | str, ...], data: Any) -> list[str]:
-    """The location as keys of the file: pydantic puts a union's tag between them, which is no key."""
+def _key_path(loc: tuple[int | str, ...], data: Any, *, missing: bool = False) -> list[str]:
+    """The location as keys of the file; a union's tag, which pydantic puts among them, is none.
+
+    With `missing`, the last part is a key that the file lacks.
+    """
     keys: list[str] = []
     node = data
     for idx, part in enumerate(loc):
         if part == "[key]":
             continue
-        is_last = idx == len(loc) - 1
+        is_missing = missing and idx == len(loc) - 1
         found = (isinstance(node, dict) and part in node) or (
             isinstance(node, list) and isinstance(part, int)
         )
-        if found or is_last or node is None:
+        if found or is_missing or node is None:
             keys.append(str(part))
             node = node[part] if found else None
     return keys
@@ -120,7 +124,7 @@ def _allowed_keys(loc: tuple[int | str, ...], data: Any) -> str:
     """Keys of the section that holds an unknown key, asked of pydantic: those missing from `{}`."""
     parents, probe = loc[:-1], json.loads(json.dumps(data))
     node = probe
-    for part in _key_path(parents, data):
+    for part in _key_path(loc, data)[:-1]:
         node = node[int(part)] if isinstance(node, list) else node[part]
     tags = {key: node[key] for key in ("architecture", "kind", "method") if key in node}
     node.clear()

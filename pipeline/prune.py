@@ -81,25 +81,27 @@ def prune_model(
     smaller.requires_grad_(True)  # the graph of layers is read off autograd's
     graph = _dependency_graph(smaller, example_input)
     groups = _groups(smaller, graph, utilities)
-    rows = []
+    group_of: dict[str, str] = {}
     for group in groups:
         cut = _channels_to_cut(group, utilities, eta)
         if cut:
             graph.get_pruning_group(group.root, group.prune_fn, idxs=cut).prune()
-        rows += [
-            LayerPruning(
-                name=member.name,
-                group=group.members[0].name,
-                n_before=group.n_channels,
-                n_after=group.n_channels - len(cut),
-                threshold=utility_threshold(utilities[member.name], eta),
-            )
-            for member in group.members
-        ]
+        for member in group.members:
+            group_of.setdefault(member.name, group.members[0].name)
     for name, parameter in smaller.named_parameters():
         parameter.requires_grad_(trainable[name])
-    order = {name: position for position, name in enumerate(utilities)}
-    return smaller, sorted(rows, key=lambda row: order[row.name])
+    rows = [
+        LayerPruning(
+            name=name,
+            group=group_of[name],
+            n_before=_n_channels(model, name),
+            n_after=_n_channels(smaller, name),
+            threshold=utility_threshold(utility, eta),
+        )
+        for name, utility in utilities.items()
+        if name in group_of
+    ]
+    return smaller, rows
 
 
 def _dependency_graph(model: nn.Module, example_input: Tensor) -> torch_pruning.DependencyGraph:
@@ -135,16 +137,25 @@ def _groups(
 def _channels_to_cut(group: _Group, utilities: Mapping[str, Utility], eta: float) -> list[int]:
     """Root channels under the threshold, by the group's average utility in standard deviations."""
     total = torch.zeros(group.n_channels, dtype=torch.float64)
+    n_layers = torch.zeros(group.n_channels, dtype=torch.float64)
     for member in group.members:
         utility = utilities[member.name]
         spread = utility_spread(utility)
         # Without spread there is no scale: any positive utility is above the threshold of zero.
         in_spreads = utility.channels.cpu() / spread if spread > 0 else utility.channels.cpu().sign() * eta
-        total.index_add_(0, torch.tensor(member.root_idx), in_spreads[member.own_idx])
-    mean = total / len(group.members)
+        at = torch.tensor(member.root_idx)
+        total.index_add_(0, at, in_spreads[member.own_idx])
+        n_layers.index_add_(0, at, torch.ones(len(at), dtype=torch.float64))
+    mean = total / n_layers.clamp_min(1)
     cut = (mean < eta) | (mean <= 0)
-    cut[mean.argmax()] = False
+    for member in group.members:  # where branches meet, each one keeps its best
+        cut[member.root_idx[int(mean[member.root_idx].argmax())]] = False
     return _indices(cut)
+
+
+def _n_channels(model: nn.Module, name: str) -> int:
+    weight: Tensor = model.get_parameter(f"{name}.weight")
+    return len(weight)
 
 
 def _indices(mask: Tensor) -> list[int]:

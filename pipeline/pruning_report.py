@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-import numpy as np
-
 from pipeline import pruning_figures as draw
 from pipeline.figures import LABELS
+from pipeline.latent_report import discriminants_section, sensitivity_section
 from pipeline.markdown import image, percent, table, thousands
 from pipeline.results import Results, with_accuracy
 from pipeline.summary import expectations, mean_size, score_interval
@@ -27,8 +26,8 @@ def pruning_report(results: Results, figures: Path) -> str:
         _samples,
         _selected,
         _layers,
-        _discriminants,
-        _latent,
+        discriminants_section,
+        sensitivity_section,
         _growth,
         _settings,
     )
@@ -214,63 +213,6 @@ def _layers(results: Results) -> str:
             f"The pushed and the parameter-first model of seed {seed}; every seed is in `tables/layers.csv`.",
             "",
             table(header, rows),
-        ]
-    )
-
-
-def _discriminants(results: Results) -> str:
-    rows = []
-    for seed, space in results.latent_spaces.items():
-        for state in ("before", "after"):
-            v = np.sort(np.maximum(space[f"{state}.v"], 0))[::-1]
-            S_a = np.abs(space[f"{state}.S_a"])
-            diagonal = S_a.diagonal().sum()
-            rows.append(
-                [
-                    f"{state} pushing",
-                    seed,
-                    int(space[f"{state}.active"].sum()),
-                    f"{v.sum():.4g}",
-                    f"{v[0]:.4g}",
-                    percent(float(v[:2].sum() / v.sum())),
-                    percent(float(v[: len(results.dataset["classes"]) - 1].sum() / v.sum())),
-                    f"{(S_a.sum() - diagonal) / diagonal:.3g}",
-                ]
-            )
-    n_discriminants = len(results.dataset["classes"]) - 1
-    header = [
-        "latent space",
-        "seed",
-        "active neurons",
-        "sum of v",
-        "largest v",
-        "top 2, % of sum",
-        f"top {n_discriminants}, % of sum",
-        "off-diagonal over diagonal mass",
-    ]
-    return "\n".join(
-        [
-            "## Discriminants before and after pushing",
-            "",
-            image("discriminants", "The largest discriminants before and after pushing"),
-            "Bars: mean over seeds, whiskers from the lowest to the highest seed. On training images.",
-            "",
-            image("covariances", "Covariance of the latent space before and after pushing"),
-            table(header, rows),
-            image("pushing", "The push over its epochs"),
-        ]
-    )
-
-
-def _latent(results: Results) -> str:
-    return "\n".join(
-        [
-            "## How many latent neurons are needed",
-            "",
-            image("latent_sensitivity", "Validation accuracy against the number of latent neurons"),
-            "The pushed model with only its top neurons, nothing retrained. Dotted: the fewest that stay within "
-            f"{percent(results.params.prune.latent_max_drop)} points of all of them; utilities are traced from those.",
-            "",
         ]
     )
 

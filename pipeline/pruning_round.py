@@ -46,6 +46,38 @@ def trace_images(train: Images, per_class: int, *, seed: int) -> Tensor:
     return Images(train.images[torch.cat(chosen)], train.labels).scaled()
 
 
+def sample_rows(
+    samples: list[Sample], chosen: Sample | None, *, acceptable: float, latent_kept: int, seed: int, name: str
+) -> list[dict[str, Any]]:
+    """A round's samples as rows of `tables.SAMPLE_FIELDS`."""
+    return [
+        {"seed": seed, "round": name, "eta": sample.eta, "latent_kept": latent_kept}
+        | {"params": sample.cost.params, "flops": sample.cost.flops}
+        | {"n": sample.score.n, "n_correct": sample.score.n_correct}
+        | {"acceptable": int(sample.score.accuracy >= acceptable), "chosen": int(sample is chosen)}
+        for sample in samples
+    ]
+
+
+def layer_rows(samples: list[Sample], *, seed: int, name: str) -> list[dict[str, Any]]:
+    """What the surgery did to each layer of each sample, as rows of `tables.LAYER_FIELDS`."""
+    return [
+        {"seed": seed, "round": name, "eta": sample.eta, "layer": row.name, "group": row.group}
+        | {"threshold": row.threshold, "n_before": row.n_before, "n_after": row.n_after}
+        for sample in samples
+        for row in sample.layers
+    ]
+
+
+def latent_rows(choice: LatentChoice, v: Tensor, *, seed: int, name: str) -> list[dict[str, Any]]:
+    """The choice of latent neurons, by rank, as rows of `tables.LATENT_FIELDS`."""
+    return [
+        {"seed": seed, "round": name, "rank": rank, "neuron": int(neuron), "v": float(v[neuron])}
+        | {"n": choice.n, "n_correct": int(hits), "kept": int(choice.kept[neuron])}
+        for rank, (neuron, hits) in enumerate(zip(choice.order, choice.n_correct, strict=True), start=1)
+    ]
+
+
 def prune_round(
     model: nn.Module,
     *,

@@ -1,6 +1,7 @@
 """The deconvolution rule for rectifiers: backwards, the positive part of the signal passes (thesis 3.2.2)."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+Functions = frozenset[Callable[..., Any]]
 Observer = Callable[[Callable[..., Any], Sequence[Any], Mapping[str, Any], Any], None]
 
 
@@ -15,17 +17,70 @@ class _Deconvolved(torch.autograd.Function):
     """A rectifier forwards; backwards the incoming signal is rectified, whatever the forward sign was."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, rectified: Tensor) -> Tensor:
-        return rectified.clone()
+    def forward(ctx: Any, x: Tensor, high: float | None, in_place: bool) -> Tensor:
+        if in_place:
+            ctx.mark_dirty(x)
+            return x.clamp_(0, high)
+        return x.clamp(0, high)
 
     @staticmethod
-    def backward(ctx: Any, *signals: Tensor) -> tuple[Tensor, None]:
-        return signals[0].clamp_min(0), None
+    def backward(ctx: Any, *signals: Tensor) -> tuple[Tensor, None, None]:
+        return signals[0].clamp_min(0), None, None
 
 
-RECTIFIERS: frozenset[Callable[..., Any]] = frozenset(
-    {torch.relu, torch.relu_, functional.relu, functional.relu_, functional.relu6, Tensor.relu, Tensor.relu_}
+@dataclass(frozen=True)
+class _Rectification:
+    """A call that rectifies: its input, its upper bound (6 for ReLU6), and whether it works in place."""
+
+    x: Tensor
+    high: float | None
+    in_place: bool
+
+
+_RELU_FAMILY: Functions = frozenset(
+    {torch.relu, torch.relu_, functional.relu, functional.relu_, Tensor.relu, Tensor.relu_}
 )
+_CLAMPS: Functions = frozenset(
+    {torch.clamp, torch.clamp_, torch.clamp_min, torch.clamp_min_, torch.clip, torch.clip_}
+)
+_TENSOR_CLAMPS: Functions = frozenset(
+    {Tensor.clamp, Tensor.clamp_, Tensor.clamp_min, Tensor.clamp_min_, Tensor.clip, Tensor.clip_}
+)
+_BOUNDED: Functions = frozenset({functional.relu6, functional.hardtanh, functional.threshold})
+RECTIFIERS: Functions = _RELU_FAMILY | _CLAMPS | _TENSOR_CLAMPS | _BOUNDED
+
+
+def _read_call(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> _Rectification:
+    """What a call to one of `RECTIFIERS` does.
+
+    Raises:
+        ValueError: if its lower bound is not zero.
+    """
+    names = {
+        functional.relu: ("input", "inplace"),
+        functional.relu6: ("input", "inplace"),
+        functional.hardtanh: ("input", "min_val", "max_val", "inplace"),
+        functional.threshold: ("input", "threshold", "value", "inplace"),
+    }.get(func, ("input", "min", "max"))
+    call = dict(zip(names, args, strict=False)) | dict(kwargs)
+    in_place = bool(call.get("inplace", False)) or func.__name__.endswith("_")
+    low: object = 0
+    high: float | None = None
+    if func is functional.relu6:
+        high = 6.0
+    elif func is functional.hardtanh:
+        low, high = call.get("min_val", -1.0), call.get("max_val", 1.0)
+    elif func is functional.threshold:
+        low = max(abs(call["threshold"]), abs(call["value"]))
+    elif func not in _RELU_FAMILY:
+        low, high = call.get("min"), call.get("max")
+    if isinstance(low, Tensor) or low != 0:
+        raise ValueError(
+            f"expected rectifiers that cut at zero, got {func.__name__} with the lower bound {low}"
+        )
+    return _Rectification(call["input"], high, in_place)
+
+
 _UNTRACEABLE: dict[Callable[..., Any], str] = {
     functional.silu: "SiLU",
     functional.gelu: "GELU",
@@ -38,11 +93,19 @@ _UNTRACEABLE: dict[Callable[..., Any], str] = {
     functional.leaky_relu: "leaky ReLU",
     functional.prelu: "PReLU",
     functional.sigmoid: "sigmoid",
+    functional.softmax: "softmax",
+    torch.softmax: "softmax",
+    Tensor.softmax: "softmax",
+    torch.special.expit: "sigmoid",
     torch.sigmoid: "sigmoid",
+    torch.sigmoid_: "sigmoid",
+    Tensor.sigmoid_: "sigmoid",
     Tensor.sigmoid: "sigmoid",
     functional.tanh: "tanh",
     torch.tanh: "tanh",
+    torch.tanh_: "tanh",
     Tensor.tanh: "tanh",
+    Tensor.tanh_: "tanh",
     functional.scaled_dot_product_attention: "attention",
     functional.multi_head_attention_forward: "attention",
     functional.layer_norm: "layer norm",
@@ -70,12 +133,8 @@ class DeconvolutionMode(TorchFunctionMode):
         if func in _UNTRACEABLE:
             raise ValueError(f"expected layers that deconvolution can trace, got {_UNTRACEABLE[func]}")
         if func in RECTIFIERS:
-            x = args[0] if args else kwargs["input"]
-            rectified = x.detach().clamp_min(0)
-            if func is functional.relu6:
-                rectified = rectified.clamp_max(6)
-            # An in-place rectifier's caller goes on with what it returns, so a fresh tensor serves it.
-            result = _Deconvolved.apply(x, rectified)
+            call = _read_call(func, args, kwargs)
+            result = _Deconvolved.apply(call.x, call.high, call.in_place)
         else:
             result = func(*args, **kwargs)
         self._observe(func, args, kwargs, result)

@@ -69,7 +69,7 @@ class StageRun:
             "keys": self.keys,
         }
         digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-        folder = RESUME / "-".join([self.stage, *self.keys.values(), digest[:20]])
+        folder = RESUME / _flat_name(self.stage, *self.keys.values(), digest[:20])
         self.finished_with.append(folder)
         return folder
 
@@ -96,7 +96,7 @@ def run_stage(body: Callable[[StageRun], Any], *, out: str, keys: Sequence[str] 
         params_hash = hash_files([PARAMS_FILE])
         params = read_params()
         final = Path(out.format(name=params.name, **flags))
-        partial = RESUME / "partial" / "-".join([script.stem, params.name, *flags.values()])
+        partial = RESUME / "partial" / _flat_name(script.stem, params.name, *flags.values())
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         run = StageRun(script.stem, params, flags, partial, code)
@@ -115,3 +115,8 @@ def run_stage(body: Callable[[StageRun], Any], *, out: str, keys: Sequence[str] 
             log.error("%s: %s", label, line)
         sys.exit(1)
     log.info("%s: %s (%.1f s)", label, summary or "done", perf_counter() - started)
+
+
+def _flat_name(*parts: str) -> str:
+    """One folder name of several parts, which may be paths themselves."""
+    return "-".join(parts).replace("/", "-")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pipeline.batches import Batching, shift_images
 from pipeline.images import Images, Parts
+from pipeline.models.classifier import evaluation_mode
 from pipeline.objectives import Objective
 from pipeline.params import Schedule
 from pipeline.progress import progress_bar
@@ -46,11 +47,8 @@ class Outcome:
 @torch.no_grad()
 def predict_logits(model: nn.Module, images: Tensor, *, batch_size: int) -> Tensor:
     """Logits (n, classes) in evaluation mode, for images in [0, 1]; the model's mode is restored."""
-    was_training = model.training
-    model.eval()
-    logits = torch.cat([model(batch) for batch in torch.split(images, batch_size)])
-    model.train(was_training)
-    return logits
+    with evaluation_mode(model):
+        return torch.cat([model(batch) for batch in torch.split(images, batch_size)])
 
 
 def evaluate(model: nn.Module, data: Images, *, batch_size: int) -> Score:

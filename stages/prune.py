@@ -12,7 +12,13 @@ from pipeline.cost import Cost, measure_cost
 from pipeline.files import write_csv, write_json
 from pipeline.images import load_parts
 from pipeline.objectives import PushObjective
-from pipeline.pruning_round import prune_round, smallest_acceptable
+from pipeline.pruning_round import (
+    latent_rows,
+    layer_rows,
+    prune_round,
+    sample_rows,
+    smallest_acceptable,
+)
 from pipeline.resume import ResumePoint
 from pipeline.seeding import configure_torch, derive_seed
 from pipeline.stage import StageRun, run_stage
@@ -69,35 +75,16 @@ def prune(run: StageRun) -> str:
     )
     acceptable = base_score.accuracy - settings.max_drop
     chosen = smallest_acceptable(samples, acceptable)
-    key = {"seed": run.seed, "round": name}
     n_kept = int(choice.kept.sum())
-    rows: list[dict[str, Any]] = []
-    layers: list[dict[str, Any]] = []
-    for sample in samples:
-        identity = {**key, "eta": sample.eta}
-        rows.append(
-            identity
-            | {"latent_kept": n_kept, "params": sample.cost.params, "flops": sample.cost.flops}
-            | {"n": sample.score.n, "n_correct": sample.score.n_correct}
-            | {"acceptable": int(sample.score.accuracy >= acceptable), "chosen": int(sample is chosen)}
-        )
-        layers += [
-            identity
-            | {"layer": row.name, "group": row.group, "threshold": row.threshold}
-            | {"n_before": row.n_before, "n_after": row.n_after}
-            for row in sample.layers
-        ]
-        save_model(sample.model, run.out / "samples" / f"eta{sample.eta:g}", about=identity)
-    latent = [
-        key
-        | {"rank": rank + 1, "neuron": int(neuron), "v": float(v[neuron])}
-        | {"n": choice.n, "n_correct": int(choice.n_correct[rank]), "kept": int(choice.kept[neuron])}
-        for rank, neuron in enumerate(choice.order)
-    ]
+    key: dict[str, Any] = {"seed": run.seed, "name": name}
+    rows = sample_rows(samples, chosen, acceptable=acceptable, latent_kept=n_kept, **key)
     write_csv(run.out / "samples.csv", rows, fields=SAMPLE_FIELDS)
-    write_csv(run.out / "layers.csv", layers, fields=LAYER_FIELDS)
-    write_csv(run.out / "latent.csv", latent, fields=LATENT_FIELDS)
-    save_model(model if chosen is None else chosen.model, run.out / "model", about=key)
+    write_csv(run.out / "layers.csv", layer_rows(samples, **key), fields=LAYER_FIELDS)
+    write_csv(run.out / "latent.csv", latent_rows(choice, v, **key), fields=LATENT_FIELDS)
+    for sample in samples:
+        about = {"stage": "prune", "seed": run.seed, "round": name, "eta": sample.eta}
+        save_model(sample.model, run.out / "samples" / f"eta{sample.eta:g}", about=about)
+    save_model(model if chosen is None else chosen.model, run.out / "model")
     reason = "" if chosen else f"no sample of {name} reached {acceptable:.2%} on validation"
     write_json(run.out / "round.json", {"stopped": chosen is None, "reason": reason})
     if chosen is None:

@@ -6,10 +6,11 @@ import torchvision
 from torch import nn
 
 from pipeline.models import build_model
-from pipeline.models.blocks import BatchNormNoScale, scaled_width
+from pipeline.models.blocks import BatchNormNoScale
 from pipeline.models.classifier import Blueprint, Classifier, blueprint_of
 from pipeline.models.inception import FILTERS, Inception, InceptionModule
-from pipeline.models.resnet import ModuleSpec, parse_config
+from pipeline.resnet_config import ModuleSpec, parse_config
+from pipeline.widths import scaled_width
 
 RESNET18 = "(i64, i64)-(c128, i128)-(c256, i256)-(c512, i512)"
 RESNET50 = "(C64, I64, I64)-(C128, I128, I128, I128)-(C256, I256, I256, I256, I256, I256)-(C512, I512, I512)"

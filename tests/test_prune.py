@@ -420,7 +420,7 @@ def branches_with_utilities() -> tuple[nn.Module, dict[str, Utility]]:
 
 def test_a_depthwise_convolution_over_two_branches_is_cut_with_each_at_its_own_place() -> None:
     model, utilities = branches_with_utilities()
-    pruned, _ = prune_model(model, utilities, 1.2, images_of(1))
+    pruned, _ = prune_model(model, utilities, 1.8, images_of(1))
     assert isinstance(pruned, DepthwiseOverBranches)
     assert pruned.depthwise.bias is not None
     assert pruned.depthwise.bias.tolist() == [1.0, 3.0, 4.0, 5.0, 8.0]
@@ -430,7 +430,7 @@ def test_a_depthwise_convolution_over_two_branches_is_cut_with_each_at_its_own_p
 
 def test_a_layer_of_two_groups_is_reported_once_with_all_of_its_channels() -> None:
     model, utilities = branches_with_utilities()
-    _, rows = prune_model(model, utilities, 1.2, images_of(1))
+    _, rows = prune_model(model, utilities, 1.8, images_of(1))
     assert [row.name for row in rows] == ["left", "right", "depthwise"]
     assert [(row.n_before, row.n_after) for row in rows] == [(4, 2), (6, 3), (10, 5)]
 

@@ -15,7 +15,9 @@ def test_result_table_is_the_reports_summary() -> None:
 
 
 def test_equation_table_names_functions_and_tests_that_exist() -> None:
-    rows = re.findall(r"^\| (.+?) \| `(pipeline/\S+\.py)` `(\w+)` \| `(tests/\S+\.py)` \|$", README, flags=re.M)
+    rows = re.findall(
+        r"^\| (.+?) \| `(pipeline/\S+\.py)` `(\w+)` \| `(tests/\S+\.py)` \|$", README, flags=re.M
+    )
     assert len(rows) >= 15
     for source, module, name, test in rows:
         tree = ast.parse((ROOT / module).read_text(encoding="utf-8"))

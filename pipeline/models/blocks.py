@@ -48,17 +48,6 @@ class LatentHead(nn.Module):
         return logits
 
 
-def scaled_width(channels: int, width: float) -> int:
-    """Channels under a width multiplier, never fewer than one.
-
-    Raises:
-        ValueError: if the multiplier is not positive.
-    """
-    if width <= 0:
-        raise ValueError(f"expected a positive width multiplier, got {width}")
-    return max(1, round(channels * width))
-
-
 def check_stem(stem: str) -> None:
     """Refuse a stem that is not one of `imagenet` (for 224 pixels) and `small` (for up to 64)."""
     if stem not in ("imagenet", "small"):

@@ -1,6 +1,7 @@
 """A trained classifier: what it was built from, its normalisation, and its latent space."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,6 +71,18 @@ class Classifier(nn.Module):
         """Map images (n, channels, height, width) in [0, 1] to logits (n, classes)."""
         logits: Tensor = self.net((images - self.mean) / self.std)
         return logits
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside the block; every module's own mode is restored after it, whatever happens."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
 
 
 def decision_layer(model: nn.Module) -> nn.Linear:

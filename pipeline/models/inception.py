@@ -6,7 +6,8 @@ from typing import NamedTuple
 from torch import Tensor, cat, nn
 from torch.nn.functional import avg_pool2d
 
-from pipeline.models.blocks import ConvBnRelu, LatentHead, Stem, check_stem, scaled_width
+from pipeline.models.blocks import ConvBnRelu, LatentHead, Stem, check_stem
+from pipeline.widths import scaled_width
 
 
 class Filters(NamedTuple):

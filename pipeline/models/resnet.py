@@ -1,52 +1,10 @@
 """Residual nets by the papers' configuration strings (CVIU Tables 3 and 4)."""
 
-import re
-from typing import NamedTuple
-
 from torch import Tensor, nn
 
-from pipeline.models.blocks import ConvBnRelu, LatentHead, Stem, check_stem, scaled_width
-
-_BOTTLENECK_EXPANSION = 4
-_MODULE = re.compile(r"(?P<depth>\d*)(?P<kind>[icIC])(?P<filters>\d+)")
-
-
-class ModuleSpec(NamedTuple):
-    """One residual module: how many convolutions, whether the shortcut is a 1x1 convolution, its filters."""
-
-    depth: int
-    projected: bool
-    filters: int
-
-    @property
-    def out_channels(self) -> int:
-        """Channels of the module's output; a depth-3 module is He et al.'s bottleneck."""
-        return self.filters * (_BOTTLENECK_EXPANSION if self.depth == 3 else 1)
-
-
-def parse_config(config: str) -> list[list[ModuleSpec]]:
-    """Read a configuration such as `(c64, i64)-c128-1c256` into stages of modules.
-
-    `i`/`c`: depth-2 identity / convolutional module, `I`/`C`: depth 3, the number after it: filters of each
-    convolution, a number before it: another depth; dashes part stages, parentheses group a stage's modules.
-
-    Raises:
-        ValueError: naming the part that does not follow the notation.
-    """
-    stages = []
-    for part in config.replace(" ", "").split("-"):
-        stage = []
-        for word in part.removeprefix("(").removesuffix(")").split(","):
-            match = _MODULE.fullmatch(word)
-            if match is None:
-                raise ValueError(f"expected modules such as i64 or C128 in a ResNet config, got {word!r}")
-            kind = match["kind"]
-            depth = int(match["depth"]) if match["depth"] else (3 if kind.isupper() else 2)
-            if not 1 <= depth <= 3:
-                raise ValueError(f"expected a module depth between 1 and 3, got {word!r}")
-            stage.append(ModuleSpec(depth, kind.lower() == "c", int(match["filters"])))
-        stages.append(stage)
-    return stages
+from pipeline.models.blocks import ConvBnRelu, LatentHead, Stem, check_stem
+from pipeline.resnet_config import ModuleSpec, plan_modules
+from pipeline.widths import scaled_width
 
 
 class ResidualModule(nn.Module):
@@ -55,11 +13,6 @@ class ResidualModule(nn.Module):
     def __init__(self, in_channels: int, spec: ModuleSpec, *, stride: int) -> None:
         super().__init__()
         out = spec.out_channels
-        if not spec.projected and (stride != 1 or in_channels != out):
-            raise ValueError(
-                f"expected an identity module to keep {in_channels} channels at stride 1, "
-                f"got {out} channels at stride {stride}; use a convolutional one (c, C)"
-            )
         kernels, widths = (
             ([1, 3, 1], [spec.filters, spec.filters, out])
             if spec.depth == 3
@@ -115,10 +68,6 @@ class ResNet(nn.Module):
     ) -> None:
         super().__init__()
         check_stem(stem)
-        stages = [
-            [spec._replace(filters=scaled_width(spec.filters, width)) for spec in stage]
-            for stage in parse_config(config)
-        ]
         channels = scaled_width(64, width)
         self.stem = (
             nn.Sequential(
@@ -128,13 +77,13 @@ class ResNet(nn.Module):
             else ConvBnRelu(in_channels, channels, 3, scale=True)
         )
         self.stages = nn.Sequential()
-        for idx, stage in enumerate(stages):
-            modules: list[nn.Module] = []
-            for position, spec in enumerate(stage):
-                stride = 2 if idx > 0 and position == 0 else 1
-                modules.append(ResidualModule(channels, spec, stride=stride))
-                channels = spec.out_channels
-            self.stages.append(nn.Sequential(*modules))
+        for stage in plan_modules(config, width):
+            self.stages.append(
+                nn.Sequential(
+                    *(ResidualModule(each.in_channels, each.spec, stride=each.stride) for each in stage)
+                )
+            )
+            channels = stage[-1].spec.out_channels
         self.head = LatentHead(channels, num_classes, dropout=dropout)
 
     def forward(self, x: Tensor) -> Tensor:
