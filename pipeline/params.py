@@ -79,7 +79,7 @@ class ResNetModel(Section):
         try:
             plan_modules(self.config, self.width)
         except ValueError as error:
-            raise ValueError(f"config: {error}") from None
+            raise ValueError(f"config: cannot be built: {error} (got {self.config!r})") from None
         return self
 
 

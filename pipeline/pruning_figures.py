@@ -90,14 +90,25 @@ def draw_growth(results: Results, folder: Path) -> None:
         growth = with_accuracy(results.growth)
         for idx, (seed, rows) in enumerate(growth.groupby("seed")):
             color = f"C{idx}"
-            ax.scatter(rows["params"], 100 * rows["accuracy"], color=color, marker="o", s=16, alpha=0.5)
+            ax.scatter(
+                rows["params"],
+                100 * rows["accuracy"],
+                color=color,
+                s=16,
+                alpha=0.5,
+                label=f"seed {seed}, candidates",
+            )
             path = rows[(rows["chosen"] == 1) | (rows["iteration"] == 0)]
             ax.plot(
-                path["params"], 100 * path["accuracy"], color=color, marker="o", label=f"seed {seed}, path"
+                path["params"],
+                100 * path["accuracy"],
+                color=color,
+                marker="o",
+                label=f"seed {seed}, best of each iteration",
             )
         label_axes(ax, x="parameters", y="validation accuracy (%)")
         ax.xaxis.set_major_formatter(FuncFormatter(_short_number))
-        ax.legend()
+        ax.legend(fontsize=7)
 
 
 def draw_latent_sensitivity(results: Results, folder: Path) -> None:

@@ -39,7 +39,7 @@ def draw_drops(results: Results, folder: Path) -> None:
             )
         ax.axhline(0, color="black", lw=0.8)
         ax.set_xticks(np.arange(len(conditions)), conditions)
-        label_axes(ax, x="", y="accuracy change against clean images (points)")
+        label_axes(ax, x="", y="accuracy change against clean images\n(percentage points)")
         drawing.legend(loc="outside lower center", ncols=len(MODELS))
 
 
