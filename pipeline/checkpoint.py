@@ -90,7 +90,7 @@ def load_model(path: Path | str) -> nn.Module:
         raise InputError(
             f"{weights}: does not fit {description.name} ({type(error).__name__}: {first})"
         ) from None
-    return model.eval()
+    return model.eval().to(memory_format=torch.channels_last)  # as it was trained
 
 
 def load_classifier(path: Path | str) -> Classifier:

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from pipeline.figures import COLORS, LABELS, MARKERS, figure, label_axes
 from pipeline.results import Results, with_accuracy
@@ -21,6 +21,9 @@ def draw_accuracy_against_size(results: Results, folder: Path) -> None:
             _scatter_samples(ax, results, column)
             _mark_models(ax, results, column)
             ax.set_xscale("log")
+            ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            ax.xaxis.set_major_formatter(FuncFormatter(_short_number))
+            ax.xaxis.set_minor_formatter(NullFormatter())
             label_axes(ax, x=f"{unit} (log scale)", y="")
         axes[0].set_ylabel("validation accuracy (%)")
         drawing.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
@@ -108,7 +111,7 @@ def draw_growth(results: Results, folder: Path) -> None:
             )
         label_axes(ax, x="parameters", y="validation accuracy (%)")
         ax.xaxis.set_major_formatter(FuncFormatter(_short_number))
-        ax.legend(fontsize=7)
+        drawing.legend(loc="outside lower center", ncols=3, fontsize=7)
 
 
 def draw_latent_sensitivity(results: Results, folder: Path) -> None:
