@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from pipeline.errors import InputError
 from pipeline.files import write_atomically, write_json
 from pipeline.models import build_model
-from pipeline.models.classifier import Classifier, blueprint_of
+from pipeline.models.classifier import Classifier, blueprint_of, lay_out
 
 _FORMAT = 1
 
@@ -85,12 +85,13 @@ def load_model(path: Path | str) -> nn.Module:
         _check_channels(spec["channels"], state)
         _fit_to_state(model, state)
         model.load_state_dict(state)
+        lay_out(model)
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         first = str(error).splitlines()[0]
         raise InputError(
             f"{weights}: does not fit {description.name} ({type(error).__name__}: {first})"
         ) from None
-    return model.eval().to(memory_format=torch.channels_last)  # as it was trained
+    return model.eval()
 
 
 def load_classifier(path: Path | str) -> Classifier:

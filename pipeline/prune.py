@@ -9,7 +9,7 @@ import torch_pruning
 from torch import Tensor, nn
 
 from pipeline.deconv import Utility
-from pipeline.models.classifier import decision_layer
+from pipeline.models.classifier import decision_layer, lay_out
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def prune_model(
         for name, utility in utilities.items()
         if name in group_of
     ]
-    return smaller, rows
+    return lay_out(smaller), rows
 
 
 def _dependency_graph(model: nn.Module, example_input: Tensor) -> torch_pruning.DependencyGraph:

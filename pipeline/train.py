@@ -87,8 +87,6 @@ def fit(
         description: names the run in its progress bar.
     """
     everything = nn.ModuleDict({"model": model, "objective": objective})
-    # Small convolutions run 1.6 times as fast with the channels last; values and their order stay.
-    everything.to(memory_format=torch.channels_last)
     optimizer = _optimizer(everything, settings)
     history = _restore(everything, optimizer, resume)
     with progress_bar(

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from pipeline.models.classifier import Blueprint, set_blueprint
+from pipeline.models.classifier import Blueprint, lay_out, set_blueprint
 from pipeline.models.fc import FullyConnected
 from pipeline.models.inception import Inception
 from pipeline.models.resnet import ResNet
@@ -46,7 +46,7 @@ def build_model(name: str, num_classes: int, **options: Any) -> nn.Module:
     except TypeError as error:
         raise ValueError(f"model {name!r}: {error}") from error
     set_blueprint(model, Blueprint(name, num_classes, options))
-    return model
+    return lay_out(model)
 
 
 def _torchvision_builder(name: str) -> Callable[..., nn.Module]:
