@@ -106,7 +106,8 @@ def _samples(results: Results) -> str:
         "",
         image("accuracy_size", "Validation accuracy against parameters and FLOPs"),
         "Each point is a pruned architecture after retraining (Eq. 3.13's eta and the round make the sample); "
-        "the line joins the means over seeds, stars are the models of the table above with their intervals.",
+        "the line joins the means over the seeds that came as far as the sample, so a single seed can bend it; "
+        "stars are the models of the table above with their intervals.",
         "",
     ]
     samples = with_accuracy(results.samples)
