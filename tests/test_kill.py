@@ -21,7 +21,7 @@ _TIMEOUT = 120
 def _points(workspace: Workspace, stage: str) -> dict[Path, int]:
     """The stage's resume points, and how many epochs each holds; fewer where points vanish meanwhile."""
     found = {}
-    with contextlib.suppress(OSError, SafetensorError):
+    with contextlib.suppress(OSError, RuntimeError, SafetensorError):  # torch opens the file by itself
         for file in workspace.path(".resume").glob(f"{stage}-*/**/*.safetensors"):
             loaded = ResumePoint(file.with_suffix("")).load()
             if loaded is not None:
