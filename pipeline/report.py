@@ -29,6 +29,11 @@ def write_report(results: Results, folder: Path) -> None:
         if "n_correct" in frame:
             frame = with_accuracy(frame)
         frame.to_csv(tables / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
+    # A bar for `dvc plots` needs one row: models and conditions together name it, seeds are averaged.
+    keyed = with_accuracy(results.accuracy)
+    keyed = keyed.assign(what=keyed["condition"] + ", " + keyed["model"])
+    means = keyed.groupby("what", sort=False)["accuracy"].mean().reset_index()
+    means.to_csv(tables / "accuracy_means.csv", index=False, float_format="%.6g", lineterminator="\n")
     with (folder / "params.yaml").open("w", encoding="utf-8") as file:
         yaml = YAML()
         yaml.default_flow_style = False

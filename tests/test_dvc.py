@@ -69,6 +69,13 @@ def dry(shared_copy: Workspace) -> Iterator[Workspace]:
             "train:", "epochs: 4", "epochs: 5", ("train@0", "grow@0", "push@0", *PRUNED, *LATE), id="train"
         ),
         pytest.param("source:", "epochs: 4", "epochs: 5", (*ATTACKED, *LATE), id="source"),
+        pytest.param(
+            "runtime:",
+            "eval_batch_size: 512",
+            "eval_batch_size: 256",
+            tuple(name for name in EVERYTHING if name not in ("prepare", *NOISES)),
+            id="runtime",
+        ),
         pytest.param("data:", "split_seed: 0", "split_seed: 1", EVERYTHING, id="split"),
         pytest.param("robustness:", "gallery_images: 3", "gallery_images: 4", LATE, id="gallery"),
         pytest.param("report:", "dpi: 60", "dpi: 61", ("report",), id="dpi"),
