@@ -94,6 +94,20 @@ def load_model(path: Path | str) -> nn.Module:
     return model.eval()
 
 
+def read_about(path: Path | str) -> dict[str, Any]:
+    """The facts that `save_model` kept beside a model.
+
+    Raises:
+        InputError: if the description is missing or damaged.
+    """
+    _, description = _both_files(path)
+    try:
+        about: dict[str, Any] = json.loads(description.read_text(encoding="utf-8"))["about"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise InputError(f"{description}: expected a model's description ({error})") from None
+    return about
+
+
 def load_classifier(path: Path | str) -> Classifier:
     """`load_model` for a model that was saved with its normalisation, as every stage saves them.
 

@@ -24,10 +24,14 @@ class LayerCost:
 
 @dataclass(frozen=True)
 class Cost:
-    """Sums over the layers, and the layers in the order in which they run."""
+    """Sums over the layers, and the layers in the order in which they run.
+
+    `memory_bytes`: float32 weights, and the outputs of these layers for one image, which training keeps.
+    """
 
     params: int
     flops: int
+    memory_bytes: int
     layers: tuple[LayerCost, ...]
 
 
@@ -43,10 +47,12 @@ def measure_cost(model: nn.Module, input_shape: Sequence[int]) -> Cost:
         input_shape: (channels, height, width) of one image.
     """
     flops: dict[str, int] = {}
+    outputs: list[int] = []
     names = {module: name for name, module in model.named_modules()}
 
     def count(module: nn.Module, _inputs: Any, output: Tensor) -> None:
         per_output = module.weight[0].numel()  # type: ignore[index]
+        outputs.append(output[0].numel())
         flops[names[module]] = flops.get(names[module], 0) + 2 * per_output * output[0].numel()
 
     layers = {name: module for module, name in names.items() if isinstance(module, nn.Conv2d | nn.Linear)}
@@ -59,7 +65,14 @@ def measure_cost(model: nn.Module, input_shape: Sequence[int]) -> Cost:
         for handle in handles:
             handle.remove()
     rows = tuple(_layer_cost(name, layers[name], n_flops) for name, n_flops in flops.items())
-    return Cost(sum(row.params for row in rows), sum(row.flops for row in rows), rows)
+    n_params = sum(row.params for row in rows)
+    return Cost(n_params, sum(row.flops for row in rows), 4 * (n_params + sum(outputs)), rows)
+
+
+def count_params(model: nn.Module) -> int:
+    """Weights and biases of convolutions and linear layers: `measure_cost`'s `.params`, without a forward pass."""
+    layers = (module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear))
+    return sum(layer.weight.numel() + (0 if layer.bias is None else layer.bias.numel()) for layer in layers)
 
 
 def _layer_cost(name: str, layer: nn.Conv2d | nn.Linear, flops: int) -> LayerCost:

@@ -7,20 +7,14 @@ norm is linear, traced as if folded into its convolution.
 """
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from pipeline.models.classifier import decision_layer
-from pipeline.rectifiers import RECTIFIERS, DeconvolutionMode
-
-_LAYERS = frozenset({torch.conv2d, functional.conv2d, functional.linear})
-# What may stand between a layer and the output that others read: it changes values, not channels.
-_FOLLOWERS = RECTIFIERS | {functional.batch_norm, functional.dropout, torch.batch_norm}
+from pipeline.layer_outputs import LayerOutputs
+from pipeline.models.classifier import decision_layer, module_path
+from pipeline.rectifiers import DeconvolutionMode
 
 
 @dataclass(frozen=True)
@@ -87,13 +81,16 @@ def _float64_twin(model: nn.Module) -> nn.Module:
 
 
 def _trace_batch(model: nn.Module, images: Tensor, kept: Tensor) -> dict[str, Tensor]:
-    recorder = _OutputRecorder(model)
-    latent: list[Tensor] = []
+    recorder = LayerOutputs(model)
     decision = decision_layer(model)
+    latent: list[Tensor] = []
     handle = decision.register_forward_pre_hook(lambda _, inputs: latent.append(inputs[0]))
     try:
-        with torch.enable_grad(), DeconvolutionMode(recorder.observe):
-            model(images.detach().requires_grad_(True))
+        with torch.enable_grad(), module_path(model) as path, DeconvolutionMode(recorder.observe):
+            try:
+                model(images.detach().requires_grad_(True))
+            except ValueError as error:
+                raise ValueError(f"{error} in {path[-1] or type(model).__name__}") from None
     finally:
         handle.remove()
     outputs = recorder.outputs
@@ -107,32 +104,3 @@ def _trace_batch(model: nn.Module, images: Tensor, kept: Tensor) -> dict[str, Te
         total = (torch.zeros_like(output) if signal is None else signal).detach().sum(0)
         maps[name] = total.reshape(*total.shape, *[1] * (3 - total.ndim))
     return maps
-
-
-class _OutputRecorder:
-    """Follows each layer's output through its batch norm, dropout and rectifier, by tensor identity."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self._layer_of_weight = {
-            id(module.weight): name
-            for name, module in model.named_modules()
-            if isinstance(module, nn.Conv2d | nn.Linear)
-        }
-        self.outputs: dict[str, Tensor] = {}
-        self._owner: dict[int, str] = {}
-        self._alive: list[Tensor] = []
-
-    def observe(
-        self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], result: Any
-    ) -> None:
-        if func in _LAYERS:
-            weight = args[1] if len(args) > 1 else kwargs["weight"]
-            name = self._layer_of_weight.get(id(weight))
-        elif func in _FOLLOWERS:
-            name = self._owner.get(id(args[0] if args else kwargs["input"]))
-        else:
-            return
-        if name is not None:
-            self._alive.append(result)  # while it lives, its id is its own
-            self.outputs[name] = result
-            self._owner[id(result)] = name

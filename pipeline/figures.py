@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 COLORS = {
     "base": "#000000",
     "grown": "#E69F00",
+    "control": "#CC79A7",
     "pushed": "#56B4E9",
     "accuracy_first": "#009E73",
     "parameter_first": "#D55E00",
@@ -21,6 +22,7 @@ COLORS = {
 LABELS = {
     "base": "base",
     "grown": "grown",
+    "control": "grown, trained on without the push",
     "pushed": "pushed",
     "accuracy_first": "pruned, accuracy first",
     "parameter_first": "pruned, parameter first",
@@ -57,3 +59,11 @@ def label_axes(axes: Axes, *, x: str, y: str, title: str = "") -> None:
     axes.set_ylabel(y)
     if title:
         axes.set_title(title, fontsize=10)
+
+
+def short_number(value: float, _position: int) -> str:
+    """A tick label such as `20K` or `1.5M`."""
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if abs(value) >= size:
+            return f"{value / size:g}{letter}"
+    return f"{value:g}"

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pipeline.cost import Cost
 from pipeline.models import build_model
 from pipeline.models.classifier import Classifier, blueprint_of
 from pipeline.seeding import seed_torch
@@ -13,11 +14,13 @@ from pipeline.seeding import seed_torch
 class Candidate:
     """A net that was trained and scored: which stages it has, how large it is, how well it does."""
 
+    name: str
     stages: tuple[int, ...]
     iteration: int
     grown_stage: int | None
     params: int
     flops: int
+    memory_bytes: int
     n: int
     n_correct: int
     chosen: bool = False
@@ -35,11 +38,31 @@ class GrowthRules:
     max_modules: int
     noticeable_gain: float
     patience: int
-    max_params: int | None
+    max_params: int | None = None
+    max_flops: int | None = None
+    max_memory_bytes: float | None = None
+
+    def allow(self, cost: Cost) -> bool:
+        """Whether a net is within every bound."""
+        bounds = (
+            (self.max_params, cost.params),
+            (self.max_flops, cost.flops),
+            (self.max_memory_bytes, cost.memory_bytes),
+        )
+        return all(bound is None or size <= bound for bound, size in bounds)
+
+    def bounds(self) -> str:
+        """The bounds in words."""
+        named = (
+            (self.max_params, "parameters"),
+            (self.max_flops, "FLOPs"),
+            (self.max_memory_bytes, "bytes of memory"),
+        )
+        return ", ".join(f"{bound:,.0f} {unit}" for bound, unit in named if bound is not None)
 
 
 TrainAndScore = Callable[[Classifier, int, int], tuple[Classifier, Candidate]]
-MeasureParams = Callable[[Classifier], int]
+MeasureCost = Callable[[Classifier], Cost]
 
 
 def extend(model: Classifier, stage: int, *, inherit: bool) -> Classifier:
@@ -85,7 +108,7 @@ def grow(
     inherit: bool,
     seed: int,
     train_and_score: TrainAndScore,
-    measure_params: MeasureParams,
+    measure: MeasureCost,
 ) -> tuple[Classifier, list[Candidate], str]:
     """Algorithm 2: in each iteration try a module in every stage, go on from the best one on validation.
 
@@ -100,7 +123,7 @@ def grow(
         inherit: see `extend`.
         seed: of the new modules' initial weights.
         train_and_score: from (candidate net, iteration from 1, stage) to the trained net and its record.
-        measure_params: the size that `rules.max_params` bounds, known before training.
+        measure: the cost that the rules bound, known before training.
 
     Returns:
         The best net, a record of every candidate in the order of training, and why growing stopped.
@@ -113,11 +136,11 @@ def grow(
         for stage in range(len(best_record.stages)):
             seed_torch(seed, "extend", iteration, stage)  # not the state that earlier training left
             candidate = extend(current, stage, inherit=inherit)
-            if rules.max_params is not None and measure_params(candidate) > rules.max_params:
+            if not rules.allow(measure(candidate)):
                 continue
             tried.append(train_and_score(candidate, iteration, stage))
         if not tried:
-            reason = f"every candidate is larger than {rules.max_params:,} parameters"
+            reason = f"every candidate is larger than {rules.bounds()}"
             break
         current, record = max(tried, key=lambda pair: (pair[1].n_correct, -pair[1].params))
         history += [replace(each, chosen=each is record) for _, each in tried]
@@ -136,11 +159,13 @@ def grow(
 def describe_candidate(candidate: Candidate) -> dict[str, Any]:
     """A row of the growth history."""
     return {
+        "name": candidate.name,
         "iteration": candidate.iteration,
         "grown_stage": "" if candidate.grown_stage is None else candidate.grown_stage + 1,
         "stages": "-".join(str(n) for n in candidate.stages),
         "params": candidate.params,
         "flops": candidate.flops,
+        "memory_bytes": candidate.memory_bytes,
         "n": candidate.n,
         "n_correct": candidate.n_correct,
         "chosen": int(candidate.chosen),

@@ -1,9 +1,12 @@
 """The pruning report's sections on the latent space."""
 
 import numpy as np
+import pandas as pd
 
 from pipeline.markdown import image, percent, table
-from pipeline.results import Results
+from pipeline.params import SensitivityChoice
+from pipeline.results import Results, with_accuracy
+from pipeline.statistics import mean_interval
 
 
 def discriminants_section(results: Results) -> str:
@@ -58,8 +61,76 @@ def sensitivity_section(results: Results) -> str:
             "## How many latent neurons are needed",
             "",
             image("latent_sensitivity", "Validation accuracy against the number of latent neurons"),
-            "The pushed model with only its top neurons, nothing retrained. Dotted: the fewest that stay within "
-            f"{percent(results.params.prune.latent_max_drop)} points of all of them; utilities are traced from those.",
+            "The pushed model with only its top neurons, nothing retrained: by discriminating power (LDA, Eq. 12) "
+            f"and by variance, which does not look at labels (PCA). Dotted: {_rule(results)}; utilities are traced "
+            "from those.",
             "",
         ]
     )
+
+
+def variants_section(results: Results) -> str:
+    """The paper's separation term and ours, at several strengths: which of them collapse."""
+    named = {"main": results.params.lda} | results.params.variants
+    table_of = pd.concat([_main_push(results), results.variants], ignore_index=True)
+    rows = []
+    for name, weights in named.items():
+        mine = with_accuracy(table_of[table_of["variant"] == name])
+        confidence = results.params.report.confidence
+        rows.append(
+            [
+                "the main push" if name == "main" else name,
+                "trace (Eq. 7)" if weights.separation == "trace" else "log det (ours)",
+                f"{weights.gamma:g}, {weights.lambda_:g}, {weights.beta:g}",
+                ", ".join(str(int(n)) for n in mine["n_active"]),
+                ", ".join(f"{v:.3g}" for v in mine["v_sum"]),
+                ", ".join(percent(v) for v in mine["v_top"] / mine["v_sum"].clip(lower=1e-30)),
+                ", ".join(percent(v) for v in mine["collapsed"]),
+                mean_interval(mine["accuracy"].tolist(), confidence=confidence).percent(),
+            ]
+        )
+    header = [
+        "push",
+        "separation",
+        "gamma, lambda, beta",
+        "active neurons",
+        "sum of eigenvalues",
+        "largest, % of sum",
+        "collapsed batches, %",
+        "validation, %",
+    ]
+    return "\n".join(
+        [
+            "## Collapse: the paper's separation term and ours",
+            "",
+            "Eq. 7 rewards a large discriminant as much for growing as a small one, so that a strong push can end "
+            "with a single one. `log_det` is ours: log(1 + v) in the place of v. From the grown model, the same "
+            "batches and epochs; a value for each seed; eigenvalues of Eq. 6 on training images; a batch counts "
+            "as collapsed while one discriminant holds more than "
+            f"{percent(results.params.lda.collapse_share)} % of the sum (last epoch).",
+            "",
+            table(header, rows),
+        ]
+    )
+
+
+def _main_push(results: Results) -> pd.DataFrame:
+    last = results.pushing.sort_values("epoch").groupby("seed").tail(1)
+    rows = []
+    for _, epoch in last.iterrows():
+        space = results.latent_spaces[int(epoch["seed"])]
+        spectrum = np.maximum(space["after.spectrum"], 0)
+        rows.append(
+            {"seed": epoch["seed"], "variant": "main"}
+            | {"n": epoch["validation_n"], "n_correct": epoch["validation_n_correct"]}
+            | {"n_active": space["after.active"].sum(), "v_sum": spectrum.sum(), "v_top": spectrum.max()}
+            | {"collapsed": epoch["train_collapsed"]}
+        )
+    return pd.DataFrame(rows)
+
+
+def _rule(results: Results) -> str:
+    rule = results.params.surgery.latent
+    if isinstance(rule, SensitivityChoice):
+        return f"the fewest that stay within {percent(rule.max_drop)} points of all of them"
+    return "those above Otsu's threshold"

@@ -15,6 +15,10 @@ Notation, as in the paper and in the code:
 Two departures, both stated by the sources as permitted or needed: scatter matrices are divided by n, so that
 the three weights mean the same at every batch size; and `ridge * I` is added to S_w before it is solved with
 (Friedman 1989, as CVIU section 3.1 does). Everything here runs in float64.
+
+One addition, ours and named so: `separation: log_det` puts log(1 + v_j) in the place of v_j in Eq. 7. The sum
+of v_j grows most where one discriminant is large already, and a push that is too strong ends with a single
+one; the sum of logarithms grows most where a discriminant is small.
 """
 
 from typing import NamedTuple
@@ -45,6 +49,10 @@ class PushTerms(NamedTuple):
     l_align: Tensor
     n_active: int
     top_share: float
+
+    def collapsed(self, share: float) -> bool:
+        """Whether one discriminant holds more than `share` of the sum, or no neuron is active."""
+        return self.n_active == 0 or self.top_share > share
 
 
 def scatter_matrices(features: Tensor, labels: Tensor) -> Scatter:
@@ -87,10 +95,35 @@ def discriminants(features: Tensor, labels: Tensor, *, ridge: float) -> Tensor:
 
 
 def discriminants_decorrelated(features: Tensor, labels: Tensor, *, ridge: float) -> Tensor:
-    """Eq. 3.8 of the thesis: v_j = sigma_b^2(j) / sigma_w^2(j), the after-the-fact form, (d,)."""
+    """Eq. 3.8 of the thesis: v_j = sigma_b^2(j) / sigma_w^2(j), the after-the-fact form, (d,).
+
+    Columns without variance and repeats of an earlier column are removed first: their v is 0.
+    """
     scatter = scatter_matrices(features, labels)
-    v: Tensor = scatter.S_b.diagonal() / (scatter.S_w.diagonal() + ridge)
-    return v
+    v = scatter.S_b.diagonal() / (scatter.S_w.diagonal() + ridge)
+    return v * distinct_columns(features)
+
+
+def distinct_columns(features: Tensor) -> Tensor:
+    """Mask (d,) of columns that vary and that do not repeat an earlier one (thesis 3.2.1)."""
+    varies = (features != features[:1]).any(0)
+    _, column_of = torch.unique(features, dim=1, return_inverse=True)
+    d = features.shape[1]
+    first = torch.full((d,), d, device=features.device).scatter_reduce(
+        0, column_of, torch.arange(d, device=features.device), "amin"
+    )
+    return varies & (first[column_of] == torch.arange(d, device=features.device))
+
+
+def log_separation(scatter: Scatter, *, ridge: float) -> Tensor:
+    """Ours: sum_j log(1 + v_j) over the eigenvalues of Eq. 6, a scalar.
+
+    As 1 + v_j are the eigenvalues of (S_w + ridge I)^-1 (S_a + ridge I), the sum is a difference of two log
+    determinants, and no eigenvector is needed.
+    """
+    identity = ridge * torch.eye(len(scatter.S_w), dtype=scatter.S_w.dtype, device=scatter.S_w.device)
+    difference: Tensor = torch.logdet(scatter.S_a + identity) - torch.logdet(scatter.S_w + identity)
+    return difference
 
 
 def discriminant_spectrum(features: Tensor, labels: Tensor, *, ridge: float) -> Tensor:
@@ -114,9 +147,10 @@ def active_neurons(S_a: Tensor, *, active_variance: float) -> Tensor:
 def push_loss(features: Tensor, labels: Tensor, weights: Lda) -> PushTerms:
     """Eq. 11: gamma l_lda + lambda l_cov + beta l_align, over one class-balanced batch.
 
-    l_lda = N / sum_j v_j (Eq. 7), where the sum is the trace of (S_w + ridge I)^-1 S_b; l_cov (Eq. 8) and
-    l_align (Eq. 10) are entrywise 1-norms of the off-diagonal parts of S_a and of that matrix. l_align is
-    left out above `align_max_dim` neurons, and every term is zero where no neuron is active.
+    l_lda = N / sum_j v_j (Eq. 7), where the sum is the trace of (S_w + ridge I)^-1 S_b, or with
+    `separation: log_det` our `log_separation` in its place; l_cov (Eq. 8) and l_align (Eq. 10) are entrywise
+    1-norms of the off-diagonal parts of S_a and of that matrix. l_align is left out above `align_max_dim`
+    neurons, and every term is zero where no neuron is active.
 
     Args:
         features: (n, d) latent features, with gradient.
@@ -131,7 +165,8 @@ def push_loss(features: Tensor, labels: Tensor, weights: Lda) -> PushTerms:
         return PushTerms(zero, zero, zero, zero, 0, 0.0)
     M = separation_matrix(scatter, ridge=weights.ridge)
     v = M.diagonal()
-    l_lda = n_active / v.sum().clamp_min(_SMALLEST_TRACE)
+    total = v.sum() if weights.separation == "trace" else log_separation(scatter, ridge=weights.ridge)
+    l_lda = n_active / total.clamp_min(_SMALLEST_TRACE)
     l_cov = _off_diagonal_norm(scatter.S_a)
     l_align = _off_diagonal_norm(M) if d <= weights.align_max_dim else zero
     loss = weights.gamma * l_lda + weights.lambda_ * l_cov + weights.beta * l_align

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 from pipeline.lda import push_loss
 from pipeline.models.classifier import Classifier, latent_and_logits
 from pipeline.models.inception import Inception
-from pipeline.params import Lda
+from pipeline.params import Auxiliary, Lda
 
 log = logging.getLogger(__name__)
 
@@ -43,15 +43,22 @@ class AuxiliaryObjective(Objective):
         net: the Inception net inside the model that will be trained.
         example_images: (n >= 2, channels, height, width) normalised images, for the heads' shapes.
         weight: of each head's cross-entropy.
+        batch_norm: whether the heads' hidden layers are batch-normalised ("Rethinking Inception" section 4).
         label_smoothing: as in `Objective`.
     """
 
     def __init__(
-        self, net: Inception, example_images: Tensor, *, weight: float, label_smoothing: float = 0.0
+        self,
+        net: Inception,
+        example_images: Tensor,
+        *,
+        weight: float,
+        batch_norm: bool = False,
+        label_smoothing: float = 0.0,
     ) -> None:
         super().__init__(label_smoothing=label_smoothing)
         self.weight = weight
-        tapped = net.auxiliary_heads()
+        tapped = net.auxiliary_heads(batch_norm_hidden=batch_norm)
         self._taps: Sequence[nn.Module] = tuple(tap for tap, _ in tapped)
         self.heads = nn.ModuleList([head for _, head in tapped]).to(example_images.device)
         net.eval()  # batch statistics of the example are no one's business
@@ -81,28 +88,33 @@ class AuxiliaryObjective(Objective):
 
 
 def training_objective(
-    model: Classifier, images: Tensor, *, auxiliary_weight: float, label_smoothing: float
+    model: Classifier, images: Tensor, auxiliary: Auxiliary | None, *, label_smoothing: float
 ) -> Objective:
     """Cross-entropy, with auxiliary heads where they have a weight and the net has places for them.
 
     Args:
         model: the classifier to train.
         images: two images or more in [0, 1], for the shapes of the heads.
-        auxiliary_weight: of each head; 0 for none.
+        auxiliary: section `auxiliary` of the params; None for no heads.
         label_smoothing: as in `Objective`.
     """
-    if auxiliary_weight > 0 and isinstance(model.net, Inception):
-        normalized = (images - model.mean) / model.std
-        return AuxiliaryObjective(
-            model.net, normalized, weight=auxiliary_weight, label_smoothing=label_smoothing
-        )
-    return Objective(label_smoothing=label_smoothing)
+    if auxiliary is None or auxiliary.weight == 0 or not isinstance(model.net, Inception):
+        return Objective(label_smoothing=label_smoothing)
+    normalized = (images - model.mean) / model.std
+    return AuxiliaryObjective(
+        model.net,
+        normalized,
+        weight=auxiliary.weight,
+        batch_norm=auxiliary.batch_norm,
+        label_smoothing=label_smoothing,
+    )
 
 
 class PushObjective(Objective):
     """Cross-entropy plus the push loss of Eq. 11 on the latent features.
 
-    A collapse (method: one discriminant takes over the trace) is logged while it happens.
+    A collapse (one discriminant takes over the trace) is logged while it happens, and the share of batches
+    in that state is part of the history.
     """
 
     def __init__(self, weights: Lda, *, label_smoothing: float = 0.0) -> None:
@@ -114,11 +126,12 @@ class PushObjective(Objective):
         """Adds the three unweighted terms, the number of active neurons and the top discriminant's share."""
         latent, logits = latent_and_logits(model, images)
         terms = push_loss(latent, labels, self.weights)
-        if terms.top_share > self.weights.collapse_share and not self._warned:
+        collapsed = terms.collapsed(self.weights.collapse_share)
+        if collapsed and not self._warned:
             self._warned = True
             log.warning(
                 "the push is collapsing: one discriminant holds %.0f %% of the sum, %d neurons are active; "
-                "lower lda.gamma, or raise lda.lambda",
+                "lower the push weights, or try separation: log_det",
                 100 * terms.top_share,
                 terms.n_active,
             )
@@ -129,4 +142,5 @@ class PushObjective(Objective):
             "l_align": terms.l_align.detach(),
             "n_active": torch.tensor(float(terms.n_active)),
             "top_share": torch.tensor(terms.top_share),
+            "collapsed": torch.tensor(float(collapsed)),
         }

@@ -8,9 +8,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from pipeline.figures import COLORS, LABELS, MARKERS, figure, label_axes
+from pipeline.figures import COLORS, LABELS, MARKERS, figure, label_axes, short_number
 from pipeline.results import Results, with_accuracy
 from pipeline.statistics import mean_interval
+from pipeline.tables import MODELS
 
 
 def draw_accuracy_against_size(results: Results, folder: Path) -> None:
@@ -22,7 +23,7 @@ def draw_accuracy_against_size(results: Results, folder: Path) -> None:
             _mark_models(ax, results, column)
             ax.set_xscale("log")
             ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-            ax.xaxis.set_major_formatter(FuncFormatter(_short_number))
+            ax.xaxis.set_major_formatter(FuncFormatter(short_number))
             ax.xaxis.set_minor_formatter(NullFormatter())
             label_axes(ax, x=f"{unit} (log scale)", y="")
         axes[0].set_ylabel("validation accuracy (%)")
@@ -40,7 +41,7 @@ def draw_layers(results: Results, folder: Path) -> None:
             ax.bar(positions, before[column], color="#009E73", label="pruned away")
             ax.bar(positions, after[column], color="#0072B2", label="remaining")
             label_axes(ax, x="", y=unit)
-            ax.yaxis.set_major_formatter(FuncFormatter(_short_number))
+            ax.yaxis.set_major_formatter(FuncFormatter(short_number))
         axes[0].legend()
         axes[0].set_title(f"pushed and parameter-first model, seed {seed}", fontsize=10)
         axes[1].set_xticks(positions, before.index, rotation=90, fontsize=7)
@@ -110,12 +111,12 @@ def draw_growth(results: Results, folder: Path) -> None:
                 label=f"seed {seed}, best of each iteration",
             )
         label_axes(ax, x="parameters", y="validation accuracy (%)")
-        ax.xaxis.set_major_formatter(FuncFormatter(_short_number))
+        ax.xaxis.set_major_formatter(FuncFormatter(short_number))
         drawing.legend(loc="outside lower center", ncols=3, fontsize=7)
 
 
 def draw_latent_sensitivity(results: Results, folder: Path) -> None:
-    """Validation accuracy against the number of latent neurons kept (thesis Figure 3-19), first round."""
+    """Validation accuracy against the latent neurons kept, by LDA and by PCA (thesis Figure 3-19), first round."""
     first_round = results.params.rounds[0].name
     with figure(folder, "latent_sensitivity", size=(6.5, 3.8), dpi=results.params.report.dpi) as drawing:
         ax = drawing.subplots()
@@ -123,8 +124,13 @@ def draw_latent_sensitivity(results: Results, folder: Path) -> None:
         for idx, (seed, rows) in enumerate(latent.groupby("seed")):
             n_kept = int(rows["kept"].sum())
             ax.plot(
-                rows["rank"], 100 * rows["accuracy"], color=f"C{idx}", label=f"seed {seed}: {n_kept} kept"
+                rows["rank"],
+                100 * rows["accuracy"],
+                color=f"C{idx}",
+                label=f"seed {seed}, LDA: {n_kept} kept",
             )
+            by_pca = 100 * rows["n_correct_pca"] / rows["n"]
+            ax.plot(rows["rank"], by_pca, color=f"C{idx}", lw=0.9, ls="--", label=f"seed {seed}, PCA")
             ax.axvline(n_kept, color=f"C{idx}", lw=0.8, ls=":")
         ax.set_xscale("log")
         label_axes(ax, x="top latent neurons used (log scale)", y="validation accuracy (%)")
@@ -176,13 +182,13 @@ def _scatter_samples(ax: Axes, results: Results, column: str) -> None:
             s=22,
             label=f"pruned samples, seed {seed}",
         )
-    means = samples.groupby(["round", "eta"])[[column, "accuracy"]].mean().sort_values(column)
+    means = samples.groupby(["round", "sample"])[[column, "accuracy"]].mean().sort_values(column)
     ax.plot(means[column], 100 * means["accuracy"], color="#0072B2", lw=1, label="pruned samples, mean")
 
 
 def _mark_models(ax: Axes, results: Results, column: str) -> None:
     scores = with_accuracy(results.scores[results.scores["split"] == "validation"])
-    for name in ("base", "grown", "pushed", "accuracy_first", "parameter_first"):
+    for name in MODELS:
         rows = scores[scores["model"] == name]
         interval = mean_interval(rows["accuracy"].tolist(), confidence=results.params.report.confidence)
         error = None if np.isnan(interval.half_width) else 100 * interval.half_width
@@ -204,10 +210,3 @@ def _running_share(v: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     descending = np.sort(np.maximum(v, 0).astype(np.float64))[::-1]
     shares: npt.NDArray[np.float64] = np.cumsum(descending) / max(float(descending.sum()), 1e-30)
     return shares
-
-
-def _short_number(value: float, _position: int) -> str:
-    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
-        if abs(value) >= size:
-            return f"{value / size:g}{letter}"
-    return f"{value:g}"

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from pipeline import pruning_figures as draw
+from pipeline.comparison_report import comparison_section, draw_comparison
 from pipeline.figures import LABELS
-from pipeline.latent_report import discriminants_section, sensitivity_section
+from pipeline.latent_report import discriminants_section, sensitivity_section, variants_section
 from pipeline.markdown import image, percent, table, thousands
 from pipeline.results import Results, with_accuracy
 from pipeline.summary import expectations, mean_size, score_interval
@@ -14,6 +15,7 @@ from pipeline.tables import MODELS
 def pruning_report(results: Results, figures: Path) -> str:
     """Draw the figures and return the page."""
     draw.draw_accuracy_against_size(results, figures)
+    draw_comparison(results, figures)
     draw.draw_layers(results, figures)
     draw.draw_discriminants(results, figures)
     draw.draw_covariances(results, figures)
@@ -26,7 +28,9 @@ def pruning_report(results: Results, figures: Path) -> str:
         _samples,
         _selected,
         _layers,
+        comparison_section,
         discriminants_section,
+        variants_section,
         sensitivity_section,
         _growth,
         _settings,
@@ -43,8 +47,8 @@ def _conditions(results: Results) -> str:
         f"# Pruning: {params.name}",
         "",
         f"{len(params.seeds)} seeds ({', '.join(map(str, params.seeds))}); {len(data['classes'])} classes, "
-        f"images {size} (channels, height, width): {counts}. Models are chosen on validation; test is scored "
-        "once.",
+        f"images {size} (channels, height, width): {counts}. Models are chosen on validation; the test part "
+        "chooses nothing.",
         f"Intervals are {params.report.confidence:.0%} Student's t intervals of the mean over seeds. "
         "Parameters are those of convolutions and linear layers; FLOPs are 2 x multiply-accumulates for one "
         "image.",
@@ -113,7 +117,7 @@ def _samples(results: Results) -> str:
     samples = with_accuracy(results.samples)
     rows = [
         [
-            f"{row['round']}, eta {row['eta']:g}",
+            f"{row['round']}, eta {row['eta']:.4g}",
             int(row["seed"]),
             int(row["latent_kept"]),
             thousands(row["params"]),
@@ -150,7 +154,7 @@ def _selected(results: Results) -> str:
                 [
                     LABELS[name],
                     seed,
-                    f"{entry['round']}, eta {entry['eta']:g}",
+                    f"{entry['round']}, eta {entry['eta']:.4g}",
                     thousands(entry["params"]),
                     percent(entry["n_correct"] / entry["n"]),
                     percent(entry["n_correct"] / entry["n"] - base["n_correct"] / base["n"], signed=True),
@@ -224,6 +228,7 @@ def _growth(results: Results) -> str:
         [
             int(row["iteration"]),
             int(row["seed"]),
+            row["name"],
             row["stages"],
             thousands(row["params"]),
             thousands(row["flops"]),
@@ -232,7 +237,7 @@ def _growth(results: Results) -> str:
         ]
         for _, row in growth.iterrows()
     ]
-    header = ["iteration", "seed", "modules per stage", "parameters", "FLOPs", "validation, %", ""]
+    header = ["iteration", "seed", "net", "modules per stage", "parameters", "FLOPs", "validation, %", ""]
     return "\n".join(
         [
             "## Growth",

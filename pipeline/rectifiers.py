@@ -109,7 +109,23 @@ _UNTRACEABLE: dict[Callable[..., Any], str] = {
     functional.scaled_dot_product_attention: "attention",
     functional.multi_head_attention_forward: "attention",
     functional.layer_norm: "layer norm",
+    functional.local_response_norm: "local response norm",
+    functional.group_norm: "group norm",
+    functional.instance_norm: "instance norm",
 }
+# Of two activations (squeeze and excite, attention); times a constant or a weight is linear and fine.
+_PRODUCTS = frozenset[Any](
+    [
+        *(torch.mul, torch.multiply, torch.div, torch.matmul, torch.bmm, torch.einsum),
+        *(Tensor.mul, Tensor.mul_, Tensor.__mul__, Tensor.__rmul__, Tensor.__imul__),
+        *(Tensor.div, Tensor.div_, Tensor.__truediv__, Tensor.__itruediv__),
+        *(Tensor.matmul, Tensor.__matmul__, Tensor.bmm),
+    ]
+)
+
+
+def _is_activation(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.requires_grad
 
 
 class DeconvolutionMode(TorchFunctionMode):
@@ -132,6 +148,10 @@ class DeconvolutionMode(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in _UNTRACEABLE:
             raise ValueError(f"expected layers that deconvolution can trace, got {_UNTRACEABLE[func]}")
+        if func in _PRODUCTS and sum(_is_activation(arg) for arg in args) > 1:
+            raise ValueError(
+                f"expected layers that deconvolution can trace, got a product of two activations ({func.__name__})"
+            )
         if func in RECTIFIERS:
             call = _read_call(func, args, kwargs)
             result = _Deconvolved.apply(call.x, call.high, call.in_place)

@@ -10,6 +10,8 @@ from pipeline.results import Results, with_accuracy
 from pipeline.robustness_report import robustness_report
 from pipeline.summary import summary
 
+_MORE = ("variants", "comparison", "accuracy", "perturbations")
+
 
 def write_report(results: Results, folder: Path) -> None:
     """Write `pruning.md`, `robustness.md`, `summary.md`, `figures/`, `tables/` and the params that were used.
@@ -24,7 +26,7 @@ def write_report(results: Results, folder: Path) -> None:
         ("summary", summary(results)),
     ):
         write_atomically(folder / f"{name}.md", page.encode())
-    for name in ("scores", "layers", "samples", "latent", "growth", "pushing", "accuracy", "perturbations"):
+    for name in ("scores", "layers", "samples", "latent", "growth", "pushing", *_MORE):
         frame = getattr(results, name)
         if "n_correct" in frame:
             frame = with_accuracy(frame)

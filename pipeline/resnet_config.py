@@ -7,6 +7,27 @@ from pipeline.widths import scaled_width
 
 _STEM_CHANNELS = 64
 _BOTTLENECK_EXPANSION = 4
+# The stages of Table 4's nets, from ResNet-50 and He et al.'s ResNet-34 down: modules of depth 3 and of depth 2.
+# Its rows are rebuilt by the rule printed in appendix C: the longest stage loses a module, of equally long ones
+# the one nearest the image. In the text extracted from the paper, "I" became "i" and several rows miss modules.
+_BOTTLENECK_STAGES = {
+    50: (3, 4, 6, 3),
+    47: (3, 4, 5, 3),
+    44: (3, 4, 4, 3),
+    41: (3, 3, 4, 3),
+    38: (3, 3, 3, 3),
+}
+_BASIC_STAGES = {
+    34: (3, 4, 6, 3),
+    32: (3, 4, 5, 3),
+    30: (3, 4, 4, 3),
+    28: (3, 3, 4, 3),
+    26: (3, 3, 3, 3),
+    24: (2, 3, 3, 3),
+    22: (2, 2, 3, 3),
+    20: (2, 2, 2, 3),
+    18: (2, 2, 2, 2),
+}
 _MODULE = re.compile(r"(?P<depth>\d*)(?P<kind>[icIC])(?P<filters>\d+)")
 
 
@@ -23,8 +44,30 @@ class ModuleSpec(NamedTuple):
         return self.filters * (_BOTTLENECK_EXPANSION if self.depth == 3 else 1)
 
 
+def _written(counts: tuple[int, ...], convolutional: str, identity: str) -> str:
+    """Stages that begin with a convolutional module and go on with identity modules, in the notation."""
+    filters = [_STEM_CHANNELS * 2**idx for idx in range(len(counts))]
+    return "-".join(
+        f"({', '.join([f'{convolutional}{n}', *[f'{identity}{n}'] * (count - 1)])})"
+        for n, count in zip(filters, counts, strict=True)
+    )
+
+
+# CVIU Tables 3 and 4.
+PUBLISHED: dict[str, str] = {
+    "ResNet6": "i64-c128",
+    "ResNet7": "i64-c128-1c256",
+    "ResNet8": "i64-c128-c256",
+    "ResNet9": "i64-c128-c256-1c512",
+    "ResNet10": "c64-c128-c256-c512",
+    "ResNet12": "(c64, i64)-c128-c256-c512",
+    **{f"ResNet{n}": _written(_BASIC_STAGES[n], "c", "i") for n in sorted(_BASIC_STAGES)},
+    **{f"ResNet{n}": _written(_BOTTLENECK_STAGES[n], "C", "I") for n in sorted(_BOTTLENECK_STAGES)},
+}
+
+
 def parse_config(config: str) -> list[list[ModuleSpec]]:
-    """Read a configuration such as `(c64, i64)-c128-1c256` into stages of modules.
+    """Read a configuration such as `(c64, i64)-c128-1c256`, or a name in `PUBLISHED`, into stages of modules.
 
     `i`/`c`: depth-2 identity / convolutional module, `I`/`C`: depth 3, the number after it: filters of each
     convolution, a number before it: another depth; dashes part stages, parentheses group a stage's modules.
@@ -33,7 +76,7 @@ def parse_config(config: str) -> list[list[ModuleSpec]]:
         ValueError: naming the part that does not follow the notation.
     """
     stages = []
-    for part in config.replace(" ", "").split("-"):
+    for part in PUBLISHED.get(config, config).replace(" ", "").split("-"):
         stage = []
         grouped = part[1:-1] if part.startswith("(") and part.endswith(")") else part
         for word in grouped.split(","):

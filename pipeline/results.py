@@ -27,6 +27,8 @@ class Results:
         latent: the choice of latent neurons in each round (`tables.LATENT_FIELDS`).
         growth: one row for each candidate.
         pushing: one row for each epoch of the push.
+        variants: what other pushes ended with (`tables.VARIANT_FIELDS`).
+        comparison: every method at every size (`tables.COMPARISON_FIELDS`).
         accuracy: seed, model, condition, kind, n, n_correct.
         perturbations: seed, condition, kind, l2, linf.
         outcomes: seed, attack, and how many images fooled whom.
@@ -46,6 +48,8 @@ class Results:
     latent: pd.DataFrame
     growth: pd.DataFrame
     pushing: pd.DataFrame
+    variants: pd.DataFrame
+    comparison: pd.DataFrame
     accuracy: pd.DataFrame
     perturbations: pd.DataFrame
     outcomes: pd.DataFrame
@@ -65,6 +69,7 @@ def load_results(params: Params, root: Path) -> Results:
         InputError: naming the file that is missing or cannot be read.
     """
     seeds, rounds = params.seeds, [entry.name for entry in params.rounds]
+    compared = ["shrink", *(f"compete/{name}" for name in params.competitors)]
     try:
         pushing = [pd.read_csv(root / str(seed) / "push" / "history.csv").assign(seed=seed) for seed in seeds]
         return Results(
@@ -75,6 +80,8 @@ def load_results(params: Params, root: Path) -> Results:
             latent=_stack(root, seeds, *(f"prune/{name}/latent.csv" for name in rounds)),
             growth=_stack(root, seeds, "grow/growth.csv"),
             pushing=pd.concat(pushing, ignore_index=True),
+            variants=_stack(root, seeds, *(f"variant/{name}/variant.csv" for name in params.variants)),
+            comparison=_stack(root, seeds, *(f"{folder}/comparison.csv" for folder in compared)),
             accuracy=_stack(root, seeds, "robustness/accuracy.csv"),
             perturbations=_stack(root, seeds, "robustness/perturbations.csv"),
             outcomes=_stack(root, seeds, "robustness/outcomes.csv"),

@@ -1,55 +1,114 @@
-"""Training an architecture from scratch: the base, and the source of attacks."""
+"""Plain training, with cross-entropy and auxiliary heads: of a fresh net, or of one that has been extended."""
+
+import copy
+
+import torch
+from torch import nn
 
 from pipeline.batches import shuffled_batches
 from pipeline.images import Parts, build_classifier
 from pipeline.models.classifier import Classifier
 from pipeline.objectives import training_objective
-from pipeline.params import InceptionModel, ResNetModel, Training
+from pipeline.params import Architecture, Auxiliary, Training
 from pipeline.resume import ResumePoint
 from pipeline.seeding import derive_seed, seed_torch
 from pipeline.train import Outcome, fit
 
 
 def train_from_scratch(
-    architecture: InceptionModel | ResNetModel,
+    architecture: Architecture,
     settings: Training,
     parts: Parts,
     *,
-    auxiliary_weight: float,
+    auxiliary: Auxiliary | None,
     seed: int,
     purpose: str,
+    wanted_for: str,
     resume: ResumePoint,
     eval_batch_size: int,
 ) -> tuple[Classifier, Outcome]:
     """A fresh classifier, trained; `seed` and `purpose` fix its initial weights, batches and shifts.
 
     Args:
-        architecture: section `model` of the params, or the source's.
+        architecture: section `model` of the params, or another that describes a net.
         settings: one training run.
         parts: the data, on the device to train on.
-        auxiliary_weight: of each auxiliary head's cross-entropy; 0 for none.
+        auxiliary: the auxiliary heads, None for none.
         seed: the run's seed.
         purpose: keeps the random streams of different stages apart.
+        wanted_for: the section's place in params.yaml, for errors.
         resume: where finished epochs are kept.
         eval_batch_size: images at a time when scoring.
+
+    Raises:
+        InputError: if the architecture does not fit the data.
     """
     seed_torch(seed, purpose)
-    model = build_classifier(architecture, parts.source).to(parts.train.images.device)
-    objective = training_objective(
+    model = build_classifier(architecture, parts.source, wanted_for=wanted_for)
+    outcome = train_plainly(
         model,
-        parts.train.scaled()[:2],
-        auxiliary_weight=auxiliary_weight,
-        label_smoothing=settings.label_smoothing,
-    )
-    outcome = fit(
-        model,
-        objective,
-        parts,
         settings,
-        batching=shuffled_batches(settings.batch_size),
+        parts,
+        auxiliary=auxiliary,
         seed=derive_seed(seed, purpose),
         resume=resume,
         eval_batch_size=eval_batch_size,
         description=f"{purpose}, seed {seed}",
     )
     return model, outcome
+
+
+def train_plainly(
+    model: Classifier,
+    settings: Training,
+    parts: Parts,
+    *,
+    auxiliary: Auxiliary | None,
+    seed: int,
+    resume: ResumePoint,
+    eval_batch_size: int,
+    description: str,
+) -> Outcome:
+    """Train a classifier on shuffled batches with cross-entropy, in place.
+
+    The heads draw their initial weights from torch's global generator: seed it first.
+
+    Args:
+        model: moved to the device of the data.
+        settings: one training run.
+        parts: the data.
+        auxiliary: the auxiliary heads, None for none.
+        seed: of batches, shifts and dropout.
+        resume: where finished epochs are kept.
+        eval_batch_size: images at a time when scoring.
+        description: names the run in its progress bar.
+    """
+    model.to(parts.train.images.device)
+    objective = training_objective(
+        model, parts.train.scaled()[:2], auxiliary, label_smoothing=settings.label_smoothing
+    )
+    return fit(
+        model,
+        objective,
+        parts,
+        settings,
+        batching=shuffled_batches(settings.batch_size),
+        seed=seed,
+        resume=resume,
+        eval_batch_size=eval_batch_size,
+        description=description,
+    )
+
+
+def fresh_copy(model: Classifier, *, seed: int) -> Classifier:
+    """The same architecture, pruned widths and all, with fresh weights; `seed` fixes them."""
+    torch.manual_seed(seed)
+    fresh = copy.deepcopy(model)
+    for module in fresh.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear | nn.modules.batchnorm._BatchNorm):
+            module.reset_parameters()
+    return fresh

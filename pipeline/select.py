@@ -8,6 +8,7 @@ class Entry:
     """One pruned sample by its counts on validation."""
 
     round: str
+    sample: str
     eta: float
     params: int
     flops: int

@@ -22,7 +22,7 @@ from pipeline.closure import import_closure
 from pipeline.errors import InputError
 from pipeline.files import hash_files
 from pipeline.params import Params
-from pipeline.params_file import PARAMS_FILE, read_params
+from pipeline.params.file import PARAMS_FILE, read_params
 
 RUNS, METRICS, REPORTS, RESUME = Path("runs"), Path("metrics"), Path("reports"), Path(".resume")
 

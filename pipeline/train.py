@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pipeline.batches import Batching, shift_images
 from pipeline.images import Images, Parts
-from pipeline.models.classifier import evaluation_mode
+from pipeline.models.classifier import evaluation_mode, output_layer
 from pipeline.objectives import Objective
 from pipeline.params import Schedule
 from pipeline.progress import progress_bar
@@ -145,11 +145,17 @@ def _learning_rate(settings: Schedule, time: float) -> float:
     return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def _optimizer(everything: nn.Module, settings: Schedule) -> torch.optim.SGD:
-    """SGD; weight decay on weight matrices and filters only, not on biases and batch norm."""
+def _optimizer(everything: nn.ModuleDict, settings: Schedule) -> torch.optim.SGD:
+    """SGD; weight decay on weight matrices and filters only, not on biases and batch norm.
+
+    The decision layer's weights have a decay of their own (CVIU Figure 1).
+    """
+    decides = set(output_layer(everything["model"]).parameters())
     trainable = [parameter for parameter in everything.parameters() if parameter.requires_grad]
+    matrices = [parameter for parameter in trainable if parameter.ndim > 1]
     groups = [
-        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in matrices if p not in decides], "weight_decay": settings.weight_decay},
+        {"params": [p for p in matrices if p in decides], "weight_decay": settings.decision_weight_decay},
         {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
     ]
     return torch.optim.SGD(

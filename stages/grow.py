@@ -1,17 +1,17 @@
 """Grow the base net (Algorithm 2): every stage tried, the best on validation kept."""
 
-from pipeline.batches import shuffled_batches
-from pipeline.checkpoint import load_classifier, save_model
-from pipeline.cost import measure_cost
+from pipeline.checkpoint import load_classifier, read_about, save_model
+from pipeline.cost import Cost, measure_cost
 from pipeline.files import write_csv
 from pipeline.grow import Candidate, GrowthRules, describe_candidate, grow
 from pipeline.images import load_parts
 from pipeline.models.classifier import Classifier, blueprint_of
-from pipeline.objectives import training_objective
+from pipeline.models.inception import Inception
 from pipeline.resume import ResumePoint
+from pipeline.scratch import train_plainly
 from pipeline.seeding import configure_torch, derive_seed
 from pipeline.stage import StageRun, run_stage
-from pipeline.train import Score, evaluate, fit
+from pipeline.train import Score, evaluate
 
 
 def grow_base(run: StageRun) -> str:
@@ -23,26 +23,30 @@ def grow_base(run: StageRun) -> str:
     parts = load_parts(prepared, device)
     base = load_classifier(base_folder / "model").to(device)
 
+    def measure(model: Classifier) -> Cost:
+        return measure_cost(model, parts.source.image_shape)
+
     def record(model: Classifier, iteration: int, stage: int | None, score: Score) -> Candidate:
-        cost = measure_cost(model, parts.source.image_shape)
-        stages = tuple(blueprint_of(model).options["stages"])
-        return Candidate(stages, iteration, stage, cost.params, cost.flops, score.n, score.n_correct)
+        cost, net = measure(model), model.net
+        return Candidate(
+            name=net.title if isinstance(net, Inception) else blueprint_of(model).architecture,
+            stages=tuple(blueprint_of(model).options.get("stages", ())),
+            iteration=iteration,
+            grown_stage=stage,
+            params=cost.params,
+            flops=cost.flops,
+            memory_bytes=cost.memory_bytes,
+            n=score.n,
+            n_correct=score.n_correct,
+        )
 
     def train_and_score(model: Classifier, iteration: int, stage: int) -> tuple[Classifier, Candidate]:
-        purpose = f"grow/{iteration}/{stage}"
-        model = model.to(device)
-        outcome = fit(
+        outcome = train_plainly(
             model,
-            training_objective(
-                model,
-                parts.train.scaled()[:2],
-                auxiliary_weight=settings.auxiliary_weight,
-                label_smoothing=settings.training.label_smoothing,
-            ),
-            parts,
             settings.training,
-            batching=shuffled_batches(settings.training.batch_size),
-            seed=derive_seed(run.seed, purpose),
+            parts,
+            auxiliary=settings.auxiliary,
+            seed=derive_seed(run.seed, f"grow/{iteration}/{stage}"),
             resume=resume.child(iteration, stage),
             eval_batch_size=runtime.eval_batch_size,
             description=f"grow, iteration {iteration}, stage {stage + 1}, seed {run.seed}",
@@ -50,8 +54,14 @@ def grow_base(run: StageRun) -> str:
         return model, record(model, iteration, stage, outcome.validation)
 
     score = evaluate(base, parts.validation, batch_size=runtime.eval_batch_size)
+    memory = settings.max_memory_mib
     rules = GrowthRules(
-        settings.max_modules, settings.noticeable_gain, settings.patience, settings.max_params
+        max_modules=settings.max_modules,
+        noticeable_gain=settings.noticeable_gain,
+        patience=settings.patience,
+        max_params=settings.max_params,
+        max_flops=settings.max_flops,
+        max_memory_bytes=None if memory is None else memory * 2**20,
     )
     best, history, reason = grow(
         base,
@@ -60,12 +70,18 @@ def grow_base(run: StageRun) -> str:
         inherit=settings.start == "parent",
         seed=derive_seed(run.seed, "grow"),
         train_and_score=train_and_score,
-        measure_params=lambda model: measure_cost(model, parts.source.image_shape).params,
+        measure=measure,
     )
-    stages = "-".join(str(n) for n in blueprint_of(best).options["stages"])
-    save_model(best, run.out / "model", about={"stage": "grow", "seed": run.seed, "stopped": reason})
+    name = record(best, 0, None, score).name
+    grown_by = sum(blueprint_of(best).options.get("stages", ())) - sum(history[0].stages)
+    before = read_about(base_folder / "model")["epochs"]
+    if settings.start == "scratch" and grown_by:
+        before, grown_by = 0, 1
+    epochs = before + grown_by * settings.training.epochs
+    about = {"stage": "grow", "seed": run.seed, "epochs": epochs, "stopped": reason}
+    save_model(best, run.out / "model", about=about)
     write_csv(run.out / "growth.csv", [{"seed": run.seed} | describe_candidate(each) for each in history])
-    return f"stages {stages} kept of {len(history) - 1} candidates; {reason}"
+    return f"{name} kept of {len(history) - 1} candidates; {reason}"
 
 
 if __name__ == "__main__":

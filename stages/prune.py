@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -11,6 +12,7 @@ from pipeline.checkpoint import load_classifier, save_model
 from pipeline.cost import Cost, measure_cost
 from pipeline.files import write_csv, write_json
 from pipeline.images import load_parts
+from pipeline.lda import discriminants
 from pipeline.objectives import PushObjective
 from pipeline.pruning_round import (
     latent_rows,
@@ -23,6 +25,7 @@ from pipeline.resume import ResumePoint
 from pipeline.seeding import configure_torch, derive_seed
 from pipeline.stage import StageRun, run_stage
 from pipeline.tables import LATENT_FIELDS, LAYER_FIELDS, SAMPLE_FIELDS
+from pipeline.task_utility import unravel_utility
 from pipeline.train import Score, evaluate, fit
 
 
@@ -33,57 +36,58 @@ def prune(run: StageRun) -> str:
     `layers.csv`, `latent.csv`, and each sample's weights under `samples/`. After the stop, the input passes
     through and the tables are empty.
     """
-    runtime, lda, settings = run.params.runtime, run.params.lda, run.params.prune
+    runtime, lda = run.params.runtime, run.params.lda
+    surgery, settings = run.params.surgery, run.params.prune
     name, previous = run.keys["round"], run.artefact(run.seed, *run.keys["previous"].split("/"))
     state = previous / "round.json"
     if state.exists() and json.loads(state.read_text(encoding="utf-8"))["stopped"]:
         return _pass_through(run, previous)
     device = configure_torch(runtime)
     prepared, base = run.artefact("prepare"), run.artefact(run.seed, "train")
-    resume = ResumePoint(run.resume_folder([prepared, base, previous], [runtime, lda, settings]))
+    resume = ResumePoint(run.resume_folder([prepared, base, previous], [runtime, lda, surgery, settings]))
     parts = load_parts(prepared, device)
     model = load_classifier(previous / "model").to(device)
     base_score = evaluate(
         load_classifier(base / "model").to(device), parts.validation, batch_size=runtime.eval_batch_size
     )
 
-    def retrain(pruned: nn.Module, eta: float) -> tuple[list[dict[str, Any]], Score, Cost]:
+    def retrain(pruned: nn.Module, sample: str) -> tuple[list[dict[str, Any]], Score, Cost]:
         outcome = fit(
             pruned,
             PushObjective(lda, label_smoothing=settings.retraining.label_smoothing),
             parts,
             settings.retraining,
             batching=balanced_batches(lda.samples_per_class, lda.classes_per_batch),
-            seed=derive_seed(run.seed, "prune", name, str(eta)),
-            resume=resume.child(eta),
+            seed=derive_seed(run.seed, "prune", name, sample),
+            resume=resume.child(sample),
             eval_batch_size=runtime.eval_batch_size,
-            description=f"{name}, eta {eta:g}, seed {run.seed}",
+            description=f"{name}, {sample}, seed {run.seed}",
         )
         return outcome.history, outcome.validation, measure_cost(pruned, parts.source.image_shape)
 
-    choice, v, samples = prune_round(
+    utility = unravel_utility(
         model,
+        partial(discriminants, ridge=lda.ridge),
         train=parts.train,
         validation=parts.validation,
-        etas=settings.etas,
-        latent_max_drop=settings.latent_max_drop,
-        trace_images_per_class=settings.trace_images_per_class,
-        ridge=lda.ridge,
+        surgery=surgery,
         seed=derive_seed(run.seed, "prune", name),
         batch_size=runtime.eval_batch_size,
-        retrain=retrain,
+    )
+    samples = prune_round(
+        model, utility, etas=settings.etas, sizes=settings.sizes, surgery=surgery, retrain=retrain
     )
     acceptable = base_score.accuracy - settings.max_drop
     chosen = smallest_acceptable(samples, acceptable)
-    n_kept = int(choice.kept.sum())
+    n_kept = int(utility.choice.kept.sum())
     key: dict[str, Any] = {"seed": run.seed, "name": name}
     rows = sample_rows(samples, chosen, acceptable=acceptable, latent_kept=n_kept, **key)
     write_csv(run.out / "samples.csv", rows, fields=SAMPLE_FIELDS)
     write_csv(run.out / "layers.csv", layer_rows(samples, **key), fields=LAYER_FIELDS)
-    write_csv(run.out / "latent.csv", latent_rows(choice, v, **key), fields=LATENT_FIELDS)
+    write_csv(run.out / "latent.csv", latent_rows(utility, **key), fields=LATENT_FIELDS)
     for sample in samples:
         about = {"stage": "prune", "seed": run.seed, "round": name, "eta": sample.eta}
-        save_model(sample.model, run.out / "samples" / f"eta{sample.eta:g}", about=about)
+        save_model(sample.model, run.out / "samples" / sample.name, about=about)
     save_model(model if chosen is None else chosen.model, run.out / "model")
     reason = "" if chosen else f"no sample of {name} reached {acceptable:.2%} on validation"
     write_json(run.out / "round.json", {"stopped": chosen is None, "reason": reason})

@@ -4,7 +4,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline.batches import balanced_batches
-from pipeline.checkpoint import load_classifier, save_model
+from pipeline.checkpoint import load_classifier, read_about, save_model
 from pipeline.files import write_csv
 from pipeline.images import load_parts
 from pipeline.latent import latent_features
@@ -42,7 +42,8 @@ def push(run: StageRun) -> str:
         eval_batch_size=runtime.eval_batch_size,
         description=f"push, seed {run.seed}",
     )
-    about = {"stage": "push", "seed": run.seed, "validation": outcome.validation.as_dict()}
+    epochs = read_about(grown / "model")["epochs"] + training.epochs
+    about = {"stage": "push", "seed": run.seed, "epochs": epochs, "validation": outcome.validation.as_dict()}
     save_model(model, run.out / "model", about=about)
     write_csv(run.out / "history.csv", outcome.history)
     save_file(before | latent_space("after"), run.out / "latent.safetensors")

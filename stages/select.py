@@ -29,7 +29,7 @@ def select(run: StageRun) -> str:
     examples = parts.validation.scaled()[:16].cpu()
     for name, entry in chosen.items():
         sample = run.artefact(run.seed, "prune", entry.round, "samples")
-        model = load_classifier(sample / f"eta{entry.eta:g}")
+        model = load_classifier(sample / entry.sample)
         about = {"stage": "select", "seed": run.seed, "selected_as": name, **asdict(entry)}
         save_model(model, run.out / name, about=about)
         export_onnx(model, run.out / f"{name}.onnx", examples=examples)
@@ -43,6 +43,7 @@ def _read_samples(run: StageRun, name: str) -> list[Entry]:
         return [
             Entry(
                 round=row["round"],
+                sample=row["sample"],
                 eta=float(row["eta"]),
                 params=int(row["params"]),
                 flops=int(row["flops"]),

@@ -20,9 +20,10 @@ def source(run: StageRun) -> str:
         settings.model,
         settings.training,
         load_parts(prepared, device),
-        auxiliary_weight=0.0,
+        auxiliary=None,
         seed=run.seed,
         purpose="source",
+        wanted_for="source.model",
         resume=resume,
         eval_batch_size=runtime.eval_batch_size,
     )

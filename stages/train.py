@@ -19,13 +19,19 @@ def train(run: StageRun) -> str:
         architecture,
         settings.training,
         load_parts(prepared, device),
-        auxiliary_weight=settings.auxiliary_weight,
+        auxiliary=settings.auxiliary,
         seed=run.seed,
         purpose="train",
+        wanted_for="model",
         resume=resume,
         eval_batch_size=runtime.eval_batch_size,
     )
-    about = {"stage": "train", "seed": run.seed, "validation": outcome.validation.as_dict()}
+    about = {
+        "stage": "train",
+        "seed": run.seed,
+        "epochs": settings.training.epochs,
+        "validation": outcome.validation.as_dict(),
+    }
     save_model(model, run.out / "model", about=about)
     write_csv(run.out / "history.csv", outcome.history)
     return f"validation accuracy {outcome.validation.accuracy:.2%}"

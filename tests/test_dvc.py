@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 
 from pipeline.closure import import_closure
 from pipeline.params import Params
-from pipeline.params_file import read_params
+from pipeline.params.file import read_params
 
 STAGES: dict[str, dict[str, Any]] = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
 SECTIONS = {field.alias or name for name, field in Params.model_fields.items()}

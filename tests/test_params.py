@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT, Workspace
 
 from pipeline.errors import InputError
-from pipeline.params_file import main, read_params
+from pipeline.params.file import main, read_params
 
 GOOD = (ROOT / "presets/tiny.yaml").read_text(encoding="utf-8")
 

@@ -33,7 +33,7 @@ def test_make_targets_named_exist() -> None:
 
 
 def test_report_holds_the_settings_of_the_digits_preset() -> None:
-    from pipeline.params_file import read_params
+    from pipeline.params.file import read_params
 
     used = read_params(ROOT / "reports/digits/params.yaml")
     assert used == read_params(ROOT / "presets/digits.yaml")

@@ -7,13 +7,24 @@ from torch import nn
 
 from pipeline.models.classifier import Blueprint, lay_out, set_blueprint
 from pipeline.models.fc import FullyConnected
-from pipeline.models.inception import Inception
+from pipeline.models.inception import Inception, bn_googlenet, googlenet
+from pipeline.models.mobilenet import MobileNet, mobilenet_v2
 from pipeline.models.resnet import ResNet
+from pipeline.models.squeezenet import SqueezeNet
+from pipeline.models.torchvision_models import build_torchvision
+from pipeline.models.vgg import Vgg16
+from pipeline.resnet_config import PUBLISHED
 
 _FAMILIES: dict[str, Callable[..., nn.Module]] = {
     "fc": FullyConnected,
+    "vgg16": Vgg16,
     "inception": Inception,
+    "googlenet": googlenet,
+    "bn_googlenet": bn_googlenet,
     "resnet": ResNet,
+    "mobilenet": MobileNet,
+    "mobilenet_v2": mobilenet_v2,
+    "squeezenet": SqueezeNet,
 }
 
 _TORCHVISION = "torchvision/"
@@ -22,37 +33,36 @@ _TORCHVISION = "torchvision/"
 def build_model(name: str, num_classes: int, **options: Any) -> nn.Module:
     """Build a fresh classifier: images (n, channels, height, width) in, logits (n, classes) out.
 
-    The last linear layer of every model is its decision layer, whose input is the papers' latent space. The
-    weights come from torch's global generator: seed it first.
+    The last linear layer of every model is its decision layer, whose input is the papers' latent space (only
+    torchvision's SqueezeNets have none). The weights come from torch's global generator: seed it first.
 
     Args:
-        name: `fc`, `inception`, `resnet`, or `torchvision/<name>` for any classifier there.
+        name: `fc`, `vgg16`, `inception`, `googlenet`, `bn_googlenet`, `resnet`, `mobilenet`, `mobilenet_v2`,
+            `squeezenet`; `ResNet6` to `ResNet50`, the papers' names for a `resnet`; or `torchvision/<name>`
+            for any classifier there.
         num_classes: the number of classes, at least 2.
-        **options: the architecture's own, see its class; `torchvision/<name>` takes those of its builder.
+        **options: the architecture's own, see its class; `torchvision/<name>` takes `pretrained` and those of
+            its builder. They are stored with the model, all but `pretrained`, so JSON has to be able to hold them.
 
     Raises:
         ValueError: for an unknown name or option, or a value that the architecture cannot take.
     """
     if num_classes < 2:
         raise ValueError(f"expected at least 2 classes, got {num_classes}")
-    if name.startswith(_TORCHVISION):
-        build = _torchvision_builder(name.removeprefix(_TORCHVISION))
-    elif name in _FAMILIES:
-        build = _FAMILIES[name]
-    else:
-        raise ValueError(f"expected a model among {', '.join(_FAMILIES)}, torchvision/<name>; got {name!r}")
     try:
-        model = build(num_classes=num_classes, **options)
+        if name.startswith(_TORCHVISION):
+            model, options = build_torchvision(name.removeprefix(_TORCHVISION), num_classes, **options)
+            architecture = name
+        elif name in PUBLISHED:
+            model = ResNet(num_classes, config=name, **options)
+            architecture, options = "resnet", {"config": name, **options}
+        elif name in _FAMILIES:
+            model = _FAMILIES[name](num_classes=num_classes, **options)
+            architecture = name
+        else:
+            known = ", ".join([*_FAMILIES, *PUBLISHED, f"{_TORCHVISION}<name>"])
+            raise ValueError(f"expected a model among {known}; got {name!r}")
     except TypeError as error:
         raise ValueError(f"model {name!r}: {error}") from error
-    set_blueprint(model, Blueprint(name, num_classes, options))
+    set_blueprint(model, Blueprint(architecture, num_classes, options))
     return lay_out(model)
-
-
-def _torchvision_builder(name: str) -> Callable[..., nn.Module]:
-    import torchvision.models as zoo
-
-    if name not in zoo.list_models(module=zoo):
-        raise ValueError(f"expected a classifier of torchvision.models, got {name!r}")
-    builder: Callable[..., nn.Module] = zoo.get_model_builder(name)
-    return builder

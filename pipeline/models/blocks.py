@@ -20,16 +20,46 @@ class BatchNormNoScale(nn.BatchNorm2d):
 
 
 class ConvBnRelu(nn.Sequential):
-    """Convolution without bias, batch norm, ReLU; the output keeps height and width at stride 1."""
+    """Convolution, batch norm, ReLU; the output keeps height and width at stride 1 (odd kernels).
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: filters.
+        kernel: (height, width) of a filter, or both in one.
+        stride: at 2 a map of n pixels becomes one of n / 2, rounded up.
+        groups: as in `nn.Conv2d`; as many as channels is a depthwise convolution.
+        scale: whether batch norm has a scale.
+        batch_norm: False leaves batch norm out and gives the convolution a bias.
+    """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel: int, *, stride: int = 1, scale: bool = False
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int | tuple[int, int],
+        *,
+        stride: int = 1,
+        groups: int = 1,
+        scale: bool = False,
+        batch_norm: bool = True,
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=False)
-        self.bn = nn.BatchNorm2d(out_channels) if scale else BatchNormNoScale(out_channels)
+        height, width = (kernel, kernel) if isinstance(kernel, int) else kernel
+        self.conv = nn.Conv2d(
+            in_channels,
+            out_channels,
+            (height, width),
+            stride,
+            padding=(height // 2, width // 2),
+            groups=groups,
+            bias=not batch_norm,
+        )
+        if batch_norm:
+            self.bn = nn.BatchNorm2d(out_channels) if scale else BatchNormNoScale(out_channels)
         self.relu = nn.ReLU(inplace=True)
         nn.init.kaiming_normal_(self.conv.weight, nonlinearity="relu")
+        if self.conv.bias is not None:
+            nn.init.zeros_(self.conv.bias)
 
 
 class LatentHead(nn.Module):

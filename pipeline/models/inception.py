@@ -1,95 +1,66 @@
-"""Inception-N: GoogLeNet with each 5x5 as two 3x3 and batch norm (CVIU section 4; thesis 4.2, appendix A)."""
+"""Inception nets: Inception-N (CVIU section 4; thesis 4.2, appendix A), GoogLeNet, BN-Inception and v3's modules."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
 
-from torch import Tensor, cat, nn
-from torch.nn.functional import avg_pool2d
+from torch import Tensor, nn
 
+from pipeline.inception_filters import (
+    ModuleRow,
+    ReductionRow,
+    check_factorized_kernel,
+    reduction_rows,
+    stage_limits,
+    stage_rows,
+)
+from pipeline.models.auxiliary import AuxiliaryHead
 from pipeline.models.blocks import ConvBnRelu, LatentHead, Stem, check_stem
+from pipeline.models.inception_modules import InceptionModule, build_module
 from pipeline.widths import scaled_width
 
-
-class Filters(NamedTuple):
-    """Output channels of one module's convolutions, in GoogLeNet's order."""
-
-    one: int
-    three_reduce: int
-    three: int
-    double_reduce: int
-    double: int
-    pool: int
-
-    @property
-    def total(self) -> int:
-        """Channels of the module's output, the concatenation of its four branches."""
-        return self.one + self.three + self.double + self.pool
-
-
-# GoogLeNet's filter table: modules 3a-3b, 4a-4e, 5a-5b.
-FILTERS: tuple[tuple[Filters, ...], ...] = (
-    (Filters(64, 96, 128, 16, 32, 32), Filters(128, 128, 192, 32, 96, 64)),
-    (
-        Filters(192, 96, 208, 16, 48, 64),
-        Filters(160, 112, 224, 24, 64, 64),
-        Filters(128, 128, 256, 24, 64, 64),
-        Filters(112, 144, 288, 32, 64, 64),
-        Filters(256, 160, 320, 32, 128, 128),
-    ),
-    (Filters(256, 160, 320, 32, 128, 128), Filters(384, 192, 384, 48, 128, 128)),
-)
-
-
-class InceptionModule(nn.Module):
-    """Four branches side by side: 1x1; 1x1-3x3; 1x1-3x3-3x3; average pool-1x1. Concatenated in that order."""
-
-    def __init__(self, in_channels: int, filters: Filters) -> None:
-        super().__init__()
-        f = filters
-        self.branch1x1 = ConvBnRelu(in_channels, f.one, 1)
-        self.branch3x3 = nn.Sequential(
-            ConvBnRelu(in_channels, f.three_reduce, 1), ConvBnRelu(f.three_reduce, f.three, 3)
-        )
-        # The first 3x3 is as wide as the reduction before it (thesis, appendix A).
-        self.branch_double3x3 = nn.Sequential(
-            ConvBnRelu(in_channels, f.double_reduce, 1),
-            ConvBnRelu(f.double_reduce, f.double_reduce, 3),
-            ConvBnRelu(f.double_reduce, f.double, 3),
-        )
-        self.branch_pool = nn.Sequential(
-            nn.AvgPool2d(3, 1, padding=1, count_include_pad=False), ConvBnRelu(in_channels, f.pool, 1)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (n, in_channels, h, w) to (n, filters.total, h, w)."""
-        return cat(
-            [self.branch1x1(x), self.branch3x3(x), self.branch_double3x3(x), self.branch_pool(x)], dim=1
-        )
+_STEM_CONVOLUTIONS = 3
+# CVIU Table 1 and Szegedy et al. name these two; every other net is named after its layers.
+_NAMES: dict[tuple[str, tuple[int, ...]], str] = {
+    ("v1_double3x3", (2, 5, 2)): "InceptionV1",
+    ("v1", (2, 5, 2)): "GoogLeNet",
+}
 
 
 class Inception(nn.Module):
-    """Inception-N, N = 4 + 3 x modules layers: stem, three stages of modules with max pools between, head.
+    """Stem, three stages of Inception modules with a halving of the grid between them, pooled head.
+
+    The default module makes Inception-N, N = 4 + 3 x modules layers.
 
     Args:
         num_classes: the number of classes.
         stages: modules in each of the three stages; `(2, 5, 2)` is InceptionV1, `(10, 8, 10)` Inception-88.
+            None: as many as the module type's table has rows.
         base: rows of the filter table that each stage takes; modules beyond them are copies of the last
-            row taken ("the same architecture as the module underneath", CVIU section 4).
+            row taken ("the same architecture as the module underneath", CVIU section 4). None: all of them.
+        module: `v1_double3x3` (the papers'), `v1` (GoogLeNet), `v2` (BN-Inception) or `v3` ("Rethinking");
+            see `pipeline.inception_filters`. The last two reduce the grid by stride-2 modules instead of max pools.
+        factorized_kernel: n of v3's 1xn and nx1, odd.
+        batch_norm: False gives every convolution a bias instead, as in the GoogLeNet of 2014.
+        without: full names of branches that are left out, such as `stages.1.0.branch_pool`.
         width: multiplier of every channel count.
         stem: `imagenet` (7x7 stride 2 and two max pools, for 224 pixels) or `small` (3x3, no reduction).
         in_channels: channels of an image.
         dropout: drop probability before the decision layer.
 
     Raises:
-        ValueError: for stages, base, width or stem out of range.
+        ValueError: for stages, base, module, kernel, width or stem out of range, or a branch in `without` that
+            the net does not have or cannot do without.
     """
 
     def __init__(
         self,
         num_classes: int,
         *,
-        stages: Sequence[int] = (2, 5, 2),
-        base: Sequence[int] = (2, 5, 2),
+        stages: Sequence[int] | None = None,
+        base: Sequence[int] | None = None,
+        module: str = "v1_double3x3",
+        factorized_kernel: int = 7,
+        batch_norm: bool = True,
+        without: Sequence[str] = (),
         width: float = 1.0,
         stem: Stem = "imagenet",
         in_channels: int = 3,
@@ -97,24 +68,35 @@ class Inception(nn.Module):
     ) -> None:
         super().__init__()
         check_stem(stem)
-        self.num_classes, self.width = num_classes, width
-        table = _module_table(stages, base, width)
-        c64, c192 = scaled_width(64, width), scaled_width(192, width)
-        reduction = nn.Sequential(ConvBnRelu(c64, c64, 1), ConvBnRelu(c64, c192, 3))
-        self.stem = (
-            nn.Sequential(ConvBnRelu(in_channels, c64, 7, stride=2), _pool(), *reduction, _pool())
-            if stem == "imagenet"
-            else nn.Sequential(ConvBnRelu(in_channels, c64, 3), *reduction)
+        check_factorized_kernel(factorized_kernel)
+        limits = stage_limits(module)
+        rows = stage_rows(
+            module, limits if stages is None else stages, limits if base is None else base, width
         )
-        channels = c192
+        reductions = reduction_rows(module, width)
+        self.num_classes, self.width, self.module, self.batch_norm = num_classes, width, module, batch_norm
+        self._kernel, self._without = factorized_kernel, list(without)
+
+        self.stem = _stem(stem, in_channels, width, batch_norm=batch_norm)
+        channels = scaled_width(192, width)
         self.stages = nn.ModuleList()
-        for rows in table:
+        self.pools = nn.ModuleList()
+        for idx, stage in enumerate(rows):
             modules = []
-            for filters in rows:
-                modules.append(InceptionModule(channels, filters))
-                channels = filters.total
+            for position, row in enumerate(stage):
+                modules.append(self._build(f"stages.{idx}.{position}", channels, row))
+                channels = modules[-1].out_channels
             self.stages.append(nn.Sequential(*modules))
-        self.pools = nn.ModuleList([_pool(), _pool()])
+            if idx == len(rows) - 1:
+                break
+            if not reductions:
+                self.pools.append(_pool())
+                continue
+            reduction = self._build(f"pools.{idx}", channels, reductions[idx])
+            self.pools.append(reduction)
+            channels = reduction.out_channels
+        if self._without:
+            raise ValueError(f"expected branches of this net in without, got {', '.join(self._without)}")
         self.head = LatentHead(channels, num_classes, dropout=dropout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -125,57 +107,139 @@ class Inception(nn.Module):
         logits: Tensor = self.head(x)
         return logits
 
-    def auxiliary_heads(self) -> list[tuple[nn.Module, nn.Module]]:
+    @property
+    def depth(self) -> int:
+        """Layers on the longest way through, as the papers' names count them; pools are none."""
+        return _STEM_CONVOLUTIONS + sum(module.depth for _, module in self._named_modules()) + 1
+
+    @property
+    def title(self) -> str:
+        """The name in CVIU Table 1: `InceptionV1`, `Inception-88`; other module types are put behind it."""
+        counts = tuple(len(list(stage.children())) for stage in self.stages)
+        layers = f"Inception-{self.depth}"
+        other = layers if self.module == "v1_double3x3" else f"{layers} ({self.module})"
+        return _NAMES.get((self.module, counts), other)
+
+    def removable_branches(self) -> dict[str, InceptionModule]:
+        """Full names of the branches that end in convolutions, each with its module; never a module's last one.
+
+        The net can be built again without one of them, see `without`.
+        """
+        return {
+            f"{place}.{name}": module
+            for place, module in self._named_modules()
+            if len(module.branch_names) > 1
+            for name in module.branch_names
+            if module.branch_ends(name)
+        }
+
+    def auxiliary_heads(self, batch_norm_hidden: bool = False) -> list[tuple[nn.Module, nn.Module]]:
         """Fresh auxiliary classifiers, each with the module whose output it reads.
 
         After the first module of stage 2 and before its last one (CVIU section 4); where the stage is so
         short that both are one place, one head.
+
+        Args:
+            batch_norm_hidden: batch norm after the heads' linear layer too ("Rethinking" section 10).
         """
-        modules = list(self.stages[1].children())
+        modules = [each for each in self.stages[1].children() if isinstance(each, InceptionModule)]
         taps = [modules[0], *([modules[-2]] if len(modules) > 2 else [])]
-        return [(tap, AuxiliaryHead(_out_channels(tap), self.num_classes, self.width)) for tap in taps]
-
-
-class AuxiliaryHead(nn.Module):
-    """Average pool 5x5 stride 3, 1x1 convolution to 128, linear to 1024 with ReLU, linear to classes.
-
-    On maps smaller than 5x5 the pool covers the map. Training only; widths follow the multiplier.
-    """
-
-    def __init__(self, in_channels: int, num_classes: int, width: float) -> None:
-        super().__init__()
-        self.reduce = ConvBnRelu(in_channels, scaled_width(128, width), 1)
-        self.hidden = nn.LazyLinear(scaled_width(1024, width))
-        self.relu = nn.ReLU()
-        self.decision = nn.Linear(scaled_width(1024, width), num_classes)
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """Map feature maps (n, in_channels, h, w) to logits (n, num_classes)."""
-        pooled = avg_pool2d(maps, kernel_size=min(5, maps.shape[-2], maps.shape[-1]), stride=3)
-        logits: Tensor = self.decision(self.relu(self.hidden(self.reduce(pooled).flatten(1))))
-        return logits
-
-
-def _module_table(stages: Sequence[int], base: Sequence[int], width: float) -> list[list[Filters]]:
-    limits = tuple(len(rows) for rows in FILTERS)
-    if len(stages) != 3 or min(stages) < 1:
-        raise ValueError(f"expected three stages of at least one module each, got {tuple(stages)}")
-    if len(base) != 3 or not all(1 <= n <= limit for n, limit in zip(base, limits, strict=True)):
-        raise ValueError(f"expected base between (1, 1, 1) and {limits}, got {tuple(base)}")
-    return [
-        [
-            Filters(*(scaled_width(channels, width) for channels in rows[min(idx, n_base - 1)]))
-            for idx in range(n_modules)
+        return [
+            (
+                tap,
+                AuxiliaryHead(
+                    tap.out_channels,
+                    self.num_classes,
+                    self.width,
+                    batch_norm=self.batch_norm,
+                    batch_norm_hidden=batch_norm_hidden,
+                ),
+            )
+            for tap in taps
         ]
-        for rows, n_modules, n_base in zip(FILTERS, stages, base, strict=True)
-    ]
+
+    def _build(self, place: str, in_channels: int, row: ModuleRow | ReductionRow) -> InceptionModule:
+        """The module of a row, without the branches that `without` names; those names are ticked off."""
+        module = build_module(in_channels, row, kernel=self._kernel, batch_norm=self.batch_norm)
+        for name in module.branch_names:
+            if f"{place}.{name}" in self._without:
+                module.remove_branch(name)
+                self._without.remove(f"{place}.{name}")
+        return module
+
+    def _named_modules(self) -> Iterator[tuple[str, InceptionModule]]:
+        return ((name, each) for name, each in self.named_modules() if isinstance(each, InceptionModule))
+
+
+def googlenet(
+    num_classes: int,
+    *,
+    stages: Sequence[int] = (2, 5, 2),
+    base: Sequence[int] = (2, 5, 2),
+    without: Sequence[str] = (),
+    width: float = 1.0,
+    stem: Stem = "imagenet",
+    in_channels: int = 3,
+    dropout: float = 0.4,
+) -> Inception:
+    """GoogLeNet as published (Szegedy et al. 2015, Table 1): 5x5 convolutions, biases, no batch norm.
+
+    Without its two local response normalisations: they have no weights, and deconvolution cannot be traced
+    through them. Arguments and errors as for `Inception`.
+    """
+    return Inception(
+        num_classes,
+        stages=stages,
+        base=base,
+        module="v1",
+        batch_norm=False,
+        without=without,
+        width=width,
+        stem=stem,
+        in_channels=in_channels,
+        dropout=dropout,
+    )
+
+
+def bn_googlenet(
+    num_classes: int,
+    *,
+    stages: Sequence[int] = (2, 4, 2),
+    base: Sequence[int] = (2, 4, 2),
+    without: Sequence[str] = (),
+    width: float = 1.0,
+    stem: Stem = "imagenet",
+    in_channels: int = 3,
+    dropout: float = 0.0,
+) -> Inception:
+    """BN-Inception (Ioffe & Szegedy 2015), CVIU's BN-GoogLeNet: modules `v2`, stride-2 modules 3c and 4e.
+
+    `stages` leaves the two stride-2 modules out. Arguments and errors as for `Inception`.
+    """
+    return Inception(
+        num_classes,
+        stages=stages,
+        base=base,
+        module="v2",
+        without=without,
+        width=width,
+        stem=stem,
+        in_channels=in_channels,
+        dropout=dropout,
+    )
+
+
+def _stem(stem: Stem, in_channels: int, width: float, *, batch_norm: bool) -> nn.Sequential:
+    c64, c192 = scaled_width(64, width), scaled_width(192, width)
+    reduction = nn.Sequential(
+        ConvBnRelu(c64, c64, 1, batch_norm=batch_norm), ConvBnRelu(c64, c192, 3, batch_norm=batch_norm)
+    )
+    if stem == "imagenet":
+        first = ConvBnRelu(in_channels, c64, 7, stride=2, batch_norm=batch_norm)
+        return nn.Sequential(first, _pool(), *reduction, _pool())
+    return nn.Sequential(ConvBnRelu(in_channels, c64, 3, batch_norm=batch_norm), *reduction)
 
 
 def _pool() -> nn.MaxPool2d:
     # ceil_mode pads below and right only, as Keras's "same" does at stride 2.
     return nn.MaxPool2d(3, 2, ceil_mode=True)
-
-
-def _out_channels(module: nn.Module) -> int:
-    branches = (module.branch1x1, module.branch3x3[-1], module.branch_double3x3[-1], module.branch_pool[-1])  # type: ignore[index]
-    return sum(branch.conv.out_channels for branch in branches)  # type: ignore[union-attr, misc]

@@ -46,7 +46,7 @@ class ResNet(nn.Module):
 
     Args:
         num_classes: the number of classes.
-        config: the papers' notation, see `parse_config`.
+        config: the papers' notation, see `parse_config`, or a name of theirs: `ResNet6` to `ResNet50`.
         width: multiplier of every channel count.
         stem: `imagenet` (7x7 stride 2 and a max pool) or `small` (3x3, no reduction).
         in_channels: channels of an image.

@@ -126,7 +126,7 @@ def _allowed_keys(loc: tuple[int | str, ...], data: Any) -> str:
     node = probe
     for part in _key_path(loc, data)[:-1]:
         node = node[int(part)] if isinstance(node, list) else node[part]
-    tags = {key: node[key] for key in ("architecture", "kind", "method") if key in node}
+    tags = {key: node[key] for key in ("architecture", "kind", "method", "criterion") if key in node}
     node.clear()
     node.update(tags)
     try:

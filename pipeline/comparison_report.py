@@ -1,0 +1,196 @@
+"""The comparison at matched sizes: ours against every competitor (thesis 3.3.3, CVIU Figures 5 and 6)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from pipeline.figures import MARKERS, figure, label_axes, short_number
+from pipeline.markdown import image, percent, table, thousands
+from pipeline.params import FilterCompetitor, FixedCompetitor
+from pipeline.results import Results
+from pipeline.statistics import Interval, mean_interval
+from pipeline.summary import score_interval
+from pipeline.tables import OURS
+
+_LABELS = {
+    "l1": "L1 norm (Li et al.)",
+    "taylor": "first-order Taylor (Molchanov et al.)",
+    "activation_mean": "mean activation",
+    "activation_variance": "activation variance",
+    "apoz": "APoZ (Hu et al.)",
+    "fpgm": "FPGM (He et al.)",
+    "random": "random filters",
+    "lda_after_the_fact": "deep LDA after the fact",
+    "han": "single weights (Han et al.)",
+    "scratch": "ours, trained from scratch",
+}
+
+
+def comparison_section(results: Results) -> str:
+    """Test accuracy of every method at every size, and the difference to ours."""
+    steps = range(len(results.params.shrink.sizes))
+    sizes = [thousands(_at(results, OURS, step)["params"].mean()) for step in steps]
+    contested = [name for name in results.params.competitors if name not in _fixed(results)]
+    accuracies = [
+        [
+            _label(results, name),
+            *(_interval(results, _accuracies(results, name, step)).percent() for step in steps),
+        ]
+        for name in [OURS, *contested]
+    ]
+    differences = [
+        [_label(results, name), *(_difference(results, name, step)[0] for step in steps)]
+        for name in contested
+    ]
+    header = ["method", *(f"{size} parameters" for size in sizes)]
+    retraining = results.params.shrink.retraining
+    return "\n".join(
+        [
+            "## Ours and others at the same sizes",
+            "",
+            image("comparison", "Test accuracy against parameters for every method"),
+            "Ours takes the pushed model through the sizes, one after another; at each, every criterion keeps as "
+            "many filters in every layer as ours and retrains for the same "
+            f"{retraining.epochs} epochs on the same kind of batches. The others start from the grown model trained "
+            "on for as many epochs without the push, and retrain with cross-entropy alone. Single weights (Han et "
+            "al.) are zeros in the dense net: as many are left as ours has parameters, and no FLOP is saved. Test "
+            f"accuracy in %, mean and {results.params.report.confidence:.0%} interval over "
+            f"{len(results.params.seeds)} seeds:",
+            "",
+            table(header, accuracies),
+            "Less ours, in points, seed by seed (bold where the interval leaves out zero):",
+            "",
+            table(header, differences),
+            *_verdict(results, contested, steps),
+            "",
+            *_fixed_nets(results),
+        ]
+    )
+
+
+def draw_comparison(results: Results, folder: Path) -> None:
+    """Test accuracy against parameters: filter criteria on the left, other ways to a small net on the right."""
+    filters = [n for n, c in results.params.competitors.items() if isinstance(c, FilterCompetitor)]
+    others = [n for n in results.params.competitors if n not in filters]
+    with figure(folder, "comparison", size=(9.5, 5.4), dpi=results.params.report.dpi) as drawing:
+        axes = drawing.subplots(1, 2, sharey=True, sharex=True)
+        for ax, names, title in (
+            (axes[0], filters, "which filters to keep"),
+            (axes[1], others, "other ways to the same size"),
+        ):
+            for idx, name in enumerate(names):
+                _draw_method(ax, results, name, color=f"C{idx}", marker=MARKERS[idx % len(MARKERS)])
+            _draw_method(ax, results, OURS, color="black", marker="o", width=2.4)
+            base = score_interval(results, "base", "test").mean
+            ax.axhline(100 * base, color="grey", lw=0.8, ls=":", label="base, unpruned")
+            ax.set_xscale("log")
+            ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            ax.xaxis.set_major_formatter(FuncFormatter(short_number))
+            ax.xaxis.set_minor_formatter(NullFormatter())
+            label_axes(ax, x="parameters (log scale)", y="", title=title)
+            ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, fontsize=7.5)
+        axes[0].set_ylabel("test accuracy (%), mean over seeds")
+
+
+def _draw_method(
+    ax: Axes, results: Results, name: str, *, color: str, marker: str, width: float = 1.1
+) -> None:
+    rows = results.comparison[results.comparison["method"] == name]
+    accuracy = 100 * rows["test_n_correct"] / rows["test_n"]
+    means = rows.assign(accuracy=accuracy).groupby("step")[["params", "accuracy"]]
+    middle, low, high = means.mean(), means.min()["accuracy"], means.max()["accuracy"]
+    spread = np.stack([middle["accuracy"] - low, high - middle["accuracy"]])
+    fixed = name in _fixed(results)
+    ax.errorbar(
+        middle["params"],
+        middle["accuracy"],
+        yerr=spread,
+        color=color,
+        marker="*" if fixed else marker,
+        ms=11 if fixed else 4 * width**0.5,
+        lw=0 if fixed else width,
+        elinewidth=0.5 * width,
+        capsize=1.5,
+        alpha=1.0 if name == OURS else 0.8,
+        label=_label(results, name),
+    )
+
+
+def _fixed(results: Results) -> list[str]:
+    return [n for n, c in results.params.competitors.items() if isinstance(c, FixedCompetitor)]
+
+
+def _label(results: Results, name: str) -> str:
+    if name == OURS:
+        return "push and prune (ours)"
+    competitor = results.params.competitors[name]
+    return name if isinstance(competitor, FixedCompetitor) else _LABELS[competitor.criterion]
+
+
+def _at(results: Results, name: str, step: int) -> pd.DataFrame:
+    rows = results.comparison
+    return rows[(rows["method"] == name) & (rows["step"] == step)].sort_values("seed")
+
+
+def _accuracies(results: Results, name: str, step: int) -> list[float]:
+    rows = _at(results, name, step)
+    return (rows["test_n_correct"] / rows["test_n"]).tolist()
+
+
+def _interval(results: Results, values: Sequence[float]) -> Interval:
+    return mean_interval(values, confidence=results.params.report.confidence)
+
+
+def _difference(results: Results, name: str, step: int) -> tuple[str, int]:
+    """A cell, and the sign of a difference whose interval leaves out zero (0 where it does not)."""
+    theirs, ours = _accuracies(results, name, step), _accuracies(results, OURS, step)
+    interval = _interval(results, [a - b for a, b in zip(theirs, ours, strict=True)])
+    sign = 1 if interval.low > 0 else (-1 if interval.high < 0 else 0)
+    cell = interval.percent(signed=True)
+    return (f"**{cell}**" if sign else cell), sign
+
+
+def _verdict(results: Results, contested: list[str], steps: range) -> list[str]:
+    signs = [_difference(results, name, step)[1] for name in contested for step in steps]
+    best = []
+    for step in steps:
+        means = {name: float(np.mean(_accuracies(results, name, step))) for name in [OURS, *contested]}
+        ranked = sorted(means, key=lambda name: -means[name])
+        best.append(
+            f"{thousands(_at(results, OURS, step)['params'].mean())} parameters: best is {_label(results, ranked[0])} "
+            f"({percent(means[ranked[0]])} %), ours is number {ranked.index(OURS) + 1} of {len(ranked)} "
+            f"({percent(means[OURS])} %)"
+        )
+    return [
+        f"Of {len(signs)} comparisons ours is better in {signs.count(-1)}, worse in {signs.count(1)} and undecided at "
+        f"this number of seeds in {signs.count(0)}; no correction is made for their number. By the means:",
+        "",
+        *(f"* {line}" for line in best),
+    ]
+
+
+def _fixed_nets(results: Results) -> list[str]:
+    names = _fixed(results)
+    if not names:
+        return []
+    rows = []
+    for name in names:
+        mine = results.comparison[results.comparison["method"] == name]
+        rows.append(
+            [
+                _label(results, name),
+                thousands(mine["params"].mean()),
+                thousands(mine["flops"].mean()),
+                thousands(mine["epochs"].mean()),
+                _interval(results, (mine["test_n_correct"] / mine["test_n"]).tolist()).percent(),
+            ]
+        )
+    return [
+        "Fixed nets, trained from scratch for as many epochs as our smallest model has had in all:",
+        "",
+        table(["net", "parameters", "FLOPs", "epochs", "test, %"], rows),
+    ]

@@ -1,0 +1,189 @@
+"""Competing methods under the papers' protocol: as many filters in every layer as ours, the same retraining.
+
+Ours goes through a list of sizes, one after another (stage `shrink`); each method here follows it through the
+same sizes, from the same net trained for as many epochs without the push (thesis 3.3.3, CVIU 5.2-5.3).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+from torch import Tensor
+
+from pipeline.batches import balanced_batches
+from pipeline.cost import count_params, measure_cost
+from pipeline.criteria import Criterion, score_filters
+from pipeline.images import Parts
+from pipeline.lda import discriminants_decorrelated
+from pipeline.magnitude import magnitude_masks, masked
+from pipeline.models.classifier import Classifier
+from pipeline.objectives import Objective
+from pipeline.params import Architecture, Auxiliary, Lda, Schedule, Surgery, Training
+from pipeline.prune import prune_like
+from pipeline.resume import ResumePoint
+from pipeline.scratch import fresh_copy, train_from_scratch, train_plainly
+from pipeline.seeding import derive_seed, generator
+from pipeline.task_utility import unravel_utility
+from pipeline.train import evaluate, fit
+
+FilterCriterion = Criterion | Literal["lda_after_the_fact"]
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """A method's model at one of the sizes; `params` counts weights that are not zero, `epochs` all so far."""
+
+    step: int
+    model: Classifier
+    params: int
+    flops: int
+    epochs: int
+
+
+@dataclass(frozen=True)
+class Contest:
+    """What all methods share.
+
+    `epochs_before` are those of the net before the first size; `objective` is what retraining minimises: the
+    push for ours, cross-entropy for the others.
+    """
+
+    parts: Parts
+    retraining: Schedule
+    objective: Objective
+    lda: Lda
+    surgery: Surgery
+    epochs_before: int
+    seed: int
+    method: str
+    resume: ResumePoint
+    batch_size: int
+
+    def epochs(self, step: int) -> int:
+        """Epochs of training that a model of this step has had."""
+        return self.epochs_before + (step + 1) * self.retraining.epochs
+
+    def stream(self, *names: object) -> int:
+        """The seed of one random stream; the same for a method's name whatever the others do."""
+        return derive_seed(self.seed, "contest", self.method, *(str(name) for name in names))
+
+    def retrain(self, model: Classifier, step: int) -> None:
+        """Retrain in place, on class-balanced batches."""
+        fit(
+            model,
+            self.objective,
+            self.parts,
+            self.retraining,
+            batching=balanced_batches(self.lda.samples_per_class, self.lda.classes_per_batch),
+            seed=self.stream("retrain", step),
+            resume=self.resume.child(step),
+            eval_batch_size=self.batch_size,
+            description=f"{self.method}, size {step + 1}, seed {self.seed}",
+        )
+
+    def enter(self, model: Classifier, step: int, *, n_params: int | None = None) -> Entrant:
+        """The record of a trained model."""
+        cost = measure_cost(model, self.parts.source.image_shape)
+        return Entrant(step, model, n_params or cost.params, cost.flops, self.epochs(step))
+
+
+def prune_filters(
+    contest: Contest, start: Classifier, references: list[Classifier], criterion: FilterCriterion
+) -> Iterator[Entrant]:
+    """Filters by a criterion of `criteria`, or by after-the-fact deep LDA (thesis chapter 3)."""
+    model = start
+    for step, reference in enumerate(references):
+        scores = _scores(contest, model, criterion, step)
+        model = prune_like(model, scores, reference, contest.parts.train.scaled()[:1])
+        contest.retrain(model, step)
+        yield contest.enter(model, step)
+
+
+def _scores(contest: Contest, model: Classifier, criterion: FilterCriterion, step: int) -> dict[str, Tensor]:
+    train = contest.parts.train
+    if criterion == "lda_after_the_fact":
+        found = unravel_utility(
+            model,
+            partial(discriminants_decorrelated, ridge=contest.lda.ridge),
+            train=train,
+            validation=contest.parts.validation,
+            surgery=contest.surgery,
+            seed=contest.stream("images", step),
+            batch_size=contest.batch_size,
+        )
+        return {name: utility.channels for name, utility in found.utilities.items()}
+    return score_filters(
+        model,
+        criterion,
+        train.scaled(),
+        train.labels,
+        random=generator(contest.stream("scores", step), "scores"),
+        batch_size=contest.batch_size,
+    )
+
+
+def prune_weights(contest: Contest, start: Classifier, references: list[Classifier]) -> Iterator[Entrant]:
+    """Single weights by magnitude (Han et al. 2015), as many left as ours has; FLOPs stay the dense net's."""
+    model = start
+    for step, reference in enumerate(references):
+        n_params = count_params(reference)
+        with masked(model, magnitude_masks(model, n_params)):
+            contest.retrain(model, step)
+        yield contest.enter(model, step, n_params=n_params)
+
+
+def from_scratch(
+    contest: Contest, references: list[Classifier], training: Training, auxiliary: Auxiliary
+) -> Iterator[Entrant]:
+    """Our architectures with fresh weights, by the base's training for as many epochs as ours has had."""
+    for step, reference in enumerate(references):
+        model = fresh_copy(reference, seed=contest.stream("weights", step))
+        train_plainly(
+            model,
+            training.model_copy(update={"epochs": contest.epochs(step)}),
+            contest.parts,
+            auxiliary=auxiliary,
+            seed=contest.stream("train", step),
+            resume=contest.resume.child(step),
+            eval_batch_size=contest.batch_size,
+            description=f"{contest.method}, size {step + 1}, seed {contest.seed}",
+        )
+        yield contest.enter(model, step)
+
+
+def fixed_net(
+    contest: Contest, architecture: Architecture, training: Training, n_steps: int, *, wanted_for: str
+) -> Iterator[Entrant]:
+    """A net of somebody's design, by the base's training for as many epochs as our smallest has had."""
+    model, _ = train_from_scratch(
+        architecture,
+        training.model_copy(update={"epochs": contest.epochs(n_steps - 1)}),
+        contest.parts,
+        auxiliary=None,
+        seed=contest.seed,
+        purpose=f"contest/{contest.method}",
+        wanted_for=wanted_for,
+        resume=contest.resume.child("fixed"),
+        eval_batch_size=contest.batch_size,
+    )
+    yield contest.enter(model, n_steps - 1)
+
+
+def comparison_row(contest: Contest, entrant: Entrant) -> dict[str, object]:
+    """An entrant, scored, as a row of `tables.COMPARISON_FIELDS`."""
+    model, parts = entrant.model, contest.parts
+    validation = evaluate(model, parts.validation, batch_size=contest.batch_size)
+    test = evaluate(model, parts.test, batch_size=contest.batch_size)
+    return {
+        "seed": contest.seed,
+        "method": contest.method,
+        "step": entrant.step,
+        "params": entrant.params,
+        "flops": entrant.flops,
+        "epochs": entrant.epochs,
+        "validation_n": validation.n,
+        "validation_n_correct": validation.n_correct,
+        "test_n": test.n,
+        "test_n_correct": test.n_correct,
+    }

@@ -1,0 +1,63 @@
+"""Han et al.'s magnitude pruning: single weights set to zero and kept there (thesis 3.3.3's red curves)."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import prune as torch_prune
+
+from pipeline.cost import count_params
+
+
+def magnitude_masks(model: nn.Module, n_params: int) -> dict[str, Tensor]:
+    """Which weights stay so that `n_params` weights and biases are not zero, by layer name.
+
+    Han et al. 2015 cut each layer at a quality parameter times the standard deviation of its weights; the
+    parameter is one for all layers here, and the one that leaves so many. Biases stay.
+
+    Args:
+        model: its convolutions and linear layers are looked at; left as it was.
+        n_params: weights and biases to keep, at least the biases and one weight.
+
+    Raises:
+        ValueError: if `n_params` is out of range.
+    """
+    layers = _layers(model)
+    n_weights = sum(layer.weight.numel() for layer in layers.values())
+    n_kept = n_params - (count_params(model) - n_weights)
+    if not 1 <= n_kept <= n_weights:
+        raise ValueError(f"expected between 1 and {n_weights} weights to keep, got {n_kept}")
+    relative = {name: _in_deviations(layer.weight) for name, layer in layers.items()}
+    together = torch.cat([each.flatten() for each in relative.values()])
+    # A stable order, so that ties fall the same way every time.
+    order = torch.argsort(together, descending=True, stable=True)
+    mask = torch.zeros_like(together, dtype=torch.bool)
+    mask[order[:n_kept]] = True
+    parts = torch.split(mask, [each.numel() for each in relative.values()])
+    return {name: part.view_as(relative[name]) for (name, part) in zip(relative, parts, strict=True)}
+
+
+@contextmanager
+def masked(model: nn.Module, masks: dict[str, Tensor]) -> Iterator[None]:
+    """Inside the block the masked weights are zero, whatever training does; after it they are zeros for good."""
+    layers = {name: model.get_submodule(name) for name in masks}
+    for name, layer in layers.items():
+        torch_prune.custom_from_mask(layer, "weight", masks[name])  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        for layer in layers.values():
+            torch_prune.remove(layer, "weight")  # type: ignore[no-untyped-call]
+
+
+def _layers(model: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
+    return {
+        name: module for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)
+    }
+
+
+def _in_deviations(weight: Tensor) -> Tensor:
+    values = weight.detach().double()
+    deviation = float(values.std()) if values.numel() > 1 else 1.0
+    return values.abs() / (deviation if deviation > 0 else 1.0)

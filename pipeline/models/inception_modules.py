@@ -1,0 +1,283 @@
+"""The Inception modules: branches side by side, whose outputs are concatenated."""
+
+from collections.abc import Callable
+from functools import partial
+
+from torch import Tensor, cat, nn
+
+from pipeline.inception_filters import (
+    Double3x3Filters,
+    ExpandedFilters,
+    FactorizedFilters,
+    FactorizedReductionFilters,
+    Filters,
+    ModuleRow,
+    ReductionFilters,
+    ReductionRow,
+)
+from pipeline.models.blocks import ConvBnRelu
+
+MakeConv = Callable[..., ConvBnRelu]
+
+
+class Fork(nn.Module):
+    """Convolutions that read the same maps; their outputs are concatenated ("Rethinking" Figure 7)."""
+
+    def __init__(self, *paths: ConvBnRelu) -> None:
+        super().__init__()
+        self.paths = nn.ModuleList(paths)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (n, in_channels, h, w) to (n, sum of the paths' filters, h, w)."""
+        return cat([path(x) for path in self.paths], dim=1)
+
+
+class InceptionModule(nn.Module):
+    """What all Inception modules share; each child is a branch, in the order of the concatenation.
+
+    Args:
+        in_channels: channels of the maps that every branch reads.
+        branches: by name, in order.
+    """
+
+    def __init__(self, in_channels: int, branches: dict[str, nn.Module]) -> None:
+        super().__init__()
+        self._built_for = in_channels
+        for name, branch in branches.items():
+            self.add_module(name, branch)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (n, in_channels, h, w) to (n, out_channels, h / stride, w / stride), rounded up."""
+        return cat([branch(x) for branch in self.children()], dim=1)
+
+    @property
+    def branch_names(self) -> tuple[str, ...]:
+        """The branches that the module has, in the order of the concatenation."""
+        return tuple(name for name, _ in self.named_children())
+
+    @property
+    def in_channels(self) -> int:
+        """Channels that the module reads, after surgery too: those of a branch's first convolution."""
+        first = next((each for each in self.modules() if isinstance(each, nn.Conv2d)), None)
+        return self._built_for if first is None else first.in_channels
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the concatenation, after surgery too; a pool without convolution passes its input on."""
+        ends = [self.branch_ends(name) for name in self.branch_names]
+        return sum(sum(conv.out_channels for conv in each) if each else self.in_channels for each in ends)
+
+    @property
+    def depth(self) -> int:
+        """Convolutions on the longest way through the module."""
+        return max(
+            len(self._convolutions(name)) - max(0, len(self.branch_ends(name)) - 1)
+            for name in self.branch_names
+        )
+
+    def branch_ends(self, name: str) -> tuple[nn.Conv2d, ...]:
+        """The convolutions whose outputs are a branch's output: one, a fork's two, or none after a bare pool.
+
+        Raises:
+            ValueError: for a branch that the module does not have.
+        """
+        convolutions = self._convolutions(name)
+        forks = [each for each in self.get_submodule(name).modules() if isinstance(each, Fork)]
+        n_ends = len(forks[-1].paths) if forks else 1
+        return convolutions[-n_ends:]
+
+    def remove_branch(self, name: str) -> None:
+        """Delete a branch; what reads the module is left to the caller.
+
+        Raises:
+            ValueError: for a branch that the module does not have, or its last one.
+        """
+        self._check_branch(name)
+        if len(self.branch_names) == 1:
+            raise ValueError(f"expected at least one branch to remain, got {name!r}, the last one")
+        delattr(self, name)
+
+    def _convolutions(self, name: str) -> tuple[nn.Conv2d, ...]:
+        self._check_branch(name)
+        return tuple(each for each in self.get_submodule(name).modules() if isinstance(each, nn.Conv2d))
+
+    def _check_branch(self, name: str) -> None:
+        if name not in self.branch_names:
+            raise ValueError(f"expected a branch among {', '.join(self.branch_names)}; got {name!r}")
+
+
+class GoogLeNetModule(InceptionModule):
+    """GoogLeNet's module ("Rethinking" Figure 4): 1x1; 1x1-3x3; 1x1-5x5; max pool 3x3-1x1."""
+
+    def __init__(self, in_channels: int, filters: Filters, *, batch_norm: bool = True) -> None:
+        f, conv = filters, _conv(batch_norm)
+        super().__init__(
+            in_channels,
+            {
+                "branch1x1": conv(in_channels, f.one, 1),
+                "branch3x3": nn.Sequential(
+                    conv(in_channels, f.three_reduce, 1), conv(f.three_reduce, f.three, 3)
+                ),
+                "branch5x5": nn.Sequential(
+                    conv(in_channels, f.five_reduce, 1), conv(f.five_reduce, f.five, 5)
+                ),
+                "branch_pool": nn.Sequential(_max_pool(stride=1), conv(in_channels, f.pool, 1)),
+            },
+        )
+
+
+class Double3x3Module(InceptionModule):
+    """Two 3x3 for a 5x5 ("Rethinking" Figure 5): 1x1; 1x1-3x3; 1x1-3x3-3x3; pool 3x3-1x1."""
+
+    def __init__(self, in_channels: int, filters: Double3x3Filters, *, batch_norm: bool = True) -> None:
+        f, conv = filters, _conv(batch_norm)
+        super().__init__(
+            in_channels,
+            {
+                "branch1x1": conv(in_channels, f.one, 1),
+                "branch3x3": nn.Sequential(
+                    conv(in_channels, f.three_reduce, 1), conv(f.three_reduce, f.three, 3)
+                ),
+                "branch_double3x3": nn.Sequential(
+                    conv(in_channels, f.double_reduce, 1),
+                    conv(f.double_reduce, f.double_first, 3),
+                    conv(f.double_first, f.double, 3),
+                ),
+                "branch_pool": nn.Sequential(
+                    _max_pool(stride=1) if f.pool_kind == "max" else _average_pool(),
+                    conv(in_channels, f.pool, 1),
+                ),
+            },
+        )
+
+
+class FactorizedModule(InceptionModule):
+    """nxn as 1xn and nx1 ("Rethinking" Figure 6): 1x1; 1x1-1xn-nx1; 1x1-nx1-1xn-nx1-1xn; average pool-1x1."""
+
+    def __init__(
+        self, in_channels: int, filters: FactorizedFilters, *, kernel: int, batch_norm: bool = True
+    ) -> None:
+        f, conv = filters, _conv(batch_norm)
+        row, column = (1, kernel), (kernel, 1)
+        super().__init__(
+            in_channels,
+            {
+                "branch1x1": conv(in_channels, f.one, 1),
+                "branch_nxn": nn.Sequential(
+                    conv(in_channels, f.inner, 1),
+                    conv(f.inner, f.inner, row),
+                    conv(f.inner, f.factorized, column),
+                ),
+                "branch_double_nxn": nn.Sequential(
+                    conv(in_channels, f.inner, 1),
+                    conv(f.inner, f.inner, column),
+                    conv(f.inner, f.inner, row),
+                    conv(f.inner, f.inner, column),
+                    conv(f.inner, f.double, row),
+                ),
+                "branch_pool": nn.Sequential(_average_pool(), conv(in_channels, f.pool, 1)),
+            },
+        )
+
+
+class ExpandedModule(InceptionModule):
+    """Expanded outputs ("Rethinking" Figure 7): 1x1; 1x1-(1x3|3x1); 1x1-3x3-(1x3|3x1); average pool-1x1."""
+
+    def __init__(self, in_channels: int, filters: ExpandedFilters, *, batch_norm: bool = True) -> None:
+        f, conv = filters, _conv(batch_norm)
+        super().__init__(
+            in_channels,
+            {
+                "branch1x1": conv(in_channels, f.one, 1),
+                "branch3x3": nn.Sequential(
+                    conv(in_channels, f.three_reduce, 1),
+                    Fork(conv(f.three_reduce, f.three, (1, 3)), conv(f.three_reduce, f.three, (3, 1))),
+                ),
+                "branch_double3x3": nn.Sequential(
+                    conv(in_channels, f.double_reduce, 1),
+                    conv(f.double_reduce, f.double, 3),
+                    Fork(conv(f.double, f.double, (1, 3)), conv(f.double, f.double, (3, 1))),
+                ),
+                "branch_pool": nn.Sequential(_average_pool(), conv(in_channels, f.pool, 1)),
+            },
+        )
+
+
+class ReductionModule(InceptionModule):
+    """Half the grid, more channels ("Rethinking" Figure 10): [1x1-]3x3; 1x1-3x3-3x3; max pool, all at stride 2.
+
+    Every branch reads all of the input, so that no narrow pool stands between the stages. Maps are padded as
+    at stride 1: 28 pixels become 14 and 7 become 4, where the paper's unpadded 35 become 17.
+    """
+
+    def __init__(self, in_channels: int, filters: ReductionFilters, *, batch_norm: bool = True) -> None:
+        f, conv = filters, _conv(batch_norm)
+        reduced = in_channels if f.three_reduce is None else f.three_reduce
+        strided = conv(reduced, f.three, 3, stride=2)
+        super().__init__(
+            in_channels,
+            {
+                "branch3x3": strided
+                if f.three_reduce is None
+                else nn.Sequential(conv(in_channels, reduced, 1), strided),
+                "branch_double3x3": nn.Sequential(
+                    conv(in_channels, f.double_reduce, 1),
+                    conv(f.double_reduce, f.double, 3),
+                    conv(f.double, f.double, 3, stride=2),
+                ),
+                "branch_pool": _max_pool(stride=2),
+            },
+        )
+
+
+class FactorizedReductionModule(InceptionModule):
+    """The reduction after factorised modules: 1x1-3x3; 1x1-1xn-nx1-3x3; max pool; the last of each at stride 2."""
+
+    def __init__(
+        self, in_channels: int, filters: FactorizedReductionFilters, *, kernel: int, batch_norm: bool = True
+    ) -> None:
+        f, conv = filters, _conv(batch_norm)
+        super().__init__(
+            in_channels,
+            {
+                "branch3x3": nn.Sequential(
+                    conv(in_channels, f.three_reduce, 1), conv(f.three_reduce, f.three, 3, stride=2)
+                ),
+                "branch_nxn": nn.Sequential(
+                    conv(in_channels, f.factorized, 1),
+                    conv(f.factorized, f.factorized, (1, kernel)),
+                    conv(f.factorized, f.factorized, (kernel, 1)),
+                    conv(f.factorized, f.factorized, 3, stride=2),
+                ),
+                "branch_pool": _max_pool(stride=2),
+            },
+        )
+
+
+def build_module(
+    in_channels: int, row: ModuleRow | ReductionRow, *, kernel: int, batch_norm: bool
+) -> InceptionModule:
+    """The module that a row of the filter tables stands for; `kernel` is the n of 1xn, where it has one."""
+    if isinstance(row, Filters):
+        return GoogLeNetModule(in_channels, row, batch_norm=batch_norm)
+    if isinstance(row, Double3x3Filters):
+        return Double3x3Module(in_channels, row, batch_norm=batch_norm)
+    if isinstance(row, FactorizedFilters):
+        return FactorizedModule(in_channels, row, kernel=kernel, batch_norm=batch_norm)
+    if isinstance(row, ExpandedFilters):
+        return ExpandedModule(in_channels, row, batch_norm=batch_norm)
+    if isinstance(row, FactorizedReductionFilters):
+        return FactorizedReductionModule(in_channels, row, kernel=kernel, batch_norm=batch_norm)
+    return ReductionModule(in_channels, row, batch_norm=batch_norm)
+
+
+def _conv(batch_norm: bool) -> MakeConv:
+    return partial(ConvBnRelu, batch_norm=batch_norm)
+
+
+def _max_pool(*, stride: int) -> nn.MaxPool2d:
+    return nn.MaxPool2d(3, stride, padding=1)
+
+
+def _average_pool() -> nn.AvgPool2d:
+    return nn.AvgPool2d(3, 1, padding=1, count_include_pad=False)

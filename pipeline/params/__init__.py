@@ -1,0 +1,177 @@
+"""What params.yaml may hold: one frozen model per section, no defaults, unknown keys refused.
+
+`python -m pipeline.params [FILE]` checks a file; `params.file` reads one.
+"""
+
+from collections.abc import Iterator
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from pipeline.params.architectures import (
+    GROWABLE,
+    Architecture,
+    CompactModel,
+    FcModel,
+    GoogLeNetModel,
+    InceptionModel,
+    ResNetModel,
+    TorchvisionModel,
+    Vgg16Model,
+)
+from pipeline.params.pruning import (
+    Competitor,
+    FilterCompetitor,
+    FixedCompetitor,
+    LatentChoiceRule,
+    OtsuChoice,
+    Prune,
+    Round,
+    ScratchCompetitor,
+    Select,
+    SensitivityChoice,
+    Shrink,
+    Surgery,
+    WeightCompetitor,
+)
+from pipeline.params.robustness import (
+    Attack,
+    FgsmAttack,
+    GaussianNoise,
+    NewtonFoolAttack,
+    Noise,
+    PoissonNoise,
+    Robustness,
+    Source,
+    SpeckleNoise,
+)
+from pipeline.params.sections import Fraction, NonNegativeInt, OpenFraction, Section, Slug
+from pipeline.params.training import (
+    Auxiliary,
+    Data,
+    Grow,
+    Lda,
+    Push,
+    PushWeights,
+    Runtime,
+    Schedule,
+    Train,
+    Training,
+)
+
+__all__ = [
+    "GROWABLE",
+    "Architecture",
+    "Attack",
+    "Auxiliary",
+    "CompactModel",
+    "Competitor",
+    "Data",
+    "FcModel",
+    "FgsmAttack",
+    "FilterCompetitor",
+    "FixedCompetitor",
+    "GaussianNoise",
+    "GoogLeNetModel",
+    "Grow",
+    "InceptionModel",
+    "LatentChoiceRule",
+    "Lda",
+    "NewtonFoolAttack",
+    "Noise",
+    "OtsuChoice",
+    "Params",
+    "PoissonNoise",
+    "Prune",
+    "Push",
+    "PushWeights",
+    "Report",
+    "ResNetModel",
+    "Robustness",
+    "Round",
+    "Runtime",
+    "Schedule",
+    "ScratchCompetitor",
+    "Section",
+    "Select",
+    "SensitivityChoice",
+    "Shrink",
+    "Source",
+    "SpeckleNoise",
+    "Surgery",
+    "TorchvisionModel",
+    "Train",
+    "Training",
+    "Vgg16Model",
+    "WeightCompetitor",
+]
+
+
+class Report(Section):
+    """Figures, intervals, and what the report holds the results against."""
+
+    dpi: Annotated[int, Field(ge=50, le=600)]
+    confidence: OpenFraction
+    target_base_test_accuracy: Fraction
+    target_params_fraction: OpenFraction
+
+
+class Params(Section):
+    """The whole of params.yaml."""
+
+    name: Slug
+    seeds: Annotated[list[NonNegativeInt], Field(min_length=1)]
+    runtime: Runtime
+    data: Data
+    model: Architecture
+    train: Train
+    grow: Grow
+    lda: Lda
+    push: Push
+    variants: Annotated[dict[Slug, PushWeights], Field(min_length=1)]
+    rounds: Annotated[list[Round], Field(min_length=1)]
+    surgery: Surgery
+    prune: Prune
+    select: Select
+    shrink: Shrink
+    competitors: Annotated[dict[Slug, Competitor], Field(min_length=1)]
+    source: Source
+    noise: Annotated[dict[Slug, Noise], Field(min_length=1)]
+    attacks: Annotated[dict[Slug, Attack], Field(min_length=1)]
+    robustness: Robustness
+    report: Report
+
+    @model_validator(mode="after")
+    def _sections_fit_each_other(self) -> Self:
+        problems = [*self._repeats(), *self._broken_links(), *self._unfit_nets()]
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    def _repeats(self) -> Iterator[str]:
+        names = [entry.name for entry in self.rounds]
+        for key, values in (
+            ("seeds", self.seeds),
+            ("prune.etas", self.prune.etas),
+            ("prune.sizes", self.prune.sizes),
+            ("rounds", names),
+        ):
+            if len(set(values)) != len(values):
+                kind = "different names" if key == "rounds" else "no repeats"
+                yield f"{key}: expected {kind} (got {values})"
+        for clash in sorted(set(self.noise) & set(self.attacks)):
+            yield f"noise and attacks: expected different names (got {clash!r} in both)"
+
+    def _broken_links(self) -> Iterator[str]:
+        previous = "push"
+        for idx, entry in enumerate(self.rounds):
+            if entry.previous != previous:
+                yield f"rounds.{idx}.previous: expected {previous!r} (got {entry.previous!r})"
+            previous = f"prune/{entry.name}"
+
+    def _unfit_nets(self) -> Iterator[str]:
+        if self.grow.max_modules > 0 and not isinstance(self.model, GROWABLE):
+            yield (
+                f"grow.max_modules: expected 0, as model.architecture {self.model.architecture!r} has no stages "
+                f"to extend (got {self.grow.max_modules})"
+            )

@@ -1,0 +1,114 @@
+"""Sections of params.yaml that describe a net: one for each family of `pipeline.models.build_model`.
+
+Checked without torch, so that a wrong net is named before anything is loaded.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from pipeline.inception_filters import check_stages
+from pipeline.params.sections import Section
+from pipeline.resnet_config import plan_modules
+
+Stem = Literal["imagenet", "small"]
+Dropout = Annotated[float, Field(ge=0, lt=1)]
+ThreeStages = Annotated[list[PositiveInt], Field(min_length=3, max_length=3)]
+
+
+class FcModel(Section):
+    """The fully connected net of the MNIST experiment, see `pipeline.models.fc`."""
+
+    architecture: Literal["fc"]
+    hidden: Annotated[list[PositiveInt], Field(min_length=1)]
+
+
+class Vgg16Model(Section):
+    """VGG-16, see `pipeline.models.vgg`."""
+
+    architecture: Literal["vgg16"]
+    batch_norm: bool
+    hidden: Annotated[list[PositiveInt], Field(min_length=1)]
+    pool: PositiveInt
+    width: PositiveFloat
+    stem: Stem
+    dropout: Dropout
+
+
+class InceptionModel(Section):
+    """Inception-N, see `pipeline.models.inception`; `factorized_kernel` is the n of v3's 1xn and nx1."""
+
+    architecture: Literal["inception"]
+    module: Literal["v1", "v1_double3x3", "v2", "v3"]
+    stages: ThreeStages
+    base: ThreeStages
+    width: PositiveFloat
+    stem: Stem
+    factorized_kernel: Annotated[int, Field(ge=3)]
+    dropout: Dropout
+
+    @model_validator(mode="after")
+    def _stages_are_in_the_table(self) -> Self:
+        check_stages(self.module, self.stages, self.base)
+        if self.factorized_kernel % 2 == 0:
+            raise ValueError(f"factorized_kernel: expected an odd number (got {self.factorized_kernel})")
+        return self
+
+
+class GoogLeNetModel(Section):
+    """The original GoogLeNet (5x5, no batch norm), or BN-GoogLeNet, of any stages and width."""
+
+    architecture: Literal["googlenet", "bn_googlenet"]
+    stages: ThreeStages
+    base: ThreeStages
+    width: PositiveFloat
+    stem: Stem
+    dropout: Dropout
+
+    @model_validator(mode="after")
+    def _stages_are_in_the_table(self) -> Self:
+        check_stages("v1" if self.architecture == "googlenet" else "v2", self.stages, self.base)
+        return self
+
+
+class ResNetModel(Section):
+    """A residual net by configuration string or published name, see `pipeline.models.resnet`."""
+
+    architecture: Literal["resnet"]
+    config: str
+    width: PositiveFloat
+    stem: Stem
+    dropout: Dropout
+
+    @model_validator(mode="after")
+    def _config_can_be_built(self) -> Self:
+        try:
+            plan_modules(self.config, self.width)
+        except ValueError as error:
+            raise ValueError(f"config: cannot be built: {error} (got {self.config!r})") from None
+        return self
+
+
+class CompactModel(Section):
+    """A fixed compact net: MobileNet (v1), MobileNetV2 or SqueezeNet."""
+
+    architecture: Literal["mobilenet", "mobilenet_v2", "squeezenet"]
+    width: PositiveFloat
+    stem: Stem
+    dropout: Dropout
+
+
+class TorchvisionModel(Section):
+    """A classifier of torchvision by its name there; `pretrained` starts from torchvision's weights."""
+
+    architecture: Literal["torchvision"]
+    name: str
+    pretrained: bool
+
+
+Architecture = Annotated[
+    FcModel | Vgg16Model | InceptionModel | GoogLeNetModel | ResNetModel | CompactModel | TorchvisionModel,
+    Field(discriminator="architecture"),
+]
+# Nets whose stages Algorithm 2 can extend.
+GROWABLE = (InceptionModel, GoogLeNetModel)

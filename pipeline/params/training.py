@@ -1,0 +1,115 @@
+"""Sections on the machine, the data, and every kind of training."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from pipeline.params.sections import Fraction, NonNegativeFloat, NonNegativeInt, OpenFraction, Section
+
+
+class Runtime(Section):
+    """The machine. `threads` is a param because the number of threads changes the last bits of a sum."""
+
+    device: Literal["auto", "cpu", "cuda"]
+    threads: PositiveInt
+    eval_batch_size: PositiveInt
+
+
+class Data(Section):
+    """Which images, and how they are split; fractions are of all images."""
+
+    source: Literal["digits"]
+    split_seed: NonNegativeInt
+    validation_fraction: OpenFraction
+    test_fraction: OpenFraction
+
+    @model_validator(mode="after")
+    def _leave_training_images(self) -> Self:
+        if self.validation_fraction + self.test_fraction >= 1:
+            together = f"{self.validation_fraction} + {self.test_fraction}"
+            raise ValueError(f"validation_fraction + test_fraction: expected less than 1 (got {together})")
+        return self
+
+
+class Schedule(Section):
+    """One training run: SGD with Nesterov momentum, linear warm-up, then a cosine to zero.
+
+    `decision_weight_decay` is the decision layer's own (L2 there, CVIU Figure 1).
+    """
+
+    epochs: PositiveInt
+    learning_rate: PositiveFloat
+    momentum: Annotated[float, Field(ge=0, lt=1)]
+    weight_decay: NonNegativeFloat
+    decision_weight_decay: NonNegativeFloat
+    warmup_epochs: NonNegativeInt
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    shift_px: NonNegativeInt
+
+    @model_validator(mode="after")
+    def _warm_up_within(self) -> Self:
+        if self.warmup_epochs > self.epochs:
+            raise ValueError(
+                f"warmup_epochs: expected at most epochs, {self.epochs} (got {self.warmup_epochs})"
+            )
+        return self
+
+
+class Training(Schedule):
+    """A run on shuffled batches of a fixed size; class-balanced ones take theirs from `lda`."""
+
+    batch_size: Annotated[int, Field(ge=2)]
+
+
+class Auxiliary(Section):
+    """Auxiliary heads while training: the weight of each, 0 for none; `batch_norm` on their hidden layer."""
+
+    weight: NonNegativeFloat
+    batch_norm: bool
+
+
+class Train(Section):
+    """The base model's training."""
+
+    training: Training
+    auxiliary: Auxiliary
+
+
+class Grow(Section):
+    """Algorithm 2 and its stop rules; a bound that is null bounds nothing."""
+
+    max_modules: NonNegativeInt
+    noticeable_gain: Fraction
+    patience: PositiveInt
+    max_params: PositiveInt | None
+    max_flops: PositiveInt | None
+    max_memory_mib: PositiveFloat | None
+    start: Literal["parent", "scratch"]
+    training: Training
+    auxiliary: Auxiliary
+
+
+class PushWeights(Section):
+    """Eq. 11's three weights, and which separation l_lda measures: Eq. 7's `trace` or our `log_det`."""
+
+    separation: Literal["trace", "log_det"]
+    gamma: NonNegativeFloat
+    lambda_: Annotated[float, Field(ge=0, alias="lambda")]
+    beta: NonNegativeFloat
+
+
+class Lda(PushWeights):
+    """The push loss and what its terms need; `classes_per_batch` null takes every class."""
+
+    ridge: PositiveFloat
+    active_variance: NonNegativeFloat
+    align_max_dim: NonNegativeInt
+    classes_per_batch: Annotated[int, Field(ge=2)] | None
+    samples_per_class: Annotated[int, Field(ge=8)]
+    collapse_share: OpenFraction
+
+
+class Push(Section):
+    """The pushing step; its batches are class-balanced, their size is set in `lda`."""
+
+    training: Schedule

@@ -1,0 +1,217 @@
+"""Surgery: which channels must go together, and a new model without some of them.
+
+The graph of layers is Torch-Pruning's; which channels go is the caller's affair (`prune`, `criteria`).
+"""
+
+import copy
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+import torch_pruning
+from torch import Tensor, nn
+
+from pipeline.models.classifier import Classifier, Net, blueprint_of, lay_out, output_layer, set_blueprint
+from pipeline.models.inception import Inception
+
+
+@dataclass(frozen=True)
+class Member:
+    """One layer of a group: where its channels sit among the group's root channels."""
+
+    name: str
+    own_idx: list[int]
+    root_idx: list[int]
+
+
+@dataclass(frozen=True)
+class ChannelGroup:
+    """Layers whose output channels must go together; most groups hold one layer."""
+
+    root: nn.Module
+    prune_fn: object
+    n_channels: int
+    members: tuple[Member, ...]
+
+    def average(self, scores: Mapping[str, Tensor]) -> Tensor:
+        """Mean of the members' scores for each root channel (CVIU 5.4), (n_channels,) float64.
+
+        Args:
+            scores: for each layer's name the scores of its channels, in a unit that layers share.
+        """
+        total = torch.zeros(self.n_channels, dtype=torch.float64)
+        n_layers = torch.zeros(self.n_channels, dtype=torch.float64)
+        for member in self.members:
+            at = torch.tensor(member.root_idx)
+            total.index_add_(0, at, scores[member.name].double().cpu()[member.own_idx])
+            n_layers.index_add_(0, at, torch.ones(len(at), dtype=torch.float64))
+        return total / n_layers.clamp_min(1)
+
+    def segments(self) -> Iterator[tuple[list[int], tuple[Member, ...]]]:
+        """Root channels that the same members cover, and those members.
+
+        One segment in most groups; more where a depthwise convolution reads a concatenation.
+        """
+        covering: dict[int, list[int]] = {}
+        for idx, member in enumerate(self.members):
+            for channel in member.root_idx:
+                covering.setdefault(channel, []).append(idx)
+        segments: dict[tuple[int, ...], list[int]] = {}
+        for channel, owners in sorted(covering.items()):
+            segments.setdefault(tuple(dict.fromkeys(owners)), []).append(channel)
+        for owners_key, channels in segments.items():
+            yield channels, tuple(self.members[idx] for idx in owners_key)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What is to happen to a group: the score of each root channel, and a mask of those to remove."""
+
+    score: Tensor
+    removed: Tensor
+
+
+def remove_channels(
+    model: Net,
+    layers: Collection[str],
+    decide: Callable[[ChannelGroup], Cut],
+    example_input: Tensor,
+    *,
+    round_to: int = 1,
+    remove_branches: bool = False,
+) -> tuple[Net, dict[str, str]]:
+    """A copy of the model without the channels that `decide` names.
+
+    The best channel of every layer stays. The one exception are branches of an Inception module, with
+    `remove_branches`: one whose last channels are all named is taken out whole, and the module concatenates
+    what is left; its best branch stays. Auxiliary heads of torchvision's nets are dropped: they are training's.
+
+    Args:
+        model: left untouched.
+        layers: names of the layers that may lose output channels; others only follow.
+        decide: from a group to its scores and what to remove.
+        example_input: one image or more, as the model takes them, to trace the layers' connections.
+        round_to: every layer keeps a multiple of this many channels, or all of them.
+        remove_branches: see above.
+
+    Returns:
+        The smaller model, in evaluation mode, and each layer's group, by the name of its first layer.
+
+    Raises:
+        ValueError: if the layers' connections cannot be traced.
+    """
+    smaller = copy.deepcopy(model).eval()
+    _drop_auxiliary_heads(smaller)
+    trainable = {name: parameter.requires_grad for name, parameter in smaller.named_parameters()}
+    smaller.requires_grad_(True)  # the graph of layers is read off autograd's
+    graph = _dependency_graph(smaller, example_input)
+    groups = list(_groups(smaller, graph, layers))
+    cuts = [decide(group) for group in groups]
+    emptied = _emptied_branches(smaller, groups, cuts) if remove_branches else []
+    group_of: dict[str, str] = {}
+    for group, cut in zip(groups, cuts, strict=True):
+        removed = _spare(group, cut, round_to)
+        if removed.any():
+            idxs = removed.nonzero().flatten().tolist()
+            graph.get_pruning_group(group.root, group.prune_fn, idxs=idxs).prune()
+        for member in group.members:
+            group_of.setdefault(member.name, group.members[0].name)
+    if emptied:
+        _remove_branches(smaller, emptied, example_input)
+    for name, parameter in smaller.named_parameters():
+        parameter.requires_grad_(trainable[name])
+    return lay_out(smaller), group_of
+
+
+def _drop_auxiliary_heads(model: nn.Module) -> None:
+    """Take torchvision's GoogLeNet and Inception-v3 out of the state in which they return several logits."""
+    net = model.net if isinstance(model, Classifier) else model
+    if not getattr(net, "aux_logits", False):
+        return
+    for name in ("aux1", "aux2", "AuxLogits"):
+        if hasattr(net, name):
+            setattr(net, name, None)
+    net.aux_logits = False  # type: ignore[assignment]
+    blueprint = blueprint_of(net)
+    set_blueprint(net, replace(blueprint, options=blueprint.options | {"aux_logits": False}))
+
+
+def _dependency_graph(model: nn.Module, example_input: Tensor) -> torch_pruning.DependencyGraph:
+    try:
+        with torch.enable_grad():
+            return torch_pruning.DependencyGraph().build_dependency(model, example_inputs=example_input)
+    except Exception as error:  # the library raises whatever its tracing runs into
+        raise ValueError(
+            f"expected an architecture whose channels can be traced, {type(model).__name__} cannot: {error}"
+        ) from error
+
+
+def _groups(
+    model: nn.Module, graph: torch_pruning.DependencyGraph, layers: Collection[str]
+) -> Iterator[ChannelGroup]:
+    names = {module: name for name, module in model.named_modules()}
+    for found in graph.get_all_groups(
+        ignored_layers=[output_layer(model)], root_module_types=[nn.Conv2d, nn.Linear]
+    ):
+        members = tuple(
+            Member(names[item.dep.target.module], list(item.idxs), list(item.root_idxs))
+            for item in found
+            if graph.is_out_channel_pruning_fn(item.dep.handler)
+            and isinstance(item.dep.target.module, nn.Conv2d | nn.Linear)
+            and names[item.dep.target.module] in layers
+        )
+        if members:
+            yield ChannelGroup(found[0].dep.target.module, found[0].dep.handler, len(found[0].idxs), members)
+
+
+def _spare(group: ChannelGroup, cut: Cut, round_to: int) -> Tensor:
+    """The mask to remove, less what has to stay: each member's best channel, and what rounding asks for."""
+    removed = cut.removed.clone()
+    for member in group.members:
+        removed[member.root_idx[int(cut.score[member.root_idx].argmax())]] = False
+    for channels, _ in group.segments():
+        n_kept = int((~removed[channels]).sum())
+        n_wanted = min(-(-n_kept // round_to) * round_to, len(channels))
+        by_score = sorted((c for c in channels if removed[c]), key=lambda c: (-float(cut.score[c]), c))
+        removed[by_score[: n_wanted - n_kept]] = False
+    return removed
+
+
+def _emptied_branches(model: nn.Module, groups: list[ChannelGroup], cuts: list[Cut]) -> list[str]:
+    """Names (in the net) of branches without a channel to keep, at least one branch left in every module."""
+    net = model.net if isinstance(model, Classifier) else model
+    if not isinstance(net, Inception):
+        return []
+    names = {module: name for name, module in model.named_modules()}
+    alone = {
+        group.members[0].name: cut for group, cut in zip(groups, cuts, strict=True) if len(group.members) == 1
+    }
+    emptied: list[str] = []
+    best: dict[nn.Module, tuple[float, str]] = {}
+    for branch, module in net.removable_branches().items():
+        ends = [alone.get(names[end]) for end in module.branch_ends(branch.rpartition(".")[2])]
+        score = max((float(cut.score.max()) for cut in ends if cut is not None), default=float("inf"))
+        best[module] = max(best.get(module, (-float("inf"), "")), (score, branch))
+        if all(cut is not None and bool(cut.removed.all()) for cut in ends):
+            emptied.append(branch)
+    for module in set(net.removable_branches().values()):
+        if len([b for b in emptied if net.removable_branches()[b] is module]) == len(module.branch_names):
+            emptied.remove(best[module][1])
+    return emptied
+
+
+def _remove_branches(model: nn.Module, branches: list[str], example_input: Tensor) -> None:
+    """Take the last channel of each branch from its readers, then the branch from its module."""
+    net = model.net if isinstance(model, Classifier) else model
+    assert isinstance(net, Inception)
+    modules = net.removable_branches()
+    graph = _dependency_graph(model, example_input)
+    for branch in branches:
+        short = branch.rpartition(".")[2]
+        for end in modules[branch].branch_ends(short):
+            idxs = list(range(end.out_channels))
+            graph.get_pruning_group(end, torch_pruning.prune_conv_out_channels, idxs=idxs).prune()
+        modules[branch].remove_branch(short)
+    blueprint = blueprint_of(net)
+    without = [*blueprint.options.get("without", ()), *branches]
+    set_blueprint(net, replace(blueprint, options=blueprint.options | {"without": without}))

@@ -1,0 +1,45 @@
+"""Train the grown model on for as long as the push, without the push: what the others start from."""
+
+from pipeline.batches import balanced_batches
+from pipeline.checkpoint import load_classifier, read_about, save_model
+from pipeline.files import write_csv
+from pipeline.images import load_parts
+from pipeline.objectives import Objective
+from pipeline.resume import ResumePoint
+from pipeline.seeding import configure_torch, derive_seed
+from pipeline.stage import StageRun, run_stage
+from pipeline.train import fit
+
+
+def control(run: StageRun) -> str:
+    """From the grown model to `model` and `history.csv`: the push's batches and epochs, cross-entropy alone."""
+    runtime, lda, training = run.params.runtime, run.params.lda, run.params.push.training
+    device = configure_torch(runtime)
+    prepared, grown = run.artefact("prepare"), run.artefact(run.seed, "grow")
+    resume = ResumePoint(run.resume_folder([prepared, grown], [runtime, lda, training]) / "fit")
+    model = load_classifier(grown / "model").to(device)
+    outcome = fit(
+        model,
+        Objective(label_smoothing=training.label_smoothing),
+        load_parts(prepared, device),
+        training,
+        batching=balanced_batches(lda.samples_per_class, lda.classes_per_batch),
+        seed=derive_seed(run.seed, "push"),  # the push's own stream: the same batches
+        resume=resume,
+        eval_batch_size=runtime.eval_batch_size,
+        description=f"control, seed {run.seed}",
+    )
+    epochs = read_about(grown / "model")["epochs"] + training.epochs
+    about = {
+        "stage": "control",
+        "seed": run.seed,
+        "epochs": epochs,
+        "validation": outcome.validation.as_dict(),
+    }
+    save_model(model, run.out / "model", about=about)
+    write_csv(run.out / "history.csv", outcome.history)
+    return f"validation accuracy {outcome.validation.accuracy:.2%}"
+
+
+if __name__ == "__main__":
+    run_stage(control, out="runs/{name}/{seed}/control", keys=["seed"])
