@@ -26,18 +26,18 @@ from pipeline.tables import COMPARISON_FIELDS
 
 def compete(run: StageRun) -> str:
     """From the control model and the sizes of ours to `step0`, `step1`, ... and `comparison.csv`."""
-    params, method = run.params, run.keys["competitor"]
-    runtime, training, settings = params.runtime, params.train, params.shrink
+    method, runtime, settings = run.keys["competitor"], run.params.runtime, run.params.shrink
+    lda, surgery, competitor = run.params.lda, run.params.surgery, run.params.competitors[method]
     device = configure_torch(runtime)
     prepared = run.artefact("prepare")
     control, ours = run.artefact(run.seed, "control"), run.artefact(run.seed, "shrink")
-    sections = [runtime, training, params.lda, params.surgery, settings, params.competitors[method]]
+    sections = [runtime, run.params.train, lda, surgery, settings, competitor]
     contest = Contest(
         parts=load_parts(prepared, device),
         retraining=settings.retraining,
         objective=Objective(label_smoothing=settings.retraining.label_smoothing),
-        lda=params.lda,
-        surgery=params.surgery,
+        lda=lda,
+        surgery=surgery,
         epochs_before=read_about(control / "model")["epochs"],
         seed=run.seed,
         method=method,

@@ -7,6 +7,7 @@ from pipeline.grow import Candidate, GrowthRules, describe_candidate, grow
 from pipeline.images import load_parts
 from pipeline.models.classifier import Classifier, blueprint_of
 from pipeline.models.inception import Inception
+from pipeline.params import Grow
 from pipeline.resume import ResumePoint
 from pipeline.scratch import train_plainly
 from pipeline.seeding import configure_torch, derive_seed
@@ -54,8 +55,26 @@ def grow_base(run: StageRun) -> str:
         return model, record(model, iteration, stage, outcome.validation)
 
     score = evaluate(base, parts.validation, batch_size=runtime.eval_batch_size)
+    best, history, reason = grow(
+        base,
+        record(base, 0, None, score),
+        _rules(settings),
+        inherit=settings.start == "parent",
+        seed=derive_seed(run.seed, "grow"),
+        train_and_score=train_and_score,
+        measure=measure,
+    )
+    name = record(best, 0, None, score).name
+    epochs = _epochs(settings, history, best, before=read_about(base_folder / "model")["epochs"])
+    about = {"stage": "grow", "seed": run.seed, "epochs": epochs, "stopped": reason}
+    save_model(best, run.out / "model", about=about)
+    write_csv(run.out / "growth.csv", [{"seed": run.seed} | describe_candidate(each) for each in history])
+    return f"{name} kept of {len(history) - 1} candidates; {reason}"
+
+
+def _rules(settings: Grow) -> GrowthRules:
     memory = settings.max_memory_mib
-    rules = GrowthRules(
+    return GrowthRules(
         max_modules=settings.max_modules,
         noticeable_gain=settings.noticeable_gain,
         patience=settings.patience,
@@ -63,25 +82,14 @@ def grow_base(run: StageRun) -> str:
         max_flops=settings.max_flops,
         max_memory_bytes=None if memory is None else memory * 2**20,
     )
-    best, history, reason = grow(
-        base,
-        record(base, 0, None, score),
-        rules,
-        inherit=settings.start == "parent",
-        seed=derive_seed(run.seed, "grow"),
-        train_and_score=train_and_score,
-        measure=measure,
-    )
-    name = record(best, 0, None, score).name
-    grown_by = sum(blueprint_of(best).options.get("stages", ())) - sum(history[0].stages)
-    before = read_about(base_folder / "model")["epochs"]
-    if settings.start == "scratch" and grown_by:
-        before, grown_by = 0, 1
-    epochs = before + grown_by * settings.training.epochs
-    about = {"stage": "grow", "seed": run.seed, "epochs": epochs, "stopped": reason}
-    save_model(best, run.out / "model", about=about)
-    write_csv(run.out / "growth.csv", [{"seed": run.seed} | describe_candidate(each) for each in history])
-    return f"{name} kept of {len(history) - 1} candidates; {reason}"
+
+
+def _epochs(settings: Grow, history: list[Candidate], best: Classifier, *, before: int) -> int:
+    """The epochs of training behind the kept net: its own, and where it inherited, its ancestors'."""
+    n_added = int(sum(blueprint_of(best).options.get("stages", ()))) - sum(history[0].stages)
+    if settings.start == "scratch" and n_added > 0:
+        return settings.training.epochs
+    return before + n_added * settings.training.epochs
 
 
 if __name__ == "__main__":

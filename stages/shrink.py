@@ -19,8 +19,8 @@ from pipeline.task_utility import unravel_utility
 
 def shrink(run: StageRun) -> str:
     """From the pushed model to `step0`, `step1`, ... and `comparison.csv`."""
-    params = run.params
-    runtime, lda, surgery, settings = params.runtime, params.lda, params.surgery, params.shrink
+    runtime, lda = run.params.runtime, run.params.lda
+    surgery, settings = run.params.surgery, run.params.shrink
     device = configure_torch(runtime)
     prepared, pushed = run.artefact("prepare"), run.artefact(run.seed, "push")
     resume = ResumePoint(run.resume_folder([prepared, pushed], [runtime, lda, surgery, settings]) / "fit")

@@ -22,14 +22,15 @@ STAGES: dict[str, dict[str, Any]] = YAML(typ="safe").load((ROOT / "dvc.yaml").re
 SECTIONS = {field.alias or name for name, field in Params.model_fields.items()}
 
 PRUNED = ("prune@0-round0", "prune@0-round1", "select@0", "evaluate@0")
+CONTEST = ("compete@0-l1", "compete@0-han", "compete@0-scratch", "compete@0-resnet6")
+SHRUNK = ("shrink@0", *CONTEST)
 LATE = ("robustness@0", "report")
 ATTACKED = ("source@0", "craft@0-fgsm", "craft@0-newton_fool")
 NOISES = ("noise@gaussian", "noise@poisson", "noise@speckle")
-EVERYTHING = ("prepare", "train@0", "grow@0", "push@0", *PRUNED, *ATTACKED, *NOISES, *LATE)
-OF_SEED_1 = (
-    *(f"{stage}@1" for stage in ("train", "grow", "push", "select", "evaluate", "source", "robustness")),
-    *("prune@1-round0", "prune@1-round1", "craft@1-fgsm", "craft@1-newton_fool"),
-)
+# What a change of the grown model reruns.
+GROWN_ON = ("push@0", "control@0", "variant@0-ours", *PRUNED, *SHRUNK)
+EVERYTHING = ("prepare", "train@0", "grow@0", *GROWN_ON, *ATTACKED, *NOISES, *LATE)
+OF_SEED_1 = tuple(name.replace("@0", "@1") for name in EVERYTHING if "@0" in name)
 
 
 @pytest.fixture(scope="module")
@@ -59,15 +60,24 @@ def dry(shared_copy: Workspace) -> Iterator[Workspace]:
         pytest.param("noise:", "peak: 255.0", "peak: 100.0", ("noise@poisson", *LATE), id="poisson"),
         pytest.param("prune:", "epochs: 2", "epochs: 3", (*PRUNED, *LATE), id="retraining"),
         pytest.param("prune:", "- 1.0", "- 1.0\n    - 2.0", (*PRUNED, *LATE), id="eta-added"),
+        pytest.param("surgery:", "round_to: 1", "round_to: 2", (*PRUNED, *SHRUNK, *LATE), id="surgery"),
+        pytest.param("shrink:", "- 0.25", "- 0.2", (*SHRUNK, "report"), id="size"),
+        pytest.param("variants:", "gamma: 0.3", "gamma: 0.2", ("variant@0-ours", "report"), id="variant"),
+        pytest.param(
+            "competitors:", "width: 0.125", "width: 0.25", ("compete@0-resnet6", "report"), id="net"
+        ),
+        pytest.param(
+            "competitors:",
+            "  han:",
+            "  chance:\n    criterion: random\n  han:",
+            ("compete@0-chance", "report"),
+            id="competitor-added",
+        ),
         pytest.param("select:", "max_drop: 0.9", "max_drop: 0.5", (*PRUNED[2:], *LATE), id="select"),
-        pytest.param("lda:", "gamma: 0.05", "gamma: 0.06", ("push@0", *PRUNED, *LATE), id="lda"),
-        pytest.param("push:", "epochs: 3", "epochs: 4", ("push@0", *PRUNED, *LATE), id="push"),
-        pytest.param(
-            "grow:", "max_modules: 1", "max_modules: 2", ("grow@0", "push@0", *PRUNED, *LATE), id="grow"
-        ),
-        pytest.param(
-            "train:", "epochs: 4", "epochs: 5", ("train@0", "grow@0", "push@0", *PRUNED, *LATE), id="train"
-        ),
+        pytest.param("lda:", "gamma: 0.05", "gamma: 0.06", (*GROWN_ON, *LATE), id="lda"),
+        pytest.param("push:", "epochs: 3", "epochs: 4", (*GROWN_ON, *LATE), id="push"),
+        pytest.param("grow:", "max_modules: 1", "max_modules: 2", ("grow@0", *GROWN_ON, *LATE), id="grow"),
+        pytest.param("train:", "epochs: 4", "epochs: 5", ("train@0", "grow@0", *GROWN_ON, *LATE), id="train"),
         pytest.param("source:", "epochs: 4", "epochs: 5", (*ATTACKED, *LATE), id="source"),
         pytest.param(
             "runtime:",
@@ -165,6 +175,8 @@ def _output(stage: str) -> str:
         "noise": "noise/${item.noise}",
         "craft": "${item.seed}/craft/${item.attack}",
         "prune": "${item.seed}/prune/${item.round.name}",
+        "variant": "${item.seed}/variant/${item.variant}",
+        "compete": "${item.seed}/compete/${item.competitor}",
     }
     return f"runs/${{name}}/{tails.get(stage, f'${{item.seed}}/{stage}')}"
 
@@ -304,9 +316,16 @@ def test_stage_module_reads_no_section_of_its_own() -> None:
     assert reads <= {"name"}
 
 
-@pytest.mark.parametrize("stage", ["noise", "craft"])
-def test_one_entry_of_a_mapping_is_declared_alone(stage: str) -> None:
-    key, section = {"noise": ("noise", "noise"), "craft": ("attack", "attacks")}[stage]
+@pytest.mark.parametrize(
+    ("stage", "key", "section"),
+    [
+        ("noise", "noise", "noise"),
+        ("craft", "attack", "attacks"),
+        ("variant", "variant", "variants"),
+        ("compete", "competitor", "competitors"),
+    ],
+)
+def test_one_entry_of_a_mapping_is_declared_alone(stage: str, key: str, section: str) -> None:
     assert f"{section}.${{item.{key}}}" in STAGES[stage]["params"]
     assert section not in STAGES[stage]["params"]
 

@@ -11,9 +11,12 @@ from conftest import FULL_RUN_SECONDS, FullRun, Workspace
 
 ALL_STAGES = {
     "prepare",
-    *(f"{stage}@0" for stage in ("train", "grow", "push", "source", "select", "evaluate", "robustness")),
+    *(f"{stage}@0" for stage in ("train", "grow", "push", "control", "shrink", "source")),
+    *(f"{stage}@0" for stage in ("select", "evaluate", "robustness")),
     "prune@0-round0",
     "prune@0-round1",
+    "variant@0-ours",
+    *(f"compete@0-{name}" for name in ("l1", "han", "scratch", "resnet6")),
     *(f"noise@{name}" for name in ("gaussian", "poisson", "speckle")),
     *(f"craft@0-{name}" for name in ("fgsm", "newton_fool")),
     "report",
@@ -60,6 +63,8 @@ def test_run_leaves_no_resume_points(finished: Workspace) -> None:
                 "## Accuracy against size",
                 "## Selected models",
                 "## Layer by layer",
+                "## Ours and others at the same sizes",
+                "## Collapse: the paper's separation term and ours",
                 "## Discriminants before and after pushing",
                 "## How many latent neurons are needed",
                 "## Growth",
@@ -93,7 +98,16 @@ def test_every_figure_is_png_and_svg(finished: Workspace) -> None:
     png = {file.stem for file in figures.glob("*.png")}
     svg = {file.stem for file in figures.glob("*.svg")}
     assert png == svg
-    expected = {"accuracy_size", "layers", "discriminants", "covariances", "growth", "drops", "pushing"}
+    expected = {
+        "accuracy_size",
+        "comparison",
+        "layers",
+        "discriminants",
+        "covariances",
+        "growth",
+        "drops",
+        "pushing",
+    }
     assert expected <= png
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in figures.glob("*.png"))
     assert all(b"<svg" in file.read_bytes()[:1000] for file in figures.glob("*.svg"))

@@ -70,6 +70,9 @@ def _watch(workspace: Workspace, stage: str, *command: str) -> tuple[Result, lis
         # Two epochs a candidate, or a sample: killed in the middle of the second one.
         ("grow", "grow@0", "--seed 0", "runs/tiny/0/grow", 3),
         ("push", "push@0", "--seed 0", "runs/tiny/0/push", 2),
+        ("control", "control@0", "--seed 0", "runs/tiny/0/control", 2),
+        ("shrink", "shrink@0", "--seed 0", "runs/tiny/0/shrink", 1),
+        ("compete", "compete@0-han", "--seed 0 --competitor han", "runs/tiny/0/compete/han", 1),
         (
             "prune",
             "prune@0-round1",
