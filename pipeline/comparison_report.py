@@ -57,7 +57,8 @@ def comparison_section(results: Results) -> str:
             "many filters in every layer as ours and retrains for the same "
             f"{retraining.epochs} epochs on the same kind of batches. The others start from the grown model trained "
             "on for as many epochs without the push, and retrain with cross-entropy alone. Single weights (Han et "
-            "al.) are zeros in the dense net: as many are left as ours has parameters, and no FLOP is saved. Test "
+            "al.) are zeros in the dense net: as many are left as ours has parameters, and no FLOP is saved. In "
+            "the figure whiskers run from the lowest to the highest seed. Test "
             f"accuracy in %, mean and {results.params.report.confidence:.0%} interval over "
             f"{len(results.params.seeds)} seeds:",
             "",

@@ -57,7 +57,8 @@ def _entrants(run: StageRun, contest: Contest, device: torch.device) -> Iterator
     n_steps = len(run.params.shrink.sizes)
     if isinstance(competitor, FixedCompetitor):
         place = f"competitors.{contest.method}.model"
-        return fixed_net(contest, competitor.model, training.training, n_steps, wanted_for=place)
+        own = training.training.model_copy(update={"learning_rate": competitor.learning_rate})
+        return fixed_net(contest, competitor.model, own, n_steps, wanted_for=place)
     ours = run.artefact(run.seed, "shrink")
     references = [load_classifier(ours / f"step{step}").to(device) for step in range(n_steps)]
     control = load_classifier(run.artefact(run.seed, "control") / "model").to(device)

@@ -4,6 +4,7 @@ import torchvision
 from torch import nn
 
 from pipeline.models import build_model
+from pipeline.models.blocks import ConvBnRelu
 from pipeline.models.classifier import Blueprint, blueprint_of
 from pipeline.models.resnet import ResNet
 from pipeline.resnet_config import PUBLISHED, ModuleSpec, parse_config
@@ -108,6 +109,24 @@ def test_a_residual_module_adds_its_input_before_the_last_rectifier() -> None:
         x = torch.rand(1, 8, 4, 4)
         assert torch.equal(module(x), x)
         assert not module(-x).any()
+
+
+def test_no_convolution_of_one_pixel_has_a_stride_of_its_own() -> None:
+    """Its weight gradient corrupts memory where it reads few channels, as it may after pruning."""
+    net = build_model("resnet", 4, config="C4-(C8, I8)-c16-1c16", width=1.0, stem="small")
+    strided = [n for n, e in net.named_modules() if isinstance(e, nn.Conv2d) and e.stride != (1, 1)]
+    assert [n for n in strided if net.get_submodule(n).kernel_size == (1, 1)] == []
+    assert strided == [f"stages.{stage}.0.body.0.conv" for stage in (2, 3)]
+
+
+def test_a_strided_convolution_of_one_pixel_is_computed_in_two_steps() -> None:
+    layer = ConvBnRelu(4, 7, 1, stride=2)
+    assert list(layer.state_dict())[0] == "conv.weight"
+    x = torch.rand(2, 4, 5, 6)
+    expected = nn.functional.conv2d(x, layer.conv.weight, stride=2)
+    found = layer.conv(layer.subsample(x))
+    assert found.shape == (2, 7, 3, 3)
+    assert torch.allclose(found, expected, atol=1e-6)
 
 
 def test_the_published_names_are_the_papers() -> None:

@@ -45,6 +45,11 @@ class ConvBnRelu(nn.Sequential):
     ) -> None:
         super().__init__()
         height, width = (kernel, kernel) if isinstance(kernel, int) else kernel
+        if (height, width) == (1, 1) and stride > 1:
+            # The same convolution in two steps. oneDNN writes past its buffer in the weight gradient of a strided
+            # 1x1 over 2 to 7 channels laid out last (uxlfoundation/oneDNN#6035), which pruned ResNets have.
+            self.subsample = nn.MaxPool2d(1, stride)
+            stride = 1
         self.conv = nn.Conv2d(
             in_channels,
             out_channels,

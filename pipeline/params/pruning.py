@@ -113,9 +113,10 @@ class ScratchCompetitor(Section):
 
 
 class FixedCompetitor(Section):
-    """A fixed net, trained for as many epochs as our smallest model."""
+    """A fixed net, trained as the base was, at its own learning rate, for as many epochs as our smallest model."""
 
     criterion: Literal["fixed"]
+    learning_rate: PositiveFloat
     model: Architecture
 
 
