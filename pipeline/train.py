@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from pipeline.batches import Batching, shift_images
 from pipeline.images import Images, Parts
@@ -89,9 +90,12 @@ def fit(
     everything = nn.ModuleDict({"model": model, "objective": objective})
     optimizer = _optimizer(everything, settings)
     history = _restore(everything, optimizer, resume)
-    with progress_bar(
-        total=settings.epochs, done=len(history), description=description, unit="epoch"
-    ) as progress:
+    with (
+        logging_redirect_tqdm(),
+        progress_bar(
+            total=settings.epochs, done=len(history), description=description, unit="epoch"
+        ) as progress,
+    ):
         for epoch in range(len(history), settings.epochs):
             sums: dict[str, float] = {}
             n_batches = 0

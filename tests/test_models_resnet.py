@@ -121,7 +121,7 @@ def test_no_convolution_of_one_pixel_has_a_stride_of_its_own() -> None:
 
 def test_a_strided_convolution_of_one_pixel_is_computed_in_two_steps() -> None:
     layer = ConvBnRelu(4, 7, 1, stride=2)
-    assert list(layer.state_dict())[0] == "conv.weight"
+    assert next(iter(layer.state_dict())) == "conv.weight"
     x = torch.rand(2, 4, 5, 6)
     expected = nn.functional.conv2d(x, layer.conv.weight, stride=2)
     found = layer.conv(layer.subsample(x))
