@@ -54,7 +54,7 @@ bench: setup  ## the benchmarks
 
 lock:  ## compile requirements.lock anew (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	  --custom-compile-command 'make lock' --group dev pyproject.toml --output-file requirements.lock
+	  --custom-compile-command 'make lock' --group dev --group bench pyproject.toml --output-file requirements.lock
 
 clean:  ## forget resume points of killed runs (results stay)
 	rm -rf .resume

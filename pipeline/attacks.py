@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import foolbox
 import torch
 from eagerpy import PyTorchTensor, astensor_
 from foolbox import Misclassification, Model, PyTorchModel
@@ -10,7 +11,8 @@ from foolbox.attacks.base import MinimizationAttack, get_criterion, raise_if_kwa
 from foolbox.distances import l2
 from torch import Tensor, nn
 
-from pipeline.params import FgsmAttack, NewtonFoolAttack
+from pipeline.errors import InputError
+from pipeline.params import Attack, FgsmAttack, NewtonFoolAttack
 from pipeline.progress import progress_bar
 
 
@@ -97,37 +99,56 @@ class NewtonFool(MinimizationAttack):  # type: ignore[misc]
         return (x - length.view(-1, 1, 1, 1) * direction).detach(), alive
 
 
-def craft(
-    attack: FgsmAttack | NewtonFoolAttack,
-    source: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    batch_size: int,
-) -> Tensor:
-    """Adversarial images in [0, 1], (n, channels, height, width), crafted on `source`.
+def craft(attack: Attack, model: nn.Module, images: Tensor, labels: Tensor, *, batch_size: int) -> Tensor:
+    """Adversarial images in [0, 1], (n, channels, height, width), crafted on `model`.
 
-    Whether an image fools anyone is not asked of foolbox: predict it again.
+    Whether an image fools anyone is not asked of foolbox: predict it again. Random starts draw from torch's
+    global generator: seed it first.
 
     Args:
-        attack: method and strength; FGSM's epsilon on the 0-255 scale.
-        source: the model to attack, images in [0, 1] to logits.
+        attack: method and strength; epsilons on the 0-255 scale.
+        model: the model to attack, images in [0, 1] to logits.
         images: (n, channels, height, width) float in [0, 1].
         labels: (n,) the true labels.
         batch_size: images at a time.
+
+    Raises:
+        InputError: for an attack that foolbox does not have, or options that it does not take.
     """
-    source.eval()
-    model = PyTorchModel(source, bounds=(0, 1), device=images.device)
-    method, epsilon = (
-        (Fgsm(), attack.epsilon / 255)
-        if isinstance(attack, FgsmAttack)
-        else (NewtonFool(steps=attack.steps, eta=attack.eta), None)
-    )
+    method, epsilon = build_attack(attack)
+    model.eval()
+    wrapped = PyTorchModel(model, bounds=(0, 1), device=images.device)
     crafted = []
     parts = list(zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True))
     with progress_bar(total=len(images), description=attack.method, unit="image") as progress:
         for batch, batch_labels in parts:
-            _, clipped, _ = method(model, batch, Misclassification(batch_labels), epsilons=epsilon)
-            crafted.append(clipped.detach())
+            _, clipped, _ = method(wrapped, batch, Misclassification(batch_labels), epsilons=epsilon)
+            # A minimisation attack that finds nothing may return what is no image: the original stays.
+            usable = clipped.flatten(1).isfinite().all(1)
+            crafted.append(torch.where(usable.view(-1, 1, 1, 1), clipped, batch).clamp(0, 1).detach())
             progress.update(len(batch))
     return torch.cat(crafted)
+
+
+def build_attack(attack: Attack) -> tuple[Any, float | None]:
+    """The foolbox attack of a section of the params, and its budget with pixels in [0, 1].
+
+    Raises:
+        InputError: for an attack that foolbox does not have, or options that it does not take.
+    """
+    if isinstance(attack, FgsmAttack):
+        return Fgsm(), attack.epsilon / 255
+    if isinstance(attack, NewtonFoolAttack):
+        return NewtonFool(steps=attack.steps, eta=attack.eta), None
+    found = getattr(foolbox.attacks, attack.attack, None)
+    if not (isinstance(found, type) and issubclass(found, foolbox.Attack)):
+        known = sorted(name for name in foolbox.attacks.__dict__ if name.endswith("Attack"))
+        examples = ", ".join(known[:5])
+        raise InputError(
+            f"attack: expected a class of foolbox.attacks, such as {examples} (got {attack.attack!r})"
+        )
+    try:
+        built = found(**attack.options)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"options of {attack.attack}: {error} (got {attack.options})") from None
+    return built, None if attack.epsilon is None else attack.epsilon / 255

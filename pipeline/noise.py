@@ -2,20 +2,22 @@
 
 import numpy as np
 import numpy.typing as npt
+from scipy.ndimage import uniform_filter
 from skimage.util import random_noise
 
 from pipeline.data import Pixels
-from pipeline.params import GaussianNoise, PoissonNoise, SpeckleNoise
+from pipeline.params import GaussianNoise, ImpulseNoise, LocalVarianceNoise, Noise, PoissonNoise
 
-AnyNoise = GaussianNoise | SpeckleNoise | PoissonNoise
+# `random_noise` refuses a variance of zero, which black surroundings have.
+_LEAST_VARIANCE = 1e-12
 
 
-def add_noise(images: Pixels, noise: AnyNoise) -> npt.NDArray[np.float32]:
+def add_noise(images: Pixels, noise: Noise) -> npt.NDArray[np.float32]:
     """Noisy images (n, channels, height, width) in [0, 1], float32, clipped to the range.
 
     Image i draws from a generator of (seed, i) alone, so batches and order change nothing.
 
-    Gaussian and speckle noise are `skimage.util.random_noise`'s. Poisson noise is drawn at `peak` photons for
+    All but Poisson noise is `skimage.util.random_noise`'s. Poisson noise is drawn at `peak` photons for
     white, as that function does for images of 256 levels; it would guess a coarser scale from an image that
     happens to have fewer, as digits have.
 
@@ -30,12 +32,18 @@ def add_noise(images: Pixels, noise: AnyNoise) -> npt.NDArray[np.float32]:
 
 
 def _noisy(
-    image: npt.NDArray[np.float64], noise: AnyNoise, random: np.random.Generator
+    image: npt.NDArray[np.float64], noise: Noise, random: np.random.Generator
 ) -> npt.NDArray[np.float64]:
     if isinstance(noise, PoissonNoise):
         return np.clip(random.poisson(image * noise.peak) / noise.peak, 0, 1)
-    deviation = noise.std / 255 if isinstance(noise, GaussianNoise) else noise.strength
-    result: npt.NDArray[np.float64] = random_noise(
-        image, mode=noise.kind, rng=random, clip=True, mean=0.0, var=deviation**2
-    )
+    result: npt.NDArray[np.float64]
+    if isinstance(noise, ImpulseNoise):
+        result = random_noise(image, mode=noise.kind, rng=random, clip=True, amount=noise.amount)
+    elif isinstance(noise, LocalVarianceNoise):
+        around = uniform_filter(image, size=(1, 3, 3))
+        variance = noise.strength**2 * around + _LEAST_VARIANCE
+        result = random_noise(image, mode="localvar", rng=random, clip=True, local_vars=variance)
+    else:
+        deviation = noise.std / 255 if isinstance(noise, GaussianNoise) else noise.strength
+        result = random_noise(image, mode=noise.kind, rng=random, clip=True, mean=0.0, var=deviation**2)
     return result

@@ -10,7 +10,15 @@ from pipeline.results import Results, with_accuracy
 from pipeline.robustness_report import robustness_report
 from pipeline.summary import summary
 
-_MORE = ("variants", "comparison", "accuracy", "perturbations")
+_MORE = (
+    "variants",
+    "comparison",
+    "accuracy",
+    "reliability",
+    "pairs",
+    "white_box",
+    "perturbations",
+)
 
 
 def write_report(results: Results, folder: Path) -> None:

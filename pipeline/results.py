@@ -29,8 +29,11 @@ class Results:
         pushing: one row for each epoch of the push.
         variants: what other pushes ended with (`tables.VARIANT_FIELDS`).
         comparison: every method at every size (`tables.COMPARISON_FIELDS`).
-        accuracy: seed, model, condition, kind, n, n_correct.
-        perturbations: seed, condition, kind, l2, linf.
+        accuracy: seed, model, condition, n, n_correct, ece, confidence_of_hits, confidence_of_misses (sums).
+        reliability: seed, model, condition, bin, n, n_correct, confidence (a sum).
+        pairs: two models on the same images, within a seed (`paired.PairedComparison`).
+        white_box: seed, model, attack, n, n_correct_clean, n_correct, l2, linf.
+        perturbations: seed, condition, l2, linf.
         outcomes: seed, attack, and how many images fooled whom.
         gallery: what base and pruned said of the gallery's images.
         latent_spaces: by seed, the arrays of `lda.describe_latent` before and after the push.
@@ -51,6 +54,9 @@ class Results:
     variants: pd.DataFrame
     comparison: pd.DataFrame
     accuracy: pd.DataFrame
+    reliability: pd.DataFrame
+    pairs: pd.DataFrame
+    white_box: pd.DataFrame
     perturbations: pd.DataFrame
     outcomes: pd.DataFrame
     gallery: pd.DataFrame
@@ -83,6 +89,9 @@ def load_results(params: Params, root: Path) -> Results:
             variants=_stack(root, seeds, *(f"variant/{name}/variant.csv" for name in params.variants)),
             comparison=_stack(root, seeds, *(f"{folder}/comparison.csv" for folder in compared)),
             accuracy=_stack(root, seeds, "robustness/accuracy.csv"),
+            reliability=_stack(root, seeds, "robustness/reliability.csv"),
+            pairs=_stack(root, seeds, "robustness/pairs.csv"),
+            white_box=_stack(root, seeds, *(f"white_box/{name}/white_box.csv" for name in params.white_box)),
             perturbations=_stack(root, seeds, "robustness/perturbations.csv"),
             outcomes=_stack(root, seeds, "robustness/outcomes.csv"),
             gallery=_stack(root, seeds, "robustness/gallery.csv"),

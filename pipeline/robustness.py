@@ -7,28 +7,38 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from pipeline.conditions import CLEAN
 from pipeline.train import predict_logits
-
-CLEAN = "clean"
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """One model on one condition: predicted class (n,) and its softmax confidence (n,), on the CPU."""
+    """One model on one condition: softmax probabilities (n, classes), on the CPU."""
 
-    predicted: Tensor
-    confidence: Tensor
+    probabilities: Tensor
+
+    @property
+    def predicted(self) -> Tensor:
+        """The predicted classes (n,)."""
+        return self.probabilities.argmax(1)
+
+    @property
+    def confidence(self) -> Tensor:
+        """The softmax of the predicted class (n,), the thesis's confidence."""
+        return self.probabilities.amax(1)
+
+    def hits(self, labels: Tensor) -> Tensor:
+        """Mask (n,) of images whose label was predicted."""
+        return self.predicted == labels
 
     def n_correct(self, labels: Tensor) -> int:
         """How many of the labels were predicted."""
-        return int((self.predicted == labels).sum())
+        return int(self.hits(labels).sum())
 
 
 def predict(model: nn.Module, images: Tensor, *, batch_size: int) -> Predictions:
-    """Predictions for images (n, channels, height, width) in [0, 1]; confidence as the thesis defines it."""
-    probabilities = predict_logits(model, images, batch_size=batch_size).softmax(1)
-    confidence, predicted = probabilities.max(1)
-    return Predictions(predicted.cpu(), confidence.cpu())
+    """Predictions for images (n, channels, height, width) in [0, 1]."""
+    return Predictions(predict_logits(model, images, batch_size=batch_size).softmax(1).cpu())
 
 
 def perturbation_norms(clean: Tensor, perturbed: Tensor) -> dict[str, float]:

@@ -8,8 +8,10 @@ import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
 
+from pipeline.conditions import CLEAN, Condition
 from pipeline.figures import COLORS, LABELS, figure, label_axes
-from pipeline.results import Results, accuracy_drops
+from pipeline.results import Results, accuracy_drops, with_accuracy
+from pipeline.robustness_tables import conditions_of
 from pipeline.statistics import mean_interval
 from pipeline.tables import MODELS
 
@@ -17,7 +19,7 @@ from pipeline.tables import MODELS
 def draw_drops(results: Results, folder: Path) -> None:
     """Accuracy drop of every model under every perturbation, mean and interval over seeds."""
     report = results.params.report
-    conditions = [*results.params.noise, *results.params.attacks]
+    conditions = report.headline
     drops = accuracy_drops(results.accuracy)
     width = 0.8 / len(MODELS)
     with figure(folder, "drops", size=(9.5, 4.2), dpi=report.dpi) as drawing:
@@ -40,7 +42,42 @@ def draw_drops(results: Results, folder: Path) -> None:
         ax.axhline(0, color="black", lw=0.8)
         ax.set_xticks(np.arange(len(conditions)), conditions)
         label_axes(ax, x="", y="accuracy change against clean images\n(percentage points)")
-        drawing.legend(loc="outside lower center", ncols=len(MODELS))
+        drawing.legend(loc="outside lower center", ncols=3)
+
+
+def draw_severities(results: Results, folder: Path) -> None:
+    """Test accuracy against strength, a panel for each method that comes in several strengths."""
+    families: dict[str, list[Condition]] = {}
+    for each in conditions_of(results):
+        if each.kind != CLEAN:
+            name = each.family if len(results.params.sources) == 1 else f"{each.family} {each.source}".strip()
+            families.setdefault(name, []).append(each)
+    swept = {name: sorted(each, key=lambda c: c.strength) for name, each in families.items() if len(each) > 1}
+    panels = swept or families
+    columns = min(3, len(panels))
+    n_rows = -(-len(panels) // columns)
+    scores = with_accuracy(results.accuracy)
+    size = (3.2 * columns, 2.7 * n_rows + 0.6)
+    with figure(folder, "severities", size=size, dpi=results.params.report.dpi) as drawing:
+        axes = np.asarray(drawing.subplots(n_rows, columns, squeeze=False, sharey=True)).flat
+        for ax, (family, conditions) in zip(axes, panels.items(), strict=False):
+            strengths = [0.0, *(each.strength for each in conditions)]
+            names = [CLEAN, *(each.name for each in conditions)]
+            for model in MODELS:
+                rows = scores[scores["model"] == model]
+                by_seed = 100 * rows.pivot_table(index="seed", columns="condition", values="accuracy")[names]
+                ax.plot(
+                    strengths, by_seed.mean(), color=COLORS[model], marker=".", lw=1.2, label=LABELS[model]
+                )
+                ax.fill_between(
+                    strengths, by_seed.min(), by_seed.max(), color=COLORS[model], alpha=0.08, lw=0
+                )
+            label_axes(ax, x=conditions[0].unit, y="", title=family)
+        for ax in list(axes)[len(panels) :]:
+            ax.set_visible(False)
+        for ax in drawing.axes[::columns]:
+            ax.set_ylabel("test accuracy (%)")
+        drawing.legend(*drawing.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
 
 
 def draw_gallery(results: Results, seed: int, attack: str, fooled: str, name: str, folder: Path) -> bool:

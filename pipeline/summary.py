@@ -21,7 +21,7 @@ def mean_size(results: Results, model: str, column: str) -> float:
 
 def summary(results: Results) -> str:
     """A table of models (size, accuracy, drops) and whether the expectations in the params were met."""
-    conditions = [*results.params.noise, *results.params.attacks]
+    conditions = results.params.report.headline
     drops = accuracy_drops(results.accuracy)
     base_params = mean_size(results, "base", "params")
     rows = []

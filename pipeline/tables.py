@@ -30,6 +30,9 @@ COMPARISON_FIELDS = (
 # One row a seed; eigenvalues of Eq. 6 on training images, `collapsed` the share of the last epoch's batches.
 VARIANT_FIELDS = ("seed", "variant", "n", "n_correct", "n_active", "v_sum", "v_top", "collapsed")
 
+# Of the paired bootstrap within a seed; those over seeds are `report.confidence`.
+CONFIDENCE_LEVEL = 0.95
+
 # The method of this project in the comparison's tables.
 OURS = "ours"
 

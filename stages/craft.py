@@ -1,4 +1,6 @@
-"""Craft one attack on the source model, once, and store the images."""
+"""Craft one attack on one source model, once, and store the images."""
+
+import json
 
 import torch
 from safetensors.torch import save_file
@@ -6,22 +8,26 @@ from safetensors.torch import save_file
 from pipeline.attacks import craft
 from pipeline.checkpoint import load_classifier
 from pipeline.images import load_parts
-from pipeline.seeding import configure_torch
+from pipeline.seeding import configure_torch, seed_torch
 from pipeline.stage import StageRun, run_stage
 from pipeline.train import predict_logits
 
 
 def craft_attack(run: StageRun) -> str:
-    """From the source and the test images to `images.safetensors`: float16 images in [0, 1], labels."""
-    runtime, attack = run.params.runtime, run.params.attacks[run.keys["attack"]]
+    """From a source and the test images to `images.safetensors`: float16 images in [0, 1], labels, settings."""
+    name, source_name = run.keys["attack"], run.keys["source"]
+    runtime, attack = run.params.runtime, run.params.attacks[name]
     device = configure_torch(runtime)
     test = load_parts(run.artefact("prepare"), device).test
-    source = load_classifier(run.artefact(run.seed, "source") / "model").to(device)
+    source = load_classifier(run.artefact(run.seed, "source", source_name) / "model").to(device)
     batch_size = runtime.eval_batch_size
+    seed_torch(run.seed, "craft", source_name, name)
     crafted = craft(attack, source, test.scaled(), test.labels, batch_size=batch_size)
     stored = crafted.to(torch.float16)
     save_file(
-        {"images": stored.cpu().contiguous(), "labels": test.labels.cpu()}, run.out / "images.safetensors"
+        {"images": stored.cpu().contiguous(), "labels": test.labels.cpu()},
+        run.out / "images.safetensors",
+        metadata={"attack": json.dumps(attack.model_dump(mode="json")), "source": source_name},
     )
     clean = predict_logits(source, test.scaled(), batch_size=batch_size).argmax(1) == test.labels
     attacked = predict_logits(source, stored.float(), batch_size=batch_size).argmax(1) == test.labels
@@ -29,4 +35,6 @@ def craft_attack(run: StageRun) -> str:
 
 
 if __name__ == "__main__":
-    run_stage(craft_attack, out="runs/{name}/{seed}/craft/{attack}", keys=["seed", "attack"])
+    run_stage(
+        craft_attack, out="runs/{name}/{seed}/craft/{source}/{attack}", keys=["seed", "source", "attack"]
+    )

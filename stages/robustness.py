@@ -1,18 +1,21 @@
 """Put every model on the same clean, noisy and attacked test images."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from pipeline.calibration import confidence_summary, reliability_rows
 from pipeline.checkpoint import load_classifier
+from pipeline.conditions import CLEAN, Condition, list_conditions, list_models, list_pairs
 from pipeline.errors import InputError
 from pipeline.files import write_csv, write_json
 from pipeline.images import Images, load_parts
+from pipeline.paired import compare_pair
 from pipeline.robustness import (
-    CLEAN,
     Predictions,
     compare_outcomes,
     gallery_rows,
@@ -22,47 +25,39 @@ from pipeline.robustness import (
 )
 from pipeline.seeding import configure_torch, derive_seed
 from pipeline.stage import StageRun, run_stage
-from pipeline.tables import MODELS
+from pipeline.tables import CONFIDENCE_LEVEL
+
+# By model, then by condition.
+AllPredictions = dict[str, dict[str, Predictions]]
 
 
 def robustness(run: StageRun) -> str:
-    """Writes `accuracy.csv`, `perturbations.csv`, predictions, galleries, and the drops that DVC shows."""
-    runtime = run.params.runtime
+    """Writes accuracies, confidences, paired comparisons, galleries, and the drops that DVC shows."""
+    runtime, lineup = run.params.runtime, run.params.lineup
     device = configure_torch(runtime)
     test = load_parts(run.artefact("prepare"), device).test
     labels = test.labels.cpu()
     models = {
         name: load_classifier(run.artefact(run.seed, folder) / file).to(device)
-        for name, (folder, file) in (MODELS | {"source": ("source", "model")}).items()
+        for name, (folder, file) in list_models(lineup.size, lineup.competitors, run.params.sources).items()
     }
-    predictions: dict[str, dict[str, Predictions]] = {name: {} for name in models}
-    accuracy, perturbations = [], []
+    predictions: AllPredictions = {name: {} for name in models}
     stored: dict[str, Tensor] = {}
-    for condition, kind, images in _conditions(run, test):
-        stored[condition] = images.cpu()
+    perturbations = []
+    for condition, images in _perturbed(run, test):
+        stored[condition.name] = images.cpu()
         perturbations.append(
-            {"seed": run.seed, "condition": condition, "kind": kind}
-            | perturbation_norms(test.scaled(), images)
+            {"seed": run.seed, "condition": condition.name} | perturbation_norms(test.scaled(), images)
         )
         for name, model in models.items():
-            found = predict(model, images, batch_size=runtime.eval_batch_size)
-            predictions[name][condition] = found
-            accuracy.append(
-                {"seed": run.seed, "model": name, "condition": condition, "kind": kind}
-                | {"n": len(labels), "n_correct": found.n_correct(labels)}
-            )
-    write_csv(run.out / "accuracy.csv", accuracy)
+            predictions[name][condition.name] = predict(model, images, batch_size=runtime.eval_batch_size)
     write_csv(run.out / "perturbations.csv", perturbations)
+    write_csv(run.out / "accuracy.csv", _accuracy(run, predictions, labels))
+    write_csv(run.out / "reliability.csv", _reliability(run, predictions, labels))
+    write_csv(run.out / "pairs.csv", _pairs(run, predictions, labels))
     _save_predictions(run.out / "predictions.safetensors", predictions, labels)
     _save_galleries(run, predictions, labels, stored)
-    drops = {
-        name: {
-            condition: round((found.n_correct(labels) - each[CLEAN].n_correct(labels)) / len(labels), 6)
-            for condition, found in each.items()
-            if condition != CLEAN
-        }
-        for name, each in predictions.items()
-    }
+    drops = {name: _drops(each, labels) for name, each in predictions.items()}
     write_json(run.metrics(run.seed, "accuracy_drop.json"), drops)
     worst = min(drops["base"], key=lambda condition: drops["base"][condition])
     return (
@@ -70,19 +65,81 @@ def robustness(run: StageRun) -> str:
     )
 
 
-def _conditions(run: StageRun, test: Images) -> Iterator[tuple[str, str, Tensor]]:
-    """Clean, then each noise and attack that the params name (never what else lies in the folders)."""
-    yield CLEAN, "clean", test.scaled()
-    files = [("noise", name, run.artefact("noise", name)) for name in run.params.noise]
-    files += [("attack", name, run.artefact(run.seed, "craft", name)) for name in run.params.attacks]
-    for kind, name, folder in files:
+def _perturbed(run: StageRun, test: Images) -> Iterator[tuple[Condition, Tensor]]:
+    """Every condition that the params name (never what else lies in the folders), and its images."""
+    for each in list_conditions(run.params.noise, run.params.attacks, run.params.sources):
+        if each.kind == CLEAN:
+            yield each, test.scaled()
+            continue
+        folder = (
+            run.artefact("noise", each.key)
+            if each.kind == "noise"
+            else run.artefact(run.seed, "craft", each.source, each.key)
+        )
         held = load_file(folder / "images.safetensors", device=str(test.images.device))
         if not torch.equal(held["labels"], test.labels):
             raise InputError(f"{folder}: expected the labels of this test part, got others; run `dvc repro`")
-        yield name, kind, held["images"].float()
+        yield each, held["images"].float()
 
 
-def _save_predictions(path: Path, predictions: dict[str, dict[str, Predictions]], labels: Tensor) -> None:
+def _accuracy(run: StageRun, predictions: AllPredictions, labels: Tensor) -> list[dict[str, Any]]:
+    n_bins = run.params.robustness.calibration_bins
+    return [
+        {"seed": run.seed, "model": name, "condition": condition}
+        | confidence_summary(found.probabilities, labels, n_bins=n_bins)
+        for name, each in predictions.items()
+        for condition, found in each.items()
+    ]
+
+
+def _reliability(run: StageRun, predictions: AllPredictions, labels: Tensor) -> list[dict[str, Any]]:
+    n_bins = run.params.robustness.calibration_bins
+    return [
+        {"seed": run.seed, "model": name, "condition": condition} | row
+        for name, each in predictions.items()
+        for condition, found in each.items()
+        for row in reliability_rows(found.probabilities, labels, n_bins=n_bins)
+    ]
+
+
+def _pairs(run: StageRun, predictions: AllPredictions, labels: Tensor) -> list[dict[str, Any]]:
+    """Each pair of models under each condition, paired by image."""
+    settings = run.params.robustness
+    hits = {
+        name: {condition: found.hits(labels).numpy() for condition, found in each.items()}
+        for name, each in predictions.items()
+    }
+    rows = []
+    for first, second in list_pairs(run.params.lineup.competitors):
+        for condition in hits[first]:
+            if condition == CLEAN:
+                continue
+            compared = compare_pair(
+                (hits[first][CLEAN], hits[first][condition]),
+                (hits[second][CLEAN], hits[second][condition]),
+                confidence=CONFIDENCE_LEVEL,
+                n_resamples=settings.bootstrap_resamples,
+                seed=derive_seed(run.seed, "bootstrap", first, second, condition),
+            )
+            rows.append(
+                {"seed": run.seed, "first": first, "second": second, "condition": condition}
+                | {"n": compared.n, "change": compared.change, "low": compared.low, "high": compared.high}
+                | {"only_first": compared.only_first, "only_second": compared.only_second}
+                | {"p_value": compared.p_value}
+            )
+    return rows
+
+
+def _drops(each: dict[str, Predictions], labels: Tensor) -> dict[str, float]:
+    clean = each[CLEAN].n_correct(labels)
+    return {
+        condition: round((found.n_correct(labels) - clean) / len(labels), 6)
+        for condition, found in each.items()
+        if condition != CLEAN
+    }
+
+
+def _save_predictions(path: Path, predictions: AllPredictions, labels: Tensor) -> None:
     tensors = {"labels": labels}
     for name, each in predictions.items():
         for condition, found in each.items():
@@ -92,16 +149,13 @@ def _save_predictions(path: Path, predictions: dict[str, dict[str, Predictions]]
 
 
 def _save_galleries(
-    run: StageRun,
-    predictions: dict[str, dict[str, Predictions]],
-    labels: Tensor,
-    stored: dict[str, Tensor],
+    run: StageRun, predictions: AllPredictions, labels: Tensor, stored: dict[str, Tensor]
 ) -> None:
     """For each attack: images that fooled the base and not the parameter-first model, and the reverse."""
     settings = run.params.robustness
     first, second = predictions["base"], predictions["parameter_first"]
     rows, counts, images = [], [], {}
-    for attack in run.params.attacks:
+    for attack in _attacks(run):
         outcomes = compare_outcomes(labels, first, second, attack)
         counts.append({"seed": run.seed, "attack": attack} | outcomes.counts())
         for kind, mask in (("only_base", outcomes.only_first), ("only_pruned", outcomes.only_second)):
@@ -115,6 +169,11 @@ def _save_galleries(
     write_csv(run.out / "gallery.csv", rows, fields=fields)
     write_csv(run.out / "outcomes.csv", counts)
     save_file(images, run.out / "gallery.safetensors")
+
+
+def _attacks(run: StageRun) -> Sequence[str]:
+    listed = list_conditions(run.params.noise, run.params.attacks, run.params.sources)
+    return [each.name for each in listed if each.kind == "attack"]
 
 
 if __name__ == "__main__":

@@ -22,10 +22,13 @@ def shrink(run: StageRun) -> str:
     runtime, lda = run.params.runtime, run.params.lda
     surgery, settings = run.params.surgery, run.params.shrink
     device = configure_torch(runtime)
-    prepared, pushed = run.artefact("prepare"), run.artefact(run.seed, "push")
-    resume = ResumePoint(run.resume_folder([prepared, pushed], [runtime, lda, surgery, settings]) / "fit")
+    prepared, base = run.artefact("prepare"), run.artefact(run.seed, "train")
+    pushed = run.artefact(run.seed, "push")
+    resume = ResumePoint(
+        run.resume_folder([prepared, base, pushed], [runtime, lda, surgery, settings]) / "fit"
+    )
     model = load_classifier(pushed / "model").to(device)
-    n_params = count_params(model)
+    n_params = count_params(load_classifier(base / "model"))
     contest = Contest(
         parts=load_parts(prepared, device),
         retraining=settings.retraining,

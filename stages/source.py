@@ -1,4 +1,4 @@
-"""Train the third model, on the same split, that attacks are crafted on."""
+"""Train a third model, on the same split, that attacks are crafted on."""
 
 from pipeline.checkpoint import save_model
 from pipeline.errors import InputError
@@ -12,7 +12,8 @@ from pipeline.stage import StageRun, run_stage
 
 def source(run: StageRun) -> str:
     """From the prepared images to `model` and `history.csv`; a source that learnt too little is refused."""
-    runtime, settings = run.params.runtime, run.params.source
+    name = run.keys["source"]
+    runtime, settings = run.params.runtime, run.params.sources[name]
     device = configure_torch(runtime)
     prepared = run.artefact("prepare")
     resume = ResumePoint(run.resume_folder([prepared], [runtime, settings]) / "fit")
@@ -22,15 +23,15 @@ def source(run: StageRun) -> str:
         load_parts(prepared, device),
         auxiliary=None,
         seed=run.seed,
-        purpose="source",
-        wanted_for="source.model",
+        purpose=f"source/{name}",
+        wanted_for=f"sources.{name}.model",
         resume=resume,
         eval_batch_size=runtime.eval_batch_size,
     )
     accuracy = outcome.validation.accuracy
     if accuracy < settings.min_validation_accuracy:
         raise InputError(
-            f"params.yaml: source.min_validation_accuracy: expected a source model of at least "
+            f"params.yaml: sources.{name}.min_validation_accuracy: expected a source model of at least "
             f"{settings.min_validation_accuracy:.2%} on validation (got {accuracy:.2%})"
         )
     about = {"stage": "source", "seed": run.seed, "validation": outcome.validation.as_dict()}
@@ -40,4 +41,4 @@ def source(run: StageRun) -> str:
 
 
 if __name__ == "__main__":
-    run_stage(source, out="runs/{name}/{seed}/source", keys=["seed"])
+    run_stage(source, out="runs/{name}/{seed}/source/{source}", keys=["seed", "source"])

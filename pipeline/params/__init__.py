@@ -37,7 +37,11 @@ from pipeline.params.pruning import (
 from pipeline.params.robustness import (
     Attack,
     FgsmAttack,
+    FoolboxAttack,
     GaussianNoise,
+    ImpulseNoise,
+    Lineup,
+    LocalVarianceNoise,
     NewtonFoolAttack,
     Noise,
     PoissonNoise,
@@ -71,12 +75,16 @@ __all__ = [
     "FgsmAttack",
     "FilterCompetitor",
     "FixedCompetitor",
+    "FoolboxAttack",
     "GaussianNoise",
     "GoogLeNetModel",
     "Grow",
+    "ImpulseNoise",
     "InceptionModel",
     "LatentChoiceRule",
     "Lda",
+    "Lineup",
+    "LocalVarianceNoise",
     "NewtonFoolAttack",
     "Noise",
     "OtsuChoice",
@@ -108,8 +116,12 @@ __all__ = [
 
 
 class Report(Section):
-    """Figures, intervals, and what the report holds the results against."""
+    """Figures, intervals, and what the report holds the results against.
 
+    `headline` names the noise and attacks of the summary and of the thesis's tables.
+    """
+
+    headline: Annotated[list[Slug], Field(min_length=1)]
     dpi: Annotated[int, Field(ge=50, le=600)]
     confidence: OpenFraction
     target_base_test_accuracy: Fraction
@@ -135,15 +147,22 @@ class Params(Section):
     select: Select
     shrink: Shrink
     competitors: Annotated[dict[Slug, Competitor], Field(min_length=1)]
-    source: Source
+    sources: Annotated[dict[Slug, Source], Field(min_length=1)]
     noise: Annotated[dict[Slug, Noise], Field(min_length=1)]
     attacks: Annotated[dict[Slug, Attack], Field(min_length=1)]
+    white_box: Annotated[dict[Slug, Attack], Field(min_length=1)]
+    lineup: Lineup
     robustness: Robustness
     report: Report
 
     @model_validator(mode="after")
     def _sections_fit_each_other(self) -> Self:
-        problems = [*self._repeats(), *self._broken_links(), *self._unfit_nets()]
+        problems = [
+            *self._repeats(),
+            *self._broken_links(),
+            *self._unfit_nets(),
+            *self._unknown_names(),
+        ]
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -168,6 +187,20 @@ class Params(Section):
             if entry.previous != previous:
                 yield f"rounds.{idx}.previous: expected {previous!r} (got {entry.previous!r})"
             previous = f"prune/{entry.name}"
+
+    def _unknown_names(self) -> Iterator[str]:
+        """Names in `report` and `lineup` that stand for nothing elsewhere."""
+        conditions = [*self.noise, *self.attacks]
+        for idx, name in enumerate(self.report.headline):
+            if name not in conditions:
+                yield f"report.headline.{idx}: expected one of {', '.join(conditions)} (got {name!r})"
+        pruned = [n for n, c in self.competitors.items() if not isinstance(c, FixedCompetitor)]
+        for idx, name in enumerate(self.lineup.competitors):
+            if name not in pruned:
+                yield f"lineup.competitors.{idx}: expected one of {', '.join(pruned)} (got {name!r})"
+        n_sizes = len(self.shrink.sizes)
+        if self.lineup.size >= n_sizes:
+            yield f"lineup.size: expected less than {n_sizes}, the number of shrink.sizes (got {self.lineup.size})"
 
     def _unfit_nets(self) -> Iterator[str]:
         if self.grow.max_modules > 0 and not isinstance(self.model, GROWABLE):

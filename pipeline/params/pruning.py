@@ -70,7 +70,7 @@ class Select(Section):
 
 
 class Shrink(Section):
-    """Ours at the sizes where it is compared: fractions of the grown model's parameters, one after another.
+    """Ours at the sizes where it is compared: fractions of the base's parameters, one after another.
 
     Every competitor goes through the same sizes with the same retraining.
     """

@@ -1,16 +1,16 @@
-"""Sections on robustness: the source of attacks, noise, attacks, and the comparison."""
+"""Sections on robustness: the sources of attacks, noise, attacks, and the comparison."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from pipeline.params.architectures import Architecture
-from pipeline.params.sections import Fraction, NonNegativeInt, Section
+from pipeline.params.sections import Fraction, NonNegativeInt, OpenFraction, Section, Slug
 from pipeline.params.training import Training
 
 
 class Source(Section):
-    """The third model that attacks are crafted on; under the stated accuracy it is refused."""
+    """A third model that attacks are crafted on; under the stated accuracy it is refused."""
 
     model: Architecture
     training: Training
@@ -41,7 +41,26 @@ class PoissonNoise(Section):
     seed: NonNegativeInt
 
 
-Noise = Annotated[GaussianNoise | SpeckleNoise | PoissonNoise, Field(discriminator="kind")]
+class ImpulseNoise(Section):
+    """A share `amount` of the pixels set to white (salt) or black (pepper)."""
+
+    kind: Literal["salt", "pepper"]
+    amount: OpenFraction
+    seed: NonNegativeInt
+
+
+class LocalVarianceNoise(Section):
+    """Gaussian noise of variance strength^2 x the mean of the 3x3 pixels around."""
+
+    kind: Literal["local_variance"]
+    strength: PositiveFloat
+    seed: NonNegativeInt
+
+
+Noise = Annotated[
+    GaussianNoise | SpeckleNoise | PoissonNoise | ImpulseNoise | LocalVarianceNoise,
+    Field(discriminator="kind"),
+]
 
 
 class FgsmAttack(Section):
@@ -59,11 +78,35 @@ class NewtonFoolAttack(Section):
     eta: PositiveFloat
 
 
-Attack = Annotated[FgsmAttack | NewtonFoolAttack, Field(discriminator="method")]
+class FoolboxAttack(Section):
+    """Any other attack of `foolbox.attacks` by its class's name, with keyword options of its constructor.
+
+    `epsilon` is the budget in the attack's own norm, on the 0-255 scale; null for attacks that minimise it.
+    """
+
+    method: Literal["foolbox"]
+    attack: str
+    epsilon: Annotated[float, Field(gt=0)] | None
+    options: dict[str, bool | int | float | str]
+
+
+Attack = Annotated[FgsmAttack | NewtonFoolAttack | FoolboxAttack, Field(discriminator="method")]
+
+
+class Lineup(Section):
+    """Who is attacked beside the models of the main flow: ours and `competitors` at one of `shrink.sizes`.
+
+    `size` is the place in that list, from 0.
+    """
+
+    size: NonNegativeInt
+    competitors: list[Slug]
 
 
 class Robustness(Section):
-    """How many gallery images of each kind are kept, and the seed that picks them."""
+    """How the comparison is made; intervals within a seed come from paired resamples of the images."""
 
+    bootstrap_resamples: Annotated[int, Field(ge=100)]
+    calibration_bins: Annotated[int, Field(ge=2)]
     gallery_images: PositiveInt
     gallery_seed: NonNegativeInt

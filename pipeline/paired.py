@@ -1,0 +1,81 @@
+"""Two models on the same images: how sure can one be, within a seed, that one is more robust."""
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+from statsmodels.stats.contingency_tables import mcnemar
+
+Hits = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class PairedComparison:
+    """`change` of accuracy from clean to perturbed, the second model's less the first's, with its interval.
+
+    Above zero the second loses less. `only_first` and `only_second` are hits on perturbed images that the other
+    model misses, `p_value` McNemar's exact test of those two.
+    """
+
+    n: int
+    change: float
+    low: float
+    high: float
+    only_first: int
+    only_second: int
+    p_value: float
+
+
+def compare_pair(
+    first: tuple[Hits, Hits],
+    second: tuple[Hits, Hits],
+    *,
+    confidence: float,
+    n_resamples: int,
+    seed: int,
+) -> PairedComparison:
+    """Paired bootstrap over images of the difference in accuracy change, and McNemar's test.
+
+    Args:
+        first: hits (n,) of the first model on clean and on perturbed images.
+        second: the same of the second model, on the same images.
+        confidence: of the interval (percentile bootstrap).
+        n_resamples: of the images.
+        seed: of the resamples.
+
+    Raises:
+        ValueError: if the hits are not of one length, at least 1.
+    """
+    lengths = {len(hits) for hits in (*first, *second)}
+    if len(lengths) != 1 or 0 in lengths:
+        raise ValueError(f"expected hits of one length, at least 1, got {sorted(lengths)}")
+    changes = [after.astype(np.int64) - before for before, after in (first, second)]
+    by_image = (changes[1] - changes[0]).astype(np.float64)
+    low, high = _bootstrap_mean(by_image, confidence, n_resamples, seed)
+    only_first = int((first[1] & ~second[1]).sum())
+    only_second = int((~first[1] & second[1]).sum())
+    both, neither = int((first[1] & second[1]).sum()), int((~first[1] & ~second[1]).sum())
+    test = mcnemar([[both, only_first], [only_second, neither]], exact=True)
+    return PairedComparison(
+        len(by_image), float(by_image.mean()), low, high, only_first, only_second, float(test.pvalue)
+    )
+
+
+def _bootstrap_mean(
+    values: npt.NDArray[np.float64], confidence: float, n_resamples: int, seed: int
+) -> tuple[float, float]:
+    if (values == values[0]).all():  # nothing to resample: scipy would warn and give NaN
+        return float(values[0]), float(values[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = stats.bootstrap(
+            (values,),
+            np.mean,
+            n_resamples=n_resamples,
+            confidence_level=confidence,
+            method="percentile",
+            rng=np.random.default_rng(seed),
+        )
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
