@@ -108,8 +108,8 @@ def pairs_section(results: Results) -> str:
             "",
             f"Change: how much less accuracy the pruned model loses than the base, with a {CONFIDENCE_LEVEL:.0%} "
             f"interval from {results.params.robustness.bootstrap_resamples} paired resamples of the images within the "
-            "seed. McNemar's exact test compares the two models' hits on the perturbed images. No correction is made for "
-            "the number of tests. All pairs and conditions: `tables/pairs.csv`.",
+            "seed. McNemar's exact test compares the two models' hits on the perturbed images. No correction is made "
+            "for the number of tests. All pairs and conditions: `tables/pairs.csv`.",
             "",
             table(header, rows),
         ]

@@ -1,10 +1,10 @@
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.cost import LayerCost, measure_cost
+from pipeline.cost import LayerCost, count_params, measure_cost
 from pipeline.models import build_model
 
 
@@ -84,6 +84,63 @@ def test_a_strided_grouped_convolution_and_a_linear_layer_are_counted_as_by_hand
     decision = LayerCost("decision", "linear", 96, 5, 480, 960)
     assert cost.layers == (conv, decision)
     assert (cost.params, cost.flops) == (114 + 480, 3456 + 960)
+
+
+def test_memory_is_that_of_float32_weights_and_of_one_images_outputs() -> None:
+    cost = measure_cost(Tiny(), (4, 8, 8))
+    # 6 x 4 x 4 outputs of the convolution, 5 of the decision layer; batch norm and images are left out.
+    assert cost.memory_bytes == 4 * (114 + 480 + 96 + 5)
+
+
+def test_memory_counts_a_layers_outputs_each_time_that_it_runs() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.as_tensor(self.conv(self.conv(x)))
+
+    assert measure_cost(Twice(), (3, 2, 5)).memory_bytes == 4 * (12 + 2 * 30)
+
+
+def test_memory_of_a_larger_image_grows_by_its_outputs_alone() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.Conv2d(2, 4, 3, stride=2, padding=1))
+    small, large = measure_cost(net, (1, 4, 4)), measure_cost(net, (1, 8, 8))
+    assert small.params == large.params == 20 + 76
+    assert small.memory_bytes == 4 * (96 + 2 * 16 + 4 * 4)
+    assert large.memory_bytes == 4 * (96 + 2 * 64 + 4 * 16)
+
+
+_SMALL: dict[str, Any] = {"width": 0.125, "stem": "small", "in_channels": 1}
+_ROWS = {"stages": (1, 2, 1), "base": (1, 1, 1)}
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("fc", {"in_features": 64, "hidden": (12, 8)}),
+        ("vgg16", _SMALL | {"hidden": (16,), "pool": 1}),
+        ("inception", _SMALL | _ROWS),
+        ("inception", _SMALL | _ROWS | {"module": "v3"}),
+        ("googlenet", _SMALL | _ROWS),
+        ("bn_googlenet", _SMALL | _ROWS),
+        ("ResNet10", _SMALL),
+        ("mobilenet", _SMALL),
+        ("mobilenet_v2", _SMALL),
+        ("squeezenet", _SMALL),
+    ],
+)
+def test_counting_parameters_without_a_forward_pass_gives_the_measured_count(
+    name: str, options: dict[str, Any]
+) -> None:
+    net = build_model(name, 10, **options)
+    assert count_params(net) == measure_cost(net, (1, 8, 8)).params > 0
+
+
+def test_counting_parameters_counts_a_shared_layer_once() -> None:
+    layer = nn.Linear(4, 4)
+    assert count_params(nn.Sequential(layer, nn.ReLU(), layer)) == 20
 
 
 def test_a_convolution_that_is_not_square_is_counted_by_its_kernel() -> None:

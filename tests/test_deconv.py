@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from pipeline.deconv import Utility, trace_utility
+from pipeline.layer_outputs import LayerOutputs, ObservingMode
 from pipeline.models import build_model
 
 torch.set_num_threads(1)  # on nets this small two threads spend their time waiting
@@ -577,3 +578,224 @@ def test_a_deep_net_does_not_underflow() -> None:
     found = trace_utility(net, images_of(2, 8), torch.ones(8, dtype=torch.bool))
     for name, utility in found.items():
         assert bool((utility.channels != 0).any()), name
+
+
+def test_utilities_reach_every_layer_of_inception_88() -> None:
+    torch.manual_seed(0)
+    net = build_model("inception", 10, stages=(10, 8, 10))
+    found = trace_utility(net, images_of(1, 224), torch.ones(1024, dtype=torch.bool))
+    assert len(found) == 3 + 28 * 7
+    for name, utility in found.items():
+        assert bool(utility.map.isfinite().all()), name
+        assert bool((utility.channels > 0).any()), name
+        assert int((utility.map != 0).sum()) > 1, name
+
+
+class Gate(nn.Module):
+    """Squeeze and excite without a sigmoid: the product is all that cannot be traced."""
+
+    def __init__(self, multiply: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.squeeze, self.excite, self.multiply = nn.Conv2d(4, 2, 1), nn.Conv2d(2, 4, 1), multiply
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate = F.relu(self.excite(F.relu(self.squeeze(x.mean((2, 3), keepdim=True)))))
+        return self.multiply(x, gate)
+
+
+class Gated(nn.Module):
+    def __init__(self, multiply: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv, self.block = nn.Conv2d(3, 4, 3), nn.Sequential(nn.ReLU(), Gate(multiply))
+        self.decision = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.decision(self.block(self.conv(x)).mean((2, 3)))
+        return logits
+
+
+def times_in_place(x: Tensor, gate: Tensor) -> Tensor:
+    x *= gate
+    return x
+
+
+def by_bmm(x: Tensor, _: Tensor) -> Tensor:
+    tokens = x.flatten(2)
+    return torch.bmm(torch.bmm(tokens, tokens.transpose(1, 2)), tokens)[..., None]
+
+
+PRODUCTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "x * y": lambda x, y: x * y,
+    "x *= y": times_in_place,
+    "torch.mul": torch.mul,
+    "torch.mul by keyword": lambda x, y: torch.mul(x, other=y),
+    "torch.multiply": torch.multiply,
+    "Tensor.multiply": lambda x, y: x.multiply(y),
+    "x / y": lambda x, y: x / (y + 1),
+    "torch.div by keyword": lambda x, y: torch.div(x, other=y + 1),
+    "Tensor.divide": lambda x, y: x.divide(y + 1),
+    "torch.bmm": by_bmm,
+    "matmul": lambda x, _: x @ x.transpose(2, 3),
+    "einsum": lambda x, y: torch.einsum("nchw,ncij->nchw", x, y),
+    "einsum of a list": lambda x, y: torch.einsum("nchw,ncij->nchw", [x, y]),
+}
+
+
+@pytest.mark.parametrize("multiply", PRODUCTS.values(), ids=PRODUCTS)
+def test_a_product_of_two_activations_is_refused_and_its_module_is_named(
+    multiply: Callable[[Tensor, Tensor], Tensor],
+) -> None:
+    model = randomised(Gated(multiply))
+    with pytest.raises(ValueError, match=r"product of two activations.* in block\.1$") as refused:
+        trace_utility(model, images_of(), torch.ones(4, dtype=torch.bool))
+    assert "\n" not in str(refused.value)
+    assert hook_count(model) == 0
+
+
+def test_torchvisions_squeeze_and_excite_is_refused_and_its_module_is_named() -> None:
+    block = torchvision.ops.SqueezeExcitation(4, 2, scale_activation=nn.ReLU)
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), block, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    model.append(nn.Linear(4, 2))
+    with pytest.raises(ValueError, match=r"product of two activations \(\w+\) in 2$"):
+        trace_utility(randomised(model), images_of(), torch.ones(4, dtype=torch.bool))
+
+
+def test_local_response_norm_is_refused_and_its_module_is_named() -> None:
+    model = Activated(nn.LocalResponseNorm(3)).eval()
+    with pytest.raises(ValueError, match=r"local response norm in activation$"):
+        trace_utility(model, images_of(), torch.ones(4, dtype=torch.bool))
+
+
+class Scale(nn.Module):
+    """Each channel times a weight of its own, as layer scale; 1, 2, 3, 4."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.arange(1.0, 5.0).view(1, -1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x) * self.scale
+
+
+@pytest.mark.parametrize(
+    ("scaled", "factors"),
+    [
+        (lambda x: 3.0 * F.relu(x), [3.0] * 4),
+        (lambda x: F.relu(x) * 3, [3.0] * 4),
+        (lambda x: torch.mul(F.relu(x), torch.full((1, 4, 1, 1), 3.0, dtype=x.dtype)), [3.0] * 4),
+        (lambda x: F.relu(x) / 0.5, [2.0] * 4),
+        (lambda x: F.relu(x) / torch.full((4, 1, 1), 0.5, dtype=x.dtype), [2.0] * 4),
+        (Scale(), [1.0, 2.0, 3.0, 4.0]),
+    ],
+    ids=[
+        "float * x",
+        "x * int",
+        "torch.mul by a constant",
+        "x / float",
+        "x / constant",
+        "weight of a module",
+    ],
+)
+def test_multiplying_by_what_is_no_activation_is_traced(
+    scaled: Callable[[Tensor], Tensor], factors: list[float]
+) -> None:
+    kept = torch.ones(4, dtype=torch.bool)
+    plain = trace_utility(randomised(Activated(nn.ReLU())), images_of(), kept)["conv"].map
+    found = trace_utility(randomised(Activated(scaled)), images_of(), kept)["conv"].map
+    # Once in the latent response that the signal starts from, and once on its way back.
+    expected = plain * torch.tensor(factors, dtype=torch.float64).square()[:, None, None]
+    assert float(plain.abs().max()) > 0
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=0)
+
+
+class ConvNormRelu(nn.Sequential):
+    def __init__(self, n_in: int, n_out: int) -> None:
+        super().__init__(nn.Conv2d(n_in, n_out, 3), nn.BatchNorm2d(n_out), nn.ReLU())
+
+
+class OfModules(nn.Sequential):
+    """Convolution, batch norm and rectifier as modules, in and out of place; then without a batch norm."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            ConvNormRelu(3, 5),
+            nn.Sequential(nn.Conv2d(5, 4, 1), nn.BatchNorm2d(4), nn.ReLU6()),
+            nn.MaxPool2d(2),
+            nn.Conv2d(4, 6, 1),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Sequential(nn.Linear(6, 7), nn.ReLU(), nn.Dropout(0.5)),
+            nn.Linear(7, 3),
+        )
+
+
+# Each layer's name, and that of the module whose output the layers behind read.
+LAST_FOLLOWERS = {"0.0": "0.2", "1.0": "1.2", "3": "3", "6.0": "6.2", "7": "7"}
+
+
+def hooked(model: nn.Module, images: Tensor, names: dict[str, str]) -> dict[str, Tensor]:
+    outputs: dict[str, Tensor] = {}
+    handles = [
+        model.get_submodule(at).register_forward_hook(
+            lambda _, __, y, layer=layer: outputs.__setitem__(layer, y.clone())
+        )
+        for layer, at in names.items()
+    ]
+    model(images)
+    for handle in handles:
+        handle.remove()
+    return outputs
+
+
+def observed(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    recorder = LayerOutputs(model)
+    with ObservingMode(recorder.observe):
+        model(images)
+    return recorder.outputs
+
+
+@torch.no_grad()
+def test_outputs_are_those_of_the_last_module_that_follows_each_layer() -> None:
+    model, images = randomised(OfModules()), images_of()
+    expected, found = hooked(model, images, LAST_FOLLOWERS), observed(model, images)
+    assert list(found) == list(expected)
+    for name, output in expected.items():
+        assert torch.equal(found[name], output), name
+    assert not torch.equal(found["0.0"], hooked(model, images, {"0.0": "0.1"})["0.0"])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("rectify", [F.relu, torch.relu_, Tensor.relu_, lambda x: F.relu(x, inplace=True)])
+def test_outputs_are_found_where_rectifiers_are_functions(rectify: Callable[[Tensor], Tensor]) -> None:
+    model, images = randomised(RectifiedBy(rectify)), images_of()
+    assert isinstance(model, RectifiedBy)
+    found = observed(model, images)
+    assert list(found) == ["conv1", "conv2", "decision"]
+    first = model.bn1(model.conv1(images)).clamp_min(0)
+    second = model.conv2(F.max_pool2d(first, 2)).clamp_min(0)
+    assert torch.equal(found["conv1"], first)
+    assert torch.equal(found["conv2"], second)
+    assert torch.equal(found["decision"], model.decision(second.mean((2, 3))))
+
+
+@torch.no_grad()
+def test_outputs_of_a_residual_net_end_before_the_sum() -> None:
+    model, images = randomised(ResidualLike()), images_of()
+    names = {"stem": "stem_bn", "a1": "a1_bn", "a2": "a2_bn", "shortcut": "shortcut_bn"}
+    expected, found = hooked(model, images, names), observed(model, images)
+    assert torch.equal(found["stem"], expected["stem"].relu())
+    assert torch.equal(found["a1"], expected["a1"].relu())
+    assert torch.equal(found["a2"], expected["a2"])
+    assert torch.equal(found["shortcut"], expected["shortcut"])
+
+
+@torch.no_grad()
+def test_observing_changes_nothing_and_ends_with_its_block() -> None:
+    model, images = randomised(VggLike()), images_of()
+    recorder = LayerOutputs(model)
+    with ObservingMode(recorder.observe):
+        inside = model(images)
+    seen = dict(recorder.outputs)
+    assert torch.equal(inside, model(images))
+    assert torch.equal(seen["decision"], inside)
+    assert all(recorder.outputs[name] is output for name, output in seen.items())

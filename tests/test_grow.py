@@ -5,9 +5,11 @@ import pytest
 import torch
 from torch import nn
 
+from pipeline.cost import Cost, measure_cost
 from pipeline.grow import Candidate, GrowthRules, describe_candidate, extend, grow
 from pipeline.models import build_model
 from pipeline.models.classifier import Classifier, blueprint_of
+from pipeline.models.inception import Inception
 
 torch.set_num_threads(1)  # on nets this small two threads spend their time waiting
 
@@ -34,8 +36,26 @@ def params_of(stages: Stages) -> int:
     return 100 + 10 * stages[0] + 20 * stages[1] + 30 * stages[2]
 
 
+def cost_of(stages: Stages) -> Cost:
+    """Made-up FLOPs and bytes too: the first stage's modules cost most FLOPs, the second's most memory."""
+    flops = 1000 + 50 * stages[0] + 40 * stages[1] + 10 * stages[2]
+    memory = 5000 + 300 * stages[0] + 700 * stages[1] + 200 * stages[2]
+    return Cost(params_of(stages), flops, memory, ())
+
+
 def candidate(stages: Stages, n_correct: int, iteration: int = 0, stage: int | None = None) -> Candidate:
-    return Candidate(stages, iteration, stage, params_of(stages), 0, N, n_correct)
+    cost = cost_of(stages)
+    return Candidate(
+        name=f"Inception-{4 + 3 * sum(stages)}",
+        stages=stages,
+        iteration=iteration,
+        grown_stage=stage,
+        params=cost.params,
+        flops=cost.flops,
+        memory_bytes=cost.memory_bytes,
+        n=N,
+        n_correct=n_correct,
+    )
 
 
 class FakeTraining:
@@ -62,6 +82,8 @@ def grown(
     noticeable_gain: float = 0.0,
     patience: int = 99,
     max_params: int | None = None,
+    max_flops: int | None = None,
+    max_memory_bytes: float | None = None,
     base: Classifier | None = None,
     seed: int = 0,
     inherit: bool = True,
@@ -69,11 +91,11 @@ def grown(
     return grow(
         base or classifier(),
         candidate((1, 1, 1), base_correct),
-        GrowthRules(max_modules, noticeable_gain, patience, max_params),
+        GrowthRules(max_modules, noticeable_gain, patience, max_params, max_flops, max_memory_bytes),
         inherit=inherit,
         seed=seed,
         train_and_score=training,
-        measure_params=lambda model: params_of(stages_of(model)),
+        measure=lambda model: cost_of(stages_of(model)),
     )
 
 
@@ -173,6 +195,83 @@ def test_no_candidate_over_the_size_allowed_is_trained() -> None:
     assert [stages for stages, _, _ in training.tried] == [(2, 1, 1), (1, 2, 1), (3, 1, 1)]
     assert max(each.params for each in history) == limit
     assert f"larger than {limit:,} parameters" in reason
+
+
+@pytest.mark.parametrize(
+    ("bound", "size", "words"),
+    [
+        ("max_params", cost_of((2, 1, 1)).params, "larger than 170 parameters"),
+        ("max_flops", cost_of((1, 1, 2)).flops, "larger than 1,110 FLOPs"),
+        ("max_memory_bytes", float(cost_of((1, 1, 2)).memory_bytes), "larger than 6,400 bytes of memory"),
+    ],
+)
+def test_each_bound_stops_growth_with_a_reason_that_names_it(bound: str, size: float, words: str) -> None:
+    training = FakeTraining({}, otherwise=600)
+    _, history, reason = grown(training, max_modules=9, **{bound: size})  # type: ignore[arg-type]
+    # Exactly one candidate of the first iteration is at the bound, none of the second is within it.
+    assert len(training.tried) == 1
+    assert len(history) == 2
+    assert reason == f"every candidate is {words}"
+    just_under = FakeTraining({}, otherwise=600)
+    _, history, reason = grown(just_under, max_modules=9, **{bound: size - 1})  # type: ignore[arg-type]
+    assert just_under.tried == []
+    assert [each.stages for each in history] == [(1, 1, 1)]
+
+
+def test_a_candidate_is_trained_only_within_every_bound() -> None:
+    training = FakeTraining({}, otherwise=600)
+    # The first stage's is too many FLOPs, the second's too much memory, the third's too many parameters.
+    bounds = {
+        "max_params": cost_of((1, 1, 2)).params - 1,
+        "max_flops": cost_of((2, 1, 1)).flops - 1,
+        "max_memory_bytes": cost_of((1, 2, 1)).memory_bytes - 1,
+    }
+    _, _, reason = grown(training, **bounds)  # type: ignore[arg-type]
+    assert training.tried == []
+    assert reason == "every candidate is larger than 189 parameters, 1,149 FLOPs, 6,899 bytes of memory"
+
+
+def test_bounds_that_are_null_bound_nothing() -> None:
+    huge = Cost(10**15, 10**18, 10**18, ())
+    assert GrowthRules(1, 0.0, 1).allow(huge)
+    assert not GrowthRules(1, 0.0, 1, max_flops=10**18 - 1).allow(huge)
+    assert GrowthRules(1, 0.0, 1, 10**15, 10**18, 1e18).allow(huge)
+
+
+def test_the_bounds_may_be_those_of_measured_nets() -> None:
+    def measured(model: Classifier) -> Cost:
+        return measure_cost(model, (1, 8, 8))
+
+    base = classifier()
+    sizes = [measured(extend(base, stage, inherit=True)) for stage in range(3)]
+    smallest = min(cost.memory_bytes for cost in sizes)
+    training = FakeTraining({}, otherwise=600)
+    _, history, _ = grow(
+        base,
+        candidate((1, 1, 1), 500),
+        GrowthRules(1, 0.0, 1, max_memory_bytes=smallest),
+        inherit=True,
+        seed=0,
+        train_and_score=training,
+        measure=measured,
+    )
+    within = [stage for stage, cost in enumerate(sizes) if cost.memory_bytes <= smallest]
+    assert [stage for _, _, stage in training.tried] == within
+    assert len(history) == 1 + len(within)
+    assert 1 <= len(within) < 3
+
+
+def test_grown_nets_are_named_after_their_layers() -> None:
+    """CVIU Table 1: N = 4 + 3 x modules; the published one has a name of its own."""
+    net = classifier((1, 1, 1)).net
+    assert isinstance(net, Inception)
+    assert net.title == "Inception-13"
+    grown_once = extend(classifier((2, 5, 1)), 2, inherit=False).net
+    assert isinstance(grown_once, Inception)
+    assert grown_once.title == "InceptionV1"
+    grown_twice = extend(classifier((2, 5, 2)), 0, inherit=False).net
+    assert isinstance(grown_twice, Inception)
+    assert grown_twice.title == "Inception-34"
 
 
 def test_candidates_are_the_same_whatever_training_did_to_the_global_generator() -> None:
@@ -289,11 +388,13 @@ def test_a_net_without_stages_is_refused() -> None:
 def test_a_row_of_the_history_counts_stages_from_one() -> None:
     row = describe_candidate(replace(candidate((2, 1, 1), 510, 1, 0), chosen=True))
     assert row == {
+        "name": "Inception-16",
         "iteration": 1,
         "grown_stage": 1,
         "stages": "2-1-1",
         "params": params_of((2, 1, 1)),
-        "flops": 0,
+        "flops": 1150,
+        "memory_bytes": 6500,
         "n": N,
         "n_correct": 510,
         "chosen": 1,

@@ -1,10 +1,28 @@
 import pytest
 import torch
+from skimage.filters import threshold_otsu
 from torch import Tensor, nn
 
-from pipeline.latent import choose_latent, latent_features
+from pipeline.latent import (
+    LatentChoice,
+    choose_latent,
+    hits_by_rank,
+    latent_features,
+    n_above_otsu,
+)
 from pipeline.models import build_model
-from pipeline.models.classifier import decision_layer, latent_and_logits
+from pipeline.models.classifier import Classifier, decision_layer, latent_and_logits
+from pipeline.params import OtsuChoice, SensitivityChoice
+
+torch.set_num_threads(1)  # on nets this small two threads spend their time waiting
+
+OTSU = OtsuChoice(method="otsu")
+
+
+def within(head: nn.Module, v: Tensor, features: Tensor, labels: Tensor, *, max_drop: float) -> LatentChoice:
+    """The choice by sensitivity; the neurons' variances matter to PCA alone."""
+    rule = SensitivityChoice(method="sensitivity", max_drop=max_drop)
+    return choose_latent(head, v, torch.arange(float(len(v))), features, labels, rule)
 
 
 class Head(nn.Module):
@@ -46,7 +64,7 @@ def random_case(seed: int, *, bias: bool = True) -> tuple[Head, Tensor, Tensor, 
 @pytest.mark.parametrize("seed", range(3))
 def test_hits_equal_those_of_a_brute_force_mask(seed: int, bias: bool) -> None:
     head, v, features, labels = random_case(seed, bias=bias)
-    choice = choose_latent(head, v, features, labels, max_drop=0.1)
+    choice = within(head, v, features, labels, max_drop=0.1)
     order = sorted(range(7), key=lambda j: -float(v[j]))
     assert choice.order.tolist() == order
     expected = [hits_with_first(head, features, labels, order[: k + 1]) for k in range(7)]
@@ -59,7 +77,7 @@ def test_hits_equal_those_of_a_brute_force_mask(seed: int, bias: bool) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_the_fewest_top_neurons_within_the_drop_are_kept(seed: int, max_drop: float) -> None:
     head, v, features, labels = random_case(seed)
-    choice = choose_latent(head, v, features, labels, max_drop=max_drop)
+    choice = within(head, v, features, labels, max_drop=max_drop)
     n_kept = int(choice.kept.sum())
     hits = choice.n_correct.tolist()
     assert hits[n_kept - 1] >= hits[-1] - max_drop * 60 - 1e-6
@@ -76,7 +94,7 @@ def chain_case() -> tuple[Head, Tensor, Tensor, Tensor]:
 
 @pytest.mark.parametrize(("max_drop", "n_kept"), [(0.0, 10), (0.0999, 10), (0.1, 9), (0.3, 7), (0.7, 3)])
 def test_exactly_the_allowed_drop_is_within(max_drop: float, n_kept: int) -> None:
-    choice = choose_latent(*chain_case(), max_drop=max_drop)
+    choice = within(*chain_case(), max_drop=max_drop)
     # With k neurons k classes are right, and class 0 among those that tie at zero.
     assert choice.n_correct.tolist() == [10 * k for k in range(1, 11)]
     assert int(choice.kept.sum()) == n_kept
@@ -84,22 +102,81 @@ def test_exactly_the_allowed_drop_is_within(max_drop: float, n_kept: int) -> Non
 
 def test_equal_discriminants_keep_the_order_of_the_neurons() -> None:
     head, _, features, labels = chain_case()
-    choice = choose_latent(head, torch.ones(10), features, labels, max_drop=0.5)
+    choice = within(head, torch.ones(10), features, labels, max_drop=0.5)
     assert choice.order.tolist() == list(range(10))
     assert choice.kept.tolist() == [True] * 5 + [False] * 5
 
 
 def test_at_least_one_neuron_is_kept() -> None:
     head, v, features, labels = chain_case()
-    assert choose_latent(head, v, features, labels, max_drop=1.0).kept.sum() == 1
+    assert within(head, v, features, labels, max_drop=1.0).kept.sum() == 1
 
 
 def test_the_model_is_left_as_it_was() -> None:
     head, v, features, labels = random_case(0)
     before = head.decision.weight.clone()
-    choose_latent(head, v, features, labels, max_drop=0.1)
+    within(head, v, features, labels, max_drop=0.1)
     assert torch.equal(head.decision.weight, before)
     assert head.decision.weight.requires_grad
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_pca_adds_the_neurons_of_the_largest_variance_first(seed: int) -> None:
+    head, v, features, labels = random_case(seed)
+    variance = torch.rand(7, generator=torch.Generator().manual_seed(10 + seed))
+    rule = SensitivityChoice(method="sensitivity", max_drop=0.1)
+    choice = choose_latent(head, v, variance, features, labels, rule)
+    order = sorted(range(7), key=lambda j: -float(variance[j]))
+    expected = [hits_with_first(head, features, labels, order[: k + 1]) for k in range(7)]
+    assert choice.n_correct_pca.tolist() == expected
+    assert choice.n_correct_pca.tolist() != choice.n_correct.tolist()
+    assert int(choice.n_correct_pca[-1]) == int(choice.n_correct[-1])
+    kept = within(head, v, features, labels, max_drop=0.1).kept
+    assert torch.equal(choice.kept, kept)  # whatever the variances are
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_hits_by_rank_follow_any_order(bias: bool) -> None:
+    head, _, features, labels = random_case(4, bias=bias)
+    order = [3, 0, 6, 1, 5, 2, 4]
+    expected = [hits_with_first(head, features, labels, order[: k + 1]) for k in range(7)]
+    assert hits_by_rank(head, torch.tensor(order), features, labels).tolist() == expected
+
+
+def chosen_by_otsu(v: Tensor) -> LatentChoice:
+    d = len(v)
+    head = Head(torch.ones(2, d).tolist(), None)
+    return choose_latent(head, v, torch.ones(d), torch.ones(3, d), torch.zeros(3, dtype=torch.int64), OTSU)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
+@pytest.mark.parametrize("seed", range(4))
+def test_otsu_keeps_the_neurons_above_its_threshold(seed: int, scale: float) -> None:
+    random = torch.Generator().manual_seed(seed)
+    low, high = torch.rand(40, generator=random), 5 + 3 * torch.rand(9 + seed, generator=random)
+    v = (torch.cat([low, high]) * scale)[torch.randperm(49 + seed, generator=random)]
+    choice = chosen_by_otsu(v)
+    assert choice.kept.tolist() == (v.double() > threshold_otsu(v.double().numpy())).tolist()
+    assert bool(choice.kept[v > 2 * scale].all())
+    assert 9 + seed <= int(choice.kept.sum()) == n_above_otsu(v) < 20  # of bins, it may cut one too low
+
+
+def test_otsu_of_one_mass_keeps_what_scikit_image_says() -> None:
+    v = torch.randn(200, generator=torch.Generator().manual_seed(0), dtype=torch.float64).exp()
+    kept = chosen_by_otsu(v).kept
+    assert kept.tolist() == (v > threshold_otsu(v.numpy())).tolist()
+    assert 0 < int(kept.sum()) < 200
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 7.0])
+@pytest.mark.parametrize("d", [1, 6])
+def test_otsu_keeps_all_neurons_of_equal_power(value: float, d: int) -> None:
+    assert n_above_otsu(torch.full((d,), value)) == d
+    assert bool(chosen_by_otsu(torch.full((d,), value)).kept.all())
+
+
+def test_otsu_keeps_the_better_one_of_two() -> None:
+    assert chosen_by_otsu(torch.tensor([1.0, 3.0])).kept.tolist() == [False, True]
 
 
 def small_net() -> nn.Module:
@@ -122,14 +199,74 @@ def test_latent_features_are_the_decision_layers_inputs_in_evaluation_mode(
     torch.testing.assert_close(decision_layer(net)(features), expected, rtol=1e-5, atol=1e-6)
 
 
+DROPPING = {
+    "pooled head": ("resnet", {"config": "c16", "width": 0.5, "stem": "small", "dropout": 0.5}),
+    "vgg": ("vgg16", {"width": 0.125, "hidden": (256, 128), "pool": 1, "stem": "small"}),
+    "nn.Sequential": ("torchvision/mobilenet_v2", {"width_mult": 0.25, "dropout": 0.5}),
+}
+
+
+@pytest.mark.parametrize("in_classifier", [False, True])
+@pytest.mark.parametrize("name", DROPPING)
+def test_features_are_those_before_dropout_and_logits_those_after(name: str, in_classifier: bool) -> None:
+    torch.manual_seed(0)
+    architecture, options = DROPPING[name]
+    net = build_model(architecture, 3, **options)
+    decision = decision_layer(net)
+    before, after = last_dropout_and_its_reader(net)
+    if in_classifier:
+        net = Classifier(net, image_shape=(3, 16, 16), mean=[0.5] * 3, std=[0.25] * 3, classes="abc")
+    images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    latent, logits = latent_and_logits(net.train(), images)
+    (undropped,), (dropped,) = before, after
+    assert torch.equal(latent, undropped)
+    assert torch.equal(logits, decision(dropped))
+    zeroed = (dropped == 0) & (undropped != 0)
+    assert 0.2 * undropped.count_nonzero() < zeroed.sum() < 0.8 * undropped.count_nonzero()
+    torch.testing.assert_close(dropped, torch.where(zeroed, 0, 2 * undropped))
+
+
+def last_dropout_and_its_reader(net: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+    """What enters the last dropout and what enters the decision layer, filled by the next forward pass."""
+    before: list[Tensor] = []
+    after: list[Tensor] = []
+    dropout = [module for module in net.modules() if isinstance(module, nn.Dropout)][-1]
+    dropout.register_forward_pre_hook(lambda _, inputs: before.append(inputs[0].clone()))
+    decision_layer(net).register_forward_pre_hook(lambda _, inputs: after.append(inputs[0].clone()))
+    return before, after
+
+
+@pytest.mark.parametrize("name", DROPPING)
+def test_in_evaluation_mode_features_and_logits_belong_together(name: str) -> None:
+    torch.manual_seed(0)
+    architecture, options = DROPPING[name]
+    net = build_model(architecture, 3, **options).eval()
+    with torch.no_grad():
+        latent, logits = latent_and_logits(net, torch.rand(4, 3, 16, 16))
+        assert torch.equal(decision_layer(net)(latent), logits)
+
+
 def test_latent_and_logits_come_from_one_forward_pass_and_carry_gradient() -> None:
     net = small_net()
-    latent, logits = latent_and_logits(net, torch.rand(4, 3, 8, 8))  # dropout would differ between two
-    assert torch.equal(decision_layer(net)(latent), logits)
-    latent.sum().backward()
-    first = next(net.parameters())
-    assert first.grad is not None
-    assert float(first.grad.abs().sum()) > 0
+    n_runs: list[int] = []
+    net.register_forward_hook(lambda *_: n_runs.append(1))
+    latent, logits = latent_and_logits(net, torch.rand(4, 3, 8, 8))
+    assert len(n_runs) == 1
+    for output in (latent, logits):
+        net.zero_grad()
+        output.square().sum().backward(retain_graph=True)
+        first = next(net.parameters())
+        assert first.grad is not None
+        assert float(first.grad.abs().sum()) > 0
+
+
+def test_other_dropouts_than_the_one_before_the_decision_layer_are_part_of_the_features() -> None:
+    torch.manual_seed(0)
+    net = build_model("vgg16", 3, width=0.125, hidden=(256, 128), pool=1, stem="small").train()
+    images = torch.rand(4, 3, 16, 16)
+    first, _ = latent_and_logits(net, images)
+    second, _ = latent_and_logits(net, images)
+    assert not torch.equal(first, second)
 
 
 def test_the_hook_is_removed_even_when_the_model_raises() -> None:

@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,23 +9,31 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from torch import Tensor
 
 from pipeline.lda import (
+    PushTerms,
     active_neurons,
     describe_latent,
     discriminant_spectrum,
     discriminants,
     discriminants_decorrelated,
+    distinct_columns,
+    largest_eigenvalue,
+    log_separation,
     push_loss,
     scatter_matrices,
+    separation_matrix,
 )
 from pipeline.params import Lda
+
+torch.set_num_threads(1)  # on matrices this small two threads spend their time waiting
 
 # Two classes of two: means (1, 1) and (5, 3), grand mean (3, 2).
 FEATURES = torch.tensor([[0.0, 0.0], [2.0, 2.0], [4.0, 2.0], [6.0, 4.0]], dtype=torch.float64)
 LABELS = torch.tensor([7, 7, 3, 3])
 
 
-def lda_weights(**changes: float | int | None) -> Lda:
-    fields: dict[str, float | int | None] = {
+def lda_weights(**changes: Any) -> Lda:
+    fields: dict[str, Any] = {
+        "separation": "trace",
         "gamma": 1.0,
         "lambda": 0.5,
         "beta": 0.25,
@@ -35,7 +44,7 @@ def lda_weights(**changes: float | int | None) -> Lda:
         "samples_per_class": 8,
         "collapse_share": 0.8,
     }
-    return Lda(**(fields | changes))  # type: ignore[arg-type]
+    return Lda(**(fields | changes))
 
 
 def random_batch(n_classes: int, per_class: int, d: int, *, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -97,15 +106,18 @@ def test_scatter_does_not_depend_on_the_order_of_images_or_the_names_of_classes(
         torch.testing.assert_close(one, other, rtol=0, atol=1e-14)
 
 
-def test_duplicating_the_batch_changes_neither_scatter_nor_any_term_of_the_push_loss() -> None:
+@pytest.mark.parametrize("separation", ["trace", "log_det"])
+def test_duplicating_the_batch_changes_neither_scatter_nor_any_term_of_the_push_loss(
+    separation: str,
+) -> None:
     features, labels = random_batch(3, 8, 4)
     twice, labels_twice = features.repeat(2, 1), labels.repeat(2)
     for one, other in zip(
         scatter_matrices(features, labels), scatter_matrices(twice, labels_twice), strict=True
     ):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-14)
-    one_loss = push_loss(features, labels, lda_weights())
-    other_loss = push_loss(twice, labels_twice, lda_weights())
+    one_loss = push_loss(features, labels, lda_weights(separation=separation))
+    other_loss = push_loss(twice, labels_twice, lda_weights(separation=separation))
     for name in ("loss", "l_lda", "l_cov", "l_align"):
         torch.testing.assert_close(getattr(one_loss, name), getattr(other_loss, name), rtol=1e-11, atol=0)
     assert one_loss.n_active == other_loss.n_active
@@ -128,6 +140,101 @@ def test_discriminants_equal_the_diagonal_of_the_explicit_inverse_times_between_
 def test_decorrelated_discriminants_are_ratios_of_variances() -> None:
     v = discriminants_decorrelated(FEATURES, LABELS, ridge=0.25)
     assert v.tolist() == [4.0 / 1.25, 1.0 / 1.25]
+
+
+def diagonal_case(v: Tensor, *, ridge: float, spread: float = 0.5) -> tuple[Tensor, Tensor]:
+    """Four classes whose scatter matrices are diagonal, and whose two discriminants are `v` (2,)."""
+    corners = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]], dtype=torch.float64)
+    labels = torch.arange(4).repeat_interleave(4)
+    # Within a class the four images stand on the corners of a square: S_w = spread^2 I, S_b = diag(mean^2).
+    means = corners[labels] * (v * (spread**2 + ridge)).sqrt()
+    return means + spread * corners.repeat(4, 1) + 3, labels
+
+
+def test_discriminants_of_diagonal_scatter_are_scipys_generalised_eigenvalues() -> None:
+    v = torch.tensor([0.2, 1.7], dtype=torch.float64)
+    features, labels = diagonal_case(v, ridge=0.1)
+    S_w, S_b, _ = scatter_matrices(features, labels)
+    assert float(S_w[0, 1].abs() + S_b[0, 1].abs()) < 1e-15
+    expected = scipy.linalg.eigh(S_b.numpy(), S_w.numpy() + 0.1 * np.eye(2), eigvals_only=True)
+    np.testing.assert_allclose(expected, v.numpy(), rtol=1e-12)
+    np.testing.assert_allclose(discriminants(features, labels, ridge=0.1).numpy(), v.numpy(), rtol=1e-12)
+    np.testing.assert_allclose(
+        discriminants_decorrelated(features, labels, ridge=0.1).numpy(), v.numpy(), rtol=1e-12
+    )
+
+
+def test_decorrelated_discriminants_are_zero_for_columns_without_variance_and_repeats() -> None:
+    features, labels = random_batch(3, 8, 7)
+    ridge = 0.01
+    features[:, 2] = 0.25  # does not vary
+    features[:, 4] = features[:, 1]  # repeats column 1
+    features[:, 6] = features[:, 1]  # and once more
+    within, between = scatter_by_loops(features.numpy(), labels.numpy())
+    expected = np.diag(between) / (np.diag(within) + ridge)
+    expected[[2, 4, 6]] = 0
+    v = discriminants_decorrelated(features, labels, ridge=ridge).numpy()
+    np.testing.assert_allclose(v, expected, rtol=1e-10)
+    assert v.nonzero()[0].tolist() == [0, 1, 3, 5]
+
+
+def test_a_decorrelated_discriminant_is_scikit_learns_on_that_feature_alone() -> None:
+    features, labels = random_batch(4, 25, 5, seed=8)
+    v = discriminants_decorrelated(features, labels, ridge=1e-15).numpy()
+    for neuron, column in enumerate(features.numpy().T):
+        alone = LinearDiscriminantAnalysis(solver="eigen").fit(column[:, None], labels.numpy())
+        assert alone.explained_variance_ratio_.tolist() == [1.0]
+        # Scaled so that the variance within classes is one, what is left of the variance is that between.
+        projected = alone.transform(column[:, None])[:, 0]
+        assert v[neuron] == pytest.approx(projected.var() - 1, rel=1e-9)
+
+
+def test_shares_of_decorrelated_discriminants_are_scikit_learns_where_scatter_is_diagonal() -> None:
+    features, labels = diagonal_case(torch.tensor([0.4, 2.5], dtype=torch.float64), ridge=0.0)
+    reference = LinearDiscriminantAnalysis(solver="eigen").fit(features.numpy(), labels.numpy())
+    v = discriminants_decorrelated(features, labels, ridge=1e-15).numpy()
+    np.testing.assert_allclose((v / v.sum())[::-1], reference.explained_variance_ratio_[:2], rtol=1e-9)
+
+
+def distinct_by_loops(features: np.ndarray) -> list[bool]:
+    kept: list[bool] = []
+    for j, column in enumerate(features.T):
+        repeats = any(np.array_equal(column, features[:, k]) for k in range(j))
+        kept.append(bool((column != column[0]).any()) and not repeats)
+    return kept
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_distinct_columns_are_those_of_plain_loops(seed: int) -> None:
+    random = torch.Generator().manual_seed(seed)
+    # Columns of three bits: many repeats, and some that do not vary.
+    features = torch.randint(0, 2, (3, 12), generator=random).float()
+    found = distinct_columns(features)
+    assert found.dtype == torch.bool
+    assert found.tolist() == distinct_by_loops(features.numpy())
+    assert 0 < int(found.sum()) < 12
+
+
+def test_of_repeated_columns_the_first_is_kept_wherever_it_stands() -> None:
+    a, b, constant = [1.0, 2.0, 3.0], [0.0, 5.0, 0.0], [4.0, 4.0, 4.0]
+    features = torch.tensor([b, constant, a, b, a, constant, b]).T
+    assert distinct_columns(features).tolist() == [True, False, True, False, False, False, False]
+
+
+def test_columns_that_differ_in_the_last_bit_are_distinct() -> None:
+    column = torch.rand(6, generator=torch.Generator().manual_seed(0))
+    nearly = column.clone()
+    nearly[3] = torch.nextafter(nearly[3], torch.tensor(2.0))
+    assert distinct_columns(torch.stack([column, nearly, column], 1)).tolist() == [True, True, False]
+
+
+def test_of_a_single_image_no_column_varies() -> None:
+    assert distinct_columns(torch.rand(1, 4)).tolist() == [False] * 4
+
+
+def test_a_single_column_is_distinct_where_it_varies() -> None:
+    assert distinct_columns(torch.tensor([[1.0], [2.0]])).tolist() == [True]
+    assert distinct_columns(torch.tensor([[2.0], [2.0]])).tolist() == [False]
 
 
 def near_singular(kind: str) -> tuple[Tensor, Tensor]:
@@ -192,10 +299,62 @@ def test_push_loss_terms_equal_those_computed_by_hand() -> None:
     assert terms.top_share == pytest.approx(1.0)
 
 
-def test_push_loss_passes_gradcheck() -> None:
+@pytest.mark.parametrize(
+    "kind",
+    ["random", "duplicated column", "zero variance", "constant within classes", "fewer images than neurons"],
+)
+@pytest.mark.parametrize("ridge", [1e-3, 0.5])
+def test_log_separation_is_the_sum_of_logarithms_over_scipys_eigenvalues(kind: str, ridge: float) -> None:
+    features, labels = near_singular(kind)
+    within, between = scatter_by_loops(features.numpy(), labels.numpy())
+    eigenvalues = scipy.linalg.eigh(between, within + ridge * np.eye(features.shape[1]), eigvals_only=True)
+    found = log_separation(scatter_matrices(features, labels), ridge=ridge)
+    assert found.dtype == torch.float64
+    assert float(found) == pytest.approx(float(np.log1p(np.maximum(eigenvalues, 0)).sum()), rel=1e-9)
+
+
+def test_log_separation_of_two_discriminants_equals_that_computed_by_hand() -> None:
+    features, labels = diagonal_case(torch.tensor([3.0, 1.0], dtype=torch.float64), ridge=0.2)
+    found = log_separation(scatter_matrices(features, labels), ridge=0.2)
+    assert float(found) == pytest.approx(math.log(4) + math.log(2), rel=1e-12)
+
+
+def test_with_log_det_the_lda_term_is_neurons_over_the_log_separation_and_all_else_stays() -> None:
     features, labels = random_batch(3, 8, 4)
+    trace = push_loss(features, labels, lda_weights(gamma=2.0))
+    log_det = push_loss(features, labels, lda_weights(gamma=2.0, separation="log_det"))
+    separation = float(log_separation(scatter_matrices(features, labels), ridge=1e-3))
+    assert float(log_det.l_lda) == pytest.approx(4 / separation, rel=1e-12)
+    for name in ("l_cov", "l_align", "n_active", "top_share"):
+        assert getattr(log_det, name) == getattr(trace, name)
+    difference = float(log_det.loss - trace.loss)
+    assert difference == pytest.approx(2.0 * float(log_det.l_lda - trace.l_lda), rel=1e-10)
+
+
+@pytest.mark.parametrize("separation", ["trace", "log_det"])
+def test_trace_pulls_at_all_discriminants_alike_and_log_det_more_at_the_smaller(separation: str) -> None:
+    v = torch.tensor([9.0, 0.25], dtype=torch.float64, requires_grad=True)
+    features, labels = diagonal_case(v, ridge=1e-3)
+    term = push_loss(features, labels, lda_weights(separation=separation)).l_lda
+    large, small = torch.autograd.grad(term, v)[0].tolist()
+    assert large < 0
+    assert small < 0
+    if separation == "trace":
+        assert small == pytest.approx(large, rel=1e-9)
+        assert large == pytest.approx(-2 / 9.25**2, rel=1e-9)
+    else:
+        assert small / large == pytest.approx((1 + 9) / (1 + 0.25), rel=1e-9)
+        assert large == pytest.approx(-2 / (math.log(10) + math.log(1.25)) ** 2 / 10, rel=1e-9)
+
+
+@pytest.mark.parametrize("separation", ["trace", "log_det"])
+@pytest.mark.parametrize("kind", ["random", "duplicated column", "zero variance"])
+def test_push_loss_passes_gradcheck(separation: str, kind: str) -> None:
+    features, labels = near_singular(kind)
     features.requires_grad_(True)
-    weights = lda_weights(gamma=0.7, beta=0.3)
+    weights = lda_weights(gamma=0.7, beta=0.3, ridge=0.05, separation=separation)
+    if kind != "random":  # 1-norms have a corner where a covariance is zero
+        weights = lda_weights(beta=0.0, ridge=0.05, separation=separation, **{"lambda": 0.0})
     assert torch.autograd.gradcheck(lambda x: push_loss(x, labels, weights).loss, (features,))
 
 
@@ -251,20 +410,73 @@ def test_features_without_any_activity_give_zero_loss_and_zero_gradient() -> Non
     assert features.grad.abs().sum() == 0
 
 
-def test_features_whose_class_means_coincide_give_a_finite_loss_and_gradient() -> None:
+@pytest.mark.parametrize("separation", ["trace", "log_det"])
+def test_features_whose_class_means_coincide_give_a_finite_loss_and_gradient(separation: str) -> None:
     rows = torch.rand(8, 3, generator=torch.Generator().manual_seed(0))
     features = torch.cat([rows, rows]).requires_grad_(True)
-    terms = push_loss(features, torch.arange(2).repeat_interleave(8), lda_weights())
+    weights = lda_weights(separation=separation)
+    terms = push_loss(features, torch.arange(2).repeat_interleave(8), weights)
     terms.loss.backward()
     assert math.isfinite(float(terms.loss.detach()))
     assert features.grad is not None
     assert bool(features.grad.isfinite().all())
 
 
-def test_top_share_is_the_largest_discriminants_share_of_the_sum() -> None:
-    features, labels = random_batch(3, 8, 4)
-    v = discriminants(features, labels, ridge=1e-3)
-    assert push_loss(features, labels, lda_weights()).top_share == pytest.approx(float(v.max() / v.sum()))
+@pytest.mark.parametrize("seed", range(4))
+def test_top_share_is_the_largest_eigenvalues_share_of_the_sum(seed: int) -> None:
+    features, labels = random_batch(3, 8, 4, seed=seed)
+    features[:, 1] += 3.0 * labels  # one direction stands out
+    spectrum = discriminant_spectrum(features, labels, ridge=1e-3)
+    share = push_loss(features, labels, lda_weights()).top_share
+    assert share == pytest.approx(float(spectrum[0] / spectrum.sum()), rel=1e-9)
+
+
+def test_top_share_sees_a_collapse_that_lies_across_several_neurons() -> None:
+    labels = torch.arange(3).repeat_interleave(8)
+    directions = torch.tensor([[1.0, 0.7, 1.2, 0.9]], dtype=torch.float64)
+    noise = torch.rand(24, 4, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    across = 10 * labels[:, None] * directions + noise
+    v = discriminants(across, labels, ridge=1e-3)
+    terms = push_loss(across, labels, lda_weights())
+    assert float(v.max() / v.sum()) < 0.8  # no neuron holds so much
+    assert terms.top_share > 0.99
+    assert terms.collapsed(0.8)
+
+
+def test_top_share_of_two_mirrored_neurons_is_one() -> None:
+    """Two classes, each with a neuron of its own: one discriminant, along (1, -1)."""
+    features = torch.tensor([[1.0, 0.0], [1.5, 0.5], [0.0, 1.0], [0.5, 1.5]], dtype=torch.float64)
+    labels = torch.tensor([0, 0, 1, 1])
+    spectrum = discriminant_spectrum(features, labels, ridge=1e-3)
+    assert float(spectrum[0] / spectrum.sum()) == pytest.approx(1, abs=1e-9)
+    assert push_loss(features, labels, lda_weights()).top_share == pytest.approx(1, abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_largest_eigenvalue_is_close_to_numpys_and_exact_where_one_dominates(seed: int) -> None:
+    features, labels = random_batch(5, 10, 8, seed=seed)
+    M = separation_matrix(scatter_matrices(features, labels), ridge=0.05)
+    expected = float(np.linalg.eigvals(M.numpy()).real.max())
+    assert float(largest_eigenvalue(M)) == pytest.approx(expected, rel=0.02)
+    features[:, 0] += 5 * labels
+    M = separation_matrix(scatter_matrices(features, labels), ridge=0.05)
+    expected = float(np.linalg.eigvals(M.numpy()).real.max())
+    assert float(largest_eigenvalue(M)) == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_largest_eigenvalue_of_nothing_is_zero() -> None:
+    assert float(largest_eigenvalue(torch.zeros(3, 3, dtype=torch.float64))) == 0
+
+
+@pytest.mark.parametrize(
+    ("n_active", "top_share", "collapsed"),
+    [(5, 0.79, False), (5, 0.8, False), (5, 0.81, True), (0, 0.0, True), (1, 1.0, True), (1, 0.1, False)],
+)
+def test_collapsed_means_a_share_above_the_limit_or_no_active_neuron(
+    n_active: int, top_share: float, collapsed: bool
+) -> None:
+    zero = torch.zeros(())
+    assert PushTerms(zero, zero, zero, zero, n_active, top_share).collapsed(0.8) is collapsed
 
 
 @pytest.mark.parametrize(

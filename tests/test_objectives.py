@@ -11,7 +11,7 @@ from pipeline.models import build_model
 from pipeline.models.classifier import Classifier, latent_and_logits
 from pipeline.models.inception import Inception
 from pipeline.objectives import AuxiliaryObjective, Objective, PushObjective, training_objective
-from pipeline.params import Lda
+from pipeline.params import Auxiliary, Lda
 
 torch.set_num_threads(1)  # on nets this small two threads spend their time waiting
 
@@ -34,8 +34,9 @@ def batch(n: int = 24) -> tuple[Tensor, Tensor]:
     return torch.rand(n, 1, 8, 8, generator=random), torch.arange(n) % 3
 
 
-def lda_weights(**changes: float) -> Lda:
+def lda_weights(**changes: Any) -> Lda:
     fields: dict[str, Any] = {
+        "separation": "trace",
         "gamma": 0.5,
         "lambda": 0.01,
         "beta": 0.02,
@@ -132,20 +133,57 @@ def test_no_hook_stays_after_a_forward_pass_or_an_exception() -> None:
     assert hook_count(net) == 0
 
 
+def classifier(net: nn.Module) -> Classifier:
+    return Classifier(net, image_shape=(1, 8, 8), mean=[0.5], std=[0.25], classes=("a", "b", "c"))
+
+
 @pytest.mark.parametrize(
-    ("model_name", "weight", "kind"),
-    [("inception", 0.3, AuxiliaryObjective), ("inception", 0.0, Objective), ("fc", 0.3, Objective)],
+    ("build", "auxiliary", "kind"),
+    [
+        (inception, Auxiliary(weight=0.3, batch_norm=False), AuxiliaryObjective),
+        (inception, Auxiliary(weight=0.3, batch_norm=True), AuxiliaryObjective),
+        (inception, Auxiliary(weight=0.0, batch_norm=True), Objective),
+        (inception, None, Objective),
+        (fully_connected, Auxiliary(weight=0.3, batch_norm=False), Objective),
+    ],
 )
 def test_auxiliary_heads_are_there_where_they_have_a_weight_and_the_net_has_places(
-    model_name: str, weight: float, kind: type
+    build: Any, auxiliary: Auxiliary | None, kind: type
 ) -> None:
-    net = inception() if model_name == "inception" else fully_connected()
-    model = Classifier(net, image_shape=(1, 8, 8), mean=[0.5], std=[0.25], classes=("a", "b", "c"))
-    images, labels = batch()
-    objective = training_objective(model, images[:4], auxiliary_weight=weight, label_smoothing=0.1)
+    model, (images, labels) = classifier(build()), batch()
+    objective = training_objective(model, images[:2], auxiliary, label_smoothing=0.1)
     assert type(objective) is kind
     assert objective.label_smoothing == 0.1
+    if isinstance(objective, AuxiliaryObjective):
+        assert auxiliary is not None
+        assert objective.weight == auxiliary.weight
     assert objective(model.train(), images, labels)["total"].isfinite()
+
+
+@pytest.mark.parametrize("batch_norm", [True, False])
+def test_heads_of_the_training_objective_read_normalised_images_of_the_classifier(batch_norm: bool) -> None:
+    """A Classifier's own normalisation comes before the tapped modules: the terms are the net's by hand."""
+    model, (images, labels) = classifier(inception()).eval(), batch()
+    torch.manual_seed(3)
+    auxiliary = Auxiliary(weight=0.3, batch_norm=batch_norm)
+    objective = training_objective(model, images[:2], auxiliary, label_smoothing=0.0).eval()
+    torch.manual_seed(3)
+    assert isinstance(model.net, Inception)
+    normalized = (images - 0.5) / 0.25
+    by_hand = AuxiliaryObjective(model.net, normalized[:2], weight=0.3, batch_norm=batch_norm).eval()
+    expected = by_hand(model.net, normalized, labels)
+    found = objective(model, images, labels)
+    torch.testing.assert_close(found["total"], expected["total"])
+    torch.testing.assert_close(found["auxiliary"], expected["auxiliary"])
+
+
+@pytest.mark.parametrize("batch_norm", [True, False])
+def test_batch_norm_of_the_heads_hidden_layers_is_there_where_it_is_asked_for(batch_norm: bool) -> None:
+    objective = AuxiliaryObjective(inception(), batch()[0][:4], weight=0.3, batch_norm=batch_norm)
+    norms = [module for module in objective.modules() if isinstance(module, nn.BatchNorm1d)]
+    assert len(norms) == (len(objective.heads) if batch_norm else 0)
+    hidden = [head.get_submodule("hidden") for head in objective.heads]
+    assert all(isinstance(layer, nn.Linear) and (layer.bias is None) == batch_norm for layer in hidden)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -206,8 +244,56 @@ def test_a_collapse_is_logged_once_and_says_what_to_change(caplog: pytest.LogCap
             assert float(objective(model, *collapsing_batch())["top_share"]) > 0.8
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "collaps" in caplog.text
-    assert "lda.gamma" in caplog.text
+    assert "lower the push weights" in caplog.text
+    assert "separation: log_det" in caplog.text
     assert "4 neurons" in caplog.text
+
+
+def test_every_batch_says_whether_it_has_collapsed() -> None:
+    model = OneDiscriminant()
+    for share, collapsed in ((0.8, 1.0), (0.9999999, 0.0)):
+        terms = PushObjective(lda_weights(collapse_share=share))(model, *collapsing_batch())
+        assert float(terms["collapsed"]) == collapsed
+    images, labels = collapsing_batch()
+    dead = PushObjective(lda_weights())(model, torch.zeros_like(images), labels)
+    assert (float(dead["collapsed"]), float(dead["n_active"])) == (1.0, 0.0)
+
+
+def test_the_push_follows_the_separation_that_is_asked_for() -> None:
+    model, (images, labels) = fully_connected(), batch()
+    terms = [
+        PushObjective(lda_weights(separation=separation))(model, images, labels)
+        for separation in ("trace", "log_det")
+    ]
+    latent, _ = latent_and_logits(model, images)
+    for found, separation in zip(terms, ("trace", "log_det"), strict=True):
+        expected = push_loss(latent, labels, lda_weights(separation=separation)).l_lda
+        assert float(found["l_lda"]) == pytest.approx(float(expected.detach()), rel=1e-9)
+    # log(1 + v) < v: the same neurons over a smaller sum.
+    assert float(terms[1]["l_lda"]) > float(terms[0]["l_lda"])
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_the_push_sees_features_before_dropout(dropout: float) -> None:
+    """Half of the features at random would be zeros: the push's terms must not depend on which."""
+    torch.manual_seed(0)
+    stages = {"stages": (1, 1, 1), "base": (1, 1, 1)}
+    net = build_model("inception", 3, width=0.0625, stem="small", in_channels=1, dropout=dropout, **stages)
+    features: list[Tensor] = []
+    net.get_submodule("head.flatten").register_forward_hook(lambda _m, _i, output: features.append(output))
+    images, labels = batch()
+    objective = PushObjective(lda_weights())
+    net.train()
+    found = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        found.append(objective(net, images, labels))
+    expected = push_loss(features[0], labels, lda_weights())
+    for terms in found:
+        for name in ("l_lda", "l_cov", "l_align"):
+            assert float(terms[name]) == pytest.approx(float(getattr(expected, name).detach()), rel=1e-6)
+    totals = {float(terms["total"].detach()) for terms in found}
+    assert len(totals) == (2 if dropout else 1)  # dropout acts on the decision alone
 
 
 def test_a_push_that_does_not_collapse_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,18 +1,24 @@
 """params.yaml: every error on a line of its own, with file, key, what is allowed and what was got."""
 
+import copy
+import json
 import math
 import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import ROOT, Workspace
+from ruamel.yaml import YAML
 
 from pipeline.errors import InputError
+from pipeline.params import FcModel, OtsuChoice, ResNetModel, TorchvisionModel, Vgg16Model
 from pipeline.params.file import main, read_params
 
 GOOD = (ROOT / "presets/tiny.yaml").read_text(encoding="utf-8")
+GOOD_DATA = YAML(typ="safe", pure=True).load(GOOD)
 
 # A misspelt key is one too many and one too few.
 MISSPELT = {"train.training.epohcs", "lda.lambda"}
@@ -269,6 +275,493 @@ def test_a_missing_section_is_named(check: Check, tmp_path: Path, section: str) 
     file = tmp_path / "bad.yaml"
     file.write_text(_without_section(f"{GOOD}\nend:\n", section).replace("\nend:\n", ""))
     assert check(file) == [f"{file}: {section}: required key is missing"]
+
+
+def _set(folder: Path, *changes: tuple[str, Any]) -> Path:
+    """The tiny preset with other values at dotted keys; `...` takes a key away. JSON is YAML too."""
+    data = copy.deepcopy(GOOD_DATA)
+    for key, value in changes:
+        *sections, last = key.split(".")
+        node = data
+        for section in sections:
+            node = node[section]
+        if value is ...:
+            del node[last]
+        else:
+            node[last] = copy.deepcopy(value)
+    file = folder / "changed.yaml"
+    file.write_text(json.dumps(data), encoding="utf-8")
+    return file
+
+
+_SMALL = {"width": 0.25, "stem": "small", "dropout": 0.0}
+_ROWS = {"stages": [1, 1, 1], "base": [1, 1, 1]}
+FC = {"architecture": "fc", "hidden": [8]}
+VGG16 = {"architecture": "vgg16", "batch_norm": True, "hidden": [8], "pool": 1, **_SMALL}
+INCEPTION = {"architecture": "inception", "module": "v1", "factorized_kernel": 7, **_ROWS, **_SMALL}
+GOOGLENET = {"architecture": "googlenet", **_ROWS, **_SMALL}
+RESNET = {"architecture": "resnet", "config": "ResNet6", **_SMALL}
+TORCHVISION = {"architecture": "torchvision", "name": "resnet18", "pretrained": False}
+COMPACT = {"architecture": "mobilenet", **_SMALL}
+# The name of each family beside what its section needs.
+FAMILIES = [
+    FC,
+    VGG16,
+    *({**INCEPTION, "module": module} for module in ("v1", "v1_double3x3", "v2", "v3")),
+    GOOGLENET,
+    {**GOOGLENET, "architecture": "bn_googlenet"},
+    RESNET,
+    *({**COMPACT, "architecture": name} for name in ("mobilenet", "mobilenet_v2", "squeezenet")),
+    TORCHVISION,
+]
+SCHEDULES = [
+    *("train.training", "grow.training", "push.training", "source.training"),
+    *("prune.retraining", "shrink.retraining"),
+]
+
+
+def _one_line(check: Check, file: Path, key: str, *words: str) -> None:
+    """The file has one error: its line names file and key, and says what was expected and what was got."""
+    lines = check(file)
+    assert len(lines) == 1, lines
+    assert lines[0].startswith(f"{file}: {key}: ")
+    assert all(word in lines[0] for word in words), lines
+    assert "(got " in lines[0] or lines[0].endswith("required key is missing")
+
+
+@pytest.mark.parametrize("section", FAMILIES, ids=lambda section: section["architecture"])
+@pytest.mark.parametrize("place", ["source.model", "competitors.resnet6.model", "model"])
+def test_every_architecture_may_stand_wherever_a_net_is_described(
+    check: Check, tmp_path: Path, section: dict[str, Any], place: str
+) -> None:
+    file = _set(tmp_path, (place, section), ("grow.max_modules", 0))
+    assert check(file) == []
+    params = read_params(file)
+    competitor = params.competitors["resnet6"]
+    found = {
+        "source.model": params.source.model,
+        "model": params.model,
+        "competitors.resnet6.model": getattr(competitor, "model", None),
+    }[place]
+    assert found is not None
+    assert found.model_dump() == section
+
+
+@pytest.mark.parametrize(
+    "name", ["ResNet6", "ResNet7", "ResNet10", "ResNet34", "ResNet50", "(c64, i64)-c128"]
+)
+def test_residual_nets_go_by_configuration_or_published_name(tmp_path: Path, name: str) -> None:
+    model = read_params(_set(tmp_path, ("source.model", {**RESNET, "config": name}))).source.model
+    assert isinstance(model, ResNetModel)
+    assert model.config == name
+
+
+@pytest.mark.parametrize(
+    ("section", "changes", "key", "words"),
+    [
+        pytest.param(FC, {"hidden": []}, "hidden", ("at least 1", "got []"), id="fc-no-layer"),
+        pytest.param(FC, {"hidden": [8, 0]}, "hidden.1", ("greater than 0", "got 0"), id="fc-zero-wide"),
+        pytest.param(
+            FC, {"width": 1.0}, "width", ("unknown key", "allowed: architecture, hidden"), id="fc-width"
+        ),
+        pytest.param(FC, {"hidden": 8}, "hidden", ("expected a valid array", "got 8"), id="fc-hidden-number"),
+        pytest.param(VGG16, {"pool": 0}, "pool", ("greater than 0", "got 0"), id="vgg16-pool"),
+        pytest.param(VGG16, {"hidden": []}, "hidden", ("at least 1", "got []"), id="vgg16-no-layer"),
+        pytest.param(VGG16, {"batch_norm": "yes"}, "batch_norm", ("boolean", 'got "yes"'), id="vgg16-word"),
+        pytest.param(VGG16, {"batch_norm": ...}, "batch_norm", ("missing",), id="vgg16-no-batch-norm"),
+        pytest.param(VGG16, {"stem": "tiny"}, "stem", ("'imagenet' or 'small'", 'got "tiny"'), id="stem"),
+        pytest.param(VGG16, {"dropout": 1.0}, "dropout", ("less than 1", "got 1.0"), id="dropout-one"),
+        pytest.param(VGG16, {"dropout": -0.1}, "dropout", ("equal to 0", "got -0.1"), id="dropout-negative"),
+        pytest.param(
+            INCEPTION,
+            {"module": "v4"},
+            "module",
+            ("'v1', 'v1_double3x3', 'v2' or 'v3'", 'got "v4"'),
+            id="module",
+        ),
+        pytest.param(
+            INCEPTION, {"stages": [1, 0, 1]}, "stages.1", ("greater than 0", "got 0"), id="no-module"
+        ),
+        pytest.param(INCEPTION, {"stages": [1] * 4}, "stages", ("3 items", "[1, 1, 1, 1]"), id="four-stages"),
+        pytest.param(INCEPTION, {"base": [1, 1]}, "base", ("3 items", "got [1, 1]"), id="two-rows"),
+        pytest.param(INCEPTION, {"width": 0}, "width", ("greater than 0", "got 0"), id="width-zero"),
+        pytest.param(
+            INCEPTION,
+            {"factorized_kernel": 4},
+            "factorized_kernel",
+            ("expected an odd number", "got 4"),
+            id="even-kernel",
+        ),
+        pytest.param(
+            INCEPTION,
+            {"factorized_kernel": 1},
+            "factorized_kernel",
+            ("equal to 3", "got 1"),
+            id="kernel-of-one",
+        ),
+        pytest.param(
+            INCEPTION,
+            {"config": "i64"},
+            "config",
+            ("unknown key", "allowed: architecture, module"),
+            id="config",
+        ),
+        pytest.param(
+            GOOGLENET, {"module": "v1"}, "module", ("unknown key", 'got "v1"'), id="googlenet-module"
+        ),
+        pytest.param(GOOGLENET, {"stages": ...}, "stages", ("missing",), id="googlenet-no-stages"),
+        pytest.param(
+            RESNET,
+            {"config": "ResNet5"},
+            "config",
+            ("cannot be built", "i64 or C128", "'ResNet5'"),
+            id="resnet5",
+        ),
+        pytest.param(RESNET, {"config": ""}, "config", ("cannot be built", "got ''"), id="resnet-empty"),
+        pytest.param(
+            RESNET,
+            {"config": "3i64"},
+            "config",
+            ("identity module", "got '3i64'"),
+            id="resnet-widening-identity",
+        ),
+        pytest.param(RESNET, {"config": 6}, "config", ("string", "got 6"), id="resnet-number"),
+        pytest.param(RESNET, {"width": -1.0}, "width", ("greater than 0", "got -1.0"), id="resnet-width"),
+        pytest.param(COMPACT, {"stem": ...}, "stem", ("missing",), id="mobilenet-no-stem"),
+        pytest.param(
+            COMPACT,
+            {"hidden": [8]},
+            "hidden",
+            ("unknown key", "allowed: architecture, width, stem, dropout"),
+            id="mobilenet-hidden",
+        ),
+        pytest.param(TORCHVISION, {"name": 18}, "name", ("string", "got 18"), id="torchvision-number"),
+        pytest.param(TORCHVISION, {"pretrained": 1}, "pretrained", ("boolean", "got 1"), id="pretrained-one"),
+        pytest.param(TORCHVISION, {"pretrained": ...}, "pretrained", ("missing",), id="pretrained-missing"),
+        pytest.param(
+            TORCHVISION,
+            {"width": 0.5},
+            "width",
+            ("unknown key", "allowed: architecture, name, pretrained"),
+            id="torchvision-width",
+        ),
+    ],
+)
+@pytest.mark.parametrize("place", ["source.model", "competitors.resnet6.model"])
+def test_a_bad_option_of_a_net_is_named_on_one_line(
+    check: Check,
+    tmp_path: Path,
+    place: str,
+    section: dict[str, Any],
+    changes: dict[str, Any],
+    key: str,
+    words: tuple[str, ...],
+) -> None:
+    changed = {name: value for name, value in {**section, **changes}.items() if value is not ...}
+    _one_line(check, _set(tmp_path, (place, changed)), f"{place}.{key}", *words)
+
+
+@pytest.mark.parametrize(
+    ("section", "base", "limits"),
+    [
+        pytest.param({**INCEPTION, "module": "v1"}, [3, 1, 1], "(2, 5, 2)", id="v1"),
+        pytest.param({**INCEPTION, "module": "v1_double3x3"}, [1, 6, 1], "(2, 5, 2)", id="v1_double3x3"),
+        pytest.param({**INCEPTION, "module": "v2"}, [2, 5, 2], "(2, 4, 2)", id="v2"),
+        pytest.param({**INCEPTION, "module": "v3"}, [3, 4, 3], "(3, 4, 2)", id="v3"),
+        pytest.param(GOOGLENET, [2, 5, 3], "(2, 5, 2)", id="googlenet"),
+        pytest.param(
+            {**GOOGLENET, "architecture": "bn_googlenet"}, [2, 5, 2], "(2, 4, 2)", id="bn_googlenet"
+        ),
+    ],
+)
+def test_rows_that_a_filter_table_lacks_are_named_with_its_limits(
+    check: Check, tmp_path: Path, section: dict[str, Any], base: list[int], limits: str
+) -> None:
+    file = _set(tmp_path, ("source.model", {**section, "base": base}))
+    _one_line(check, file, "source.model.base", limits, f"{base[0]}, {base[1]}, {base[2]}")
+
+
+@pytest.mark.parametrize("name", ["inseption", "Inception", "resnet6", "torchvision/resnet18", "", "vgg"])
+@pytest.mark.parametrize("place", ["model", "source.model", "competitors.resnet6.model"])
+def test_an_unknown_architecture_is_named_beside_the_known_ones(
+    check: Check, tmp_path: Path, place: str, name: str
+) -> None:
+    file = _set(tmp_path, (f"{place}.architecture", name))
+    (line,) = check(file)
+    assert line.startswith(f"{file}: {place}")
+    assert name in line
+    known = {section["architecture"] for section in FAMILIES}
+    assert all(f"'{each}'" in line for each in known), line
+
+
+@pytest.mark.parametrize(
+    "section", [FC, VGG16, RESNET, COMPACT, TORCHVISION], ids=lambda s: s["architecture"]
+)
+def test_a_net_that_cannot_grow_is_refused_where_modules_are_to_be_added(
+    check: Check, tmp_path: Path, section: dict[str, Any]
+) -> None:
+    name = section["architecture"]
+    bad = _set(tmp_path, ("model", section), ("grow.max_modules", 1))
+    _one_line(check, bad, "grow.max_modules", "expected 0", f"{name!r}", "got 1")
+    assert check(_set(tmp_path, ("model", section), ("grow.max_modules", 0))) == []
+
+
+@pytest.mark.parametrize("section", [INCEPTION, GOOGLENET], ids=lambda s: s["architecture"])
+def test_an_inception_net_may_grow(check: Check, tmp_path: Path, section: dict[str, Any]) -> None:
+    assert check(_set(tmp_path, ("model", section), ("grow.max_modules", 3))) == []
+
+
+@pytest.mark.parametrize(
+    ("sizes", "key", "words"),
+    [
+        ([0.25, 0.5], "", ("descending", "got [0.25, 0.5]")),
+        ([0.5, 0.1, 0.2], "", ("descending", "got [0.5, 0.1, 0.2]")),
+        ([0.5, 0.5], "", ("descending", "got [0.5, 0.5]")),
+        ([], "", ("at least 1", "got []")),
+        (0.5, "", ("array", "got 0.5")),
+        ([1.0, 0.5], ".0", ("less than 1", "got 1.0")),
+        ([0.5, 0.0], ".1", ("greater than 0", "got 0.0")),
+        ([0.5, -0.1], ".1", ("greater than 0", "got -0.1")),
+        ([0.5, "small"], ".1", ("number", 'got "small"')),
+    ],
+)
+def test_the_sizes_of_the_comparison_descend_between_one_and_zero(
+    check: Check, tmp_path: Path, sizes: Any, key: str, words: tuple[str, ...]
+) -> None:
+    _one_line(check, _set(tmp_path, ("shrink.sizes", sizes)), f"shrink.sizes{key}", *words)
+
+
+def test_one_size_is_enough(check: Check, tmp_path: Path) -> None:
+    assert check(_set(tmp_path, ("shrink.sizes", [0.5]))) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "words"),
+    [
+        ({"etas": [], "sizes": []}, "etas", ("expected at least one eta", "sizes", "got none")),
+        ({"sizes": [0.5, 0.5]}, "sizes", ("no repeats", "got [0.5, 0.5]")),
+        ({"sizes": [1.0]}, "sizes.0", ("less than 1", "got 1.0")),
+        ({"sizes": [0.0]}, "sizes.0", ("greater than 0", "got 0.0")),
+        ({"etas": [0.5, 0.0]}, "etas.1", ("greater than 0", "got 0.0")),
+        ({"etas": ...}, "etas", ("missing",)),
+        ({"max_drop": 1.5}, "max_drop", ("equal to 1", "got 1.5")),
+    ],
+)
+def test_a_round_needs_samples_by_eta_or_by_size(
+    check: Check, tmp_path: Path, changes: dict[str, Any], key: str, words: tuple[str, ...]
+) -> None:
+    file = _set(tmp_path, *((f"prune.{name}", value) for name, value in changes.items()))
+    _one_line(check, file, f"prune.{key}", *words)
+
+
+@pytest.mark.parametrize(("etas", "sizes"), [([], [0.5]), ([0.5], []), ([0.5], [0.25, 0.5])])
+def test_samples_may_be_by_eta_by_size_or_by_both(
+    check: Check, tmp_path: Path, etas: list[float], sizes: list[float]
+) -> None:
+    assert check(_set(tmp_path, ("prune.etas", etas), ("prune.sizes", sizes))) == []
+
+
+_CRITERIA = [
+    *("l1", "taylor", "activation_mean", "activation_variance", "apoz", "fpgm", "random"),
+    *("lda_after_the_fact", "han", "scratch"),
+]
+
+
+@pytest.mark.parametrize("criterion", _CRITERIA)
+def test_every_criterion_needs_nothing_but_its_name(check: Check, tmp_path: Path, criterion: str) -> None:
+    assert check(_set(tmp_path, ("competitors", {"only": {"criterion": criterion}}))) == []
+    file = _set(tmp_path, ("competitors.l1", {"criterion": criterion, "learning_rate": 0.1}))
+    _one_line(check, file, "competitors.l1.learning_rate", "unknown key", "got 0.1", "allowed: criterion")
+
+
+@pytest.mark.parametrize(
+    ("competitor", "key", "words"),
+    [
+        ({"criterion": "fixed", "learning_rate": 0.1}, ".model", ("missing",)),
+        ({"criterion": "fixed", "model": RESNET}, ".learning_rate", ("missing",)),
+        (
+            {"criterion": "fixed", "learning_rate": 0, "model": RESNET},
+            ".learning_rate",
+            ("greater than 0", "got 0"),
+        ),
+        ({"criterion": "l1", "model": RESNET}, ".model", ("unknown key", "allowed: criterion")),
+        (None, "", ("got null",)),
+        ("l1", "", ('got "l1"',)),
+    ],
+)
+def test_a_bad_competitor_is_named_on_one_line(
+    check: Check, tmp_path: Path, competitor: Any, key: str, words: tuple[str, ...]
+) -> None:
+    _one_line(check, _set(tmp_path, ("competitors.han", competitor)), f"competitors.han{key}", *words)
+
+
+def test_an_unknown_criterion_is_named_beside_the_known_ones(check: Check, tmp_path: Path) -> None:
+    file = _set(tmp_path, ("competitors.l1.criterion", "l2"))
+    (line,) = check(file)
+    assert line.startswith(f"{file}: competitors.l1")
+    assert "l2" in line
+    assert all(f"'{each}'" in line for each in [*_CRITERIA, "fixed"])
+
+
+@pytest.mark.parametrize(
+    ("section", "key"),
+    [("competitors.l1", "criterion"), ("surgery.latent", "method"), ("source.model", "architecture")],
+)
+def test_a_section_without_the_key_that_says_its_kind_takes_one_line(
+    check: Check, tmp_path: Path, section: str, key: str
+) -> None:
+    file = _set(tmp_path, (f"{section}.{key}", ...))
+    (line,) = check(file)
+    assert line.startswith(f"{file}: {section}")
+    assert key in line
+
+
+@pytest.mark.parametrize(
+    ("section", "entry", "name"),
+    [
+        pytest.param("competitors", {"criterion": "l1"}, "ours", id="the-rows-of-ours"),
+        pytest.param(
+            "variants",
+            {"separation": "trace", "gamma": 1.0, "lambda": 0.0, "beta": 0.0},
+            "main",
+            id="the-row-of-the-main-push",
+        ),
+    ],
+)
+def test_a_name_that_the_tables_give_to_something_else_is_refused(
+    check: Check, tmp_path: Path, section: str, entry: dict[str, Any], name: str
+) -> None:
+    file = _set(tmp_path, (f"{section}.{name}", entry))
+    lines = check(file)
+    assert len(lines) == 1, lines
+    assert lines[0].startswith(f"{file}: {section}")
+    assert name in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "words"),
+    [
+        ({"separation": "det"}, ".separation", ("'trace' or 'log_det'", 'got "det"')),
+        ({"separation": ...}, ".separation", ("missing",)),
+        ({"gamma": -1.0}, ".gamma", ("equal to 0", "got -1.0")),
+        ({"lambda": -1.0}, ".lambda", ("equal to 0", "got -1.0")),
+        ({"lambda": ...}, ".lambda", ("missing",)),
+        ({"beta": "much"}, ".beta", ("number", 'got "much"')),
+        ({"ridge": 0.1}, ".ridge", ("unknown key", "allowed: separation, gamma, lambda, beta")),
+    ],
+)
+def test_a_variant_has_the_weights_and_the_separation_and_nothing_else(
+    check: Check, tmp_path: Path, changes: dict[str, Any], key: str, words: tuple[str, ...]
+) -> None:
+    file = _set(tmp_path, *((f"variants.ours.{name}", value) for name, value in changes.items()))
+    _one_line(check, file, f"variants.ours{key}", *words)
+
+
+@pytest.mark.parametrize("section", ["competitors", "variants", "rounds"])
+def test_no_competitor_variant_or_round_is_too_few(check: Check, tmp_path: Path, section: str) -> None:
+    empty: Any = [] if section == "rounds" else {}
+    _one_line(check, _set(tmp_path, (section, empty)), section, "at least 1")
+
+
+@pytest.mark.parametrize("section", ["competitors", "variants"])
+def test_names_that_are_no_stage_names_are_refused(check: Check, tmp_path: Path, section: str) -> None:
+    entry = GOOD_DATA[section]["l1" if section == "competitors" else "ours"]
+    for name in ("9lives", "L1", "a/b", "with space", "x" * 41):
+        _one_line(check, _set(tmp_path, (section, {name: entry})), f"{section}.{name}", "string should")
+
+
+@pytest.mark.parametrize(
+    ("latent", "key", "words"),
+    [
+        ({"method": "otsu", "max_drop": 0.1}, ".max_drop", ("unknown key", "allowed: method")),
+        ({"method": "sensitivity"}, ".max_drop", ("missing",)),
+        ({"method": "sensitivity", "max_drop": 1.1}, ".max_drop", ("equal to 1", "got 1.1")),
+        ({"method": "sensitivity", "max_drop": -0.1}, ".max_drop", ("equal to 0", "got -0.1")),
+        (
+            {"method": "sensitivity", "max_drop": 0.1, "n": 3},
+            ".n",
+            ("unknown key", "allowed: method, max_drop"),
+        ),
+        (None, "", ("got null",)),
+    ],
+)
+def test_a_bad_choice_of_latent_neurons_is_named_on_one_line(
+    check: Check, tmp_path: Path, latent: Any, key: str, words: tuple[str, ...]
+) -> None:
+    _one_line(check, _set(tmp_path, ("surgery.latent", latent)), f"surgery.latent{key}", *words)
+
+
+def test_an_unknown_choice_of_latent_neurons_is_named_beside_the_known_ones(
+    check: Check, tmp_path: Path
+) -> None:
+    file = _set(tmp_path, ("surgery.latent", {"method": "pca"}))
+    (line,) = check(file)
+    assert line.startswith(f"{file}: surgery.latent")
+    assert all(word in line for word in ("pca", "'sensitivity'", "'otsu'"))
+    otsu = read_params(_set(tmp_path, ("surgery.latent", {"method": "otsu"}))).surgery.latent
+    assert isinstance(otsu, OtsuChoice)
+
+
+@pytest.mark.parametrize("section", SCHEDULES)
+def test_every_schedule_has_a_weight_decay_of_the_decision_layer(
+    check: Check, tmp_path: Path, section: str
+) -> None:
+    key = f"{section}.decision_weight_decay"
+    assert check(_set(tmp_path, (key, 0))) == []
+    _one_line(check, _set(tmp_path, (key, -1e-4)), key, "greater than or equal to 0", "got -0.0001")
+    _one_line(check, _set(tmp_path, (key, ...)), key, "required key is missing")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("train.auxiliary.batch_norm", 1, ("boolean", "got 1")),
+        ("train.auxiliary.weight", -0.1, ("equal to 0", "got -0.1")),
+        ("grow.auxiliary.batch_norm", ..., ("missing",)),
+        ("grow.max_params", 0, ("greater than 0", "got 0")),
+        ("grow.max_flops", 1.5, ("integer", "got 1.5")),
+        ("grow.max_memory_mib", 0.0, ("greater than 0", "got 0.0")),
+        ("grow.max_memory_mib", ..., ("missing",)),
+        ("grow.start", "fresh", ("'parent' or 'scratch'", 'got "fresh"')),
+        ("grow.max_modules", -1, ("equal to 0", "got -1")),
+        ("lda.separation", "det", ("'trace' or 'log_det'", 'got "det"')),
+        ("lda.samples_per_class", 7, ("equal to 8", "got 7")),
+        ("lda.classes_per_batch", 1, ("equal to 2", "got 1")),
+        ("lda.ridge", 0, ("greater than 0", "got 0")),
+        ("lda.collapse_share", 1.0, ("less than 1", "got 1.0")),
+        ("surgery.round_to", 0, ("greater than 0", "got 0")),
+        ("surgery.remove_branches", 0, ("boolean", "got 0")),
+        ("surgery.trace_images_per_class", 0, ("greater than 0", "got 0")),
+        ("select.max_drop", 1.1, ("equal to 1", "got 1.1")),
+        ("source.min_validation_accuracy", 2, ("equal to 1", "got 2")),
+        ("report.target_params_fraction", 1.0, ("less than 1", "got 1.0")),
+        ("report.confidence", 1.0, ("less than 1", "got 1.0")),
+        ("name", "a/b", ("pattern", 'got "a/b"')),
+    ],
+)
+def test_a_bad_value_anywhere_is_named_on_one_line(
+    check: Check, tmp_path: Path, key: str, value: Any, words: tuple[str, ...]
+) -> None:
+    _one_line(check, _set(tmp_path, (key, value)), key, *words)
+
+
+def test_bounds_of_growth_are_null_or_positive(tmp_path: Path) -> None:
+    bounds = (("grow.max_params", 5000), ("grow.max_flops", 10**9), ("grow.max_memory_mib", 0.5))
+    settings = read_params(_set(tmp_path, *bounds)).grow
+    assert (settings.max_params, settings.max_flops, settings.max_memory_mib) == (5000, 10**9, 0.5)
+    settings = read_params(_set(tmp_path)).grow
+    assert (settings.max_params, settings.max_flops, settings.max_memory_mib) == (None, None, None)
+
+
+def test_a_section_becomes_the_model_of_its_architecture(tmp_path: Path) -> None:
+    kinds: list[tuple[dict[str, Any], type]] = [
+        (FC, FcModel),
+        (VGG16, Vgg16Model),
+        (RESNET, ResNetModel),
+        (TORCHVISION, TorchvisionModel),
+    ]
+    for section, kind in kinds:
+        assert type(read_params(_set(tmp_path, ("source.model", section))).source.model) is kind
 
 
 def test_every_error_has_its_line(check: Check, tmp_path: Path) -> None:

@@ -1,19 +1,17 @@
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.checkpoint import load_model, save_model
 from pipeline.cost import measure_cost
 from pipeline.deconv import Utility, trace_utility
 from pipeline.models import build_model
 from pipeline.models.blocks import BatchNormNoScale
-from pipeline.models.classifier import decision_layer
-from pipeline.prune import prune_model, utility_spread, utility_threshold
+from pipeline.models.classifier import blueprint_of, decision_layer
+from pipeline.prune import n_channels, prune_like, prune_model, utility_spread, utility_threshold
 
 torch.set_num_threads(1)  # on nets this small two threads spend their time waiting
 
@@ -57,17 +55,6 @@ def traced_layers(model: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
 
 def flat_utility(values: Sequence[float] | Tensor) -> Utility:
     return Utility(torch.as_tensor(values, dtype=torch.float64).view(-1, 1, 1))
-
-
-def utilities_with_dead(model: nn.Module, dead: dict[str, list[int]]) -> dict[str, Utility]:
-    """Utilities between 1 and 100 everywhere, zero for the dead channels."""
-    random = torch.Generator().manual_seed(2)
-    utilities = {}
-    for name, layer in traced_layers(model).items():
-        values = 1 + 99 * torch.rand(layer.weight.shape[0], generator=random, dtype=torch.float64)
-        values[dead.get(name, [])] = 0
-        utilities[name] = flat_utility(values)
-    return utilities
 
 
 def random_utilities(model: nn.Module, seed: int = 3) -> dict[str, Utility]:
@@ -117,7 +104,7 @@ def test_a_map_with_less_than_two_non_zero_positions_has_no_spread(values: list[
 
 def test_channels_under_the_threshold_go_and_those_at_it_stay() -> None:
     model = small("fc")
-    utilities = utilities_with_dead(model, {})
+    utilities = random_utilities(model)
     values = torch.tensor([1.0, 2, 3, 4, 5, 6, 7, 8, 9, 10] * 2, dtype=torch.float64)
     spread = float(values.std())
     utilities["hidden2"] = flat_utility(values)
@@ -168,7 +155,7 @@ def test_the_survivor_of_a_huge_eta_is_the_best_channel() -> None:
 
 def test_channels_of_equal_utility_have_no_spread_and_all_stay() -> None:
     model = small("fc")
-    utilities = utilities_with_dead(model, {})
+    utilities = random_utilities(model)
     utilities["hidden1"] = flat_utility([2.5] * 24)
     pruned, _ = prune_model(model, utilities, 50.0, images_of(1))
     assert weight_of(pruned, "hidden1").shape[0] == 24
@@ -192,144 +179,6 @@ def test_the_models_size_falls_with_eta() -> None:
     ]
     assert params == sorted(params, reverse=True)
     assert len(set(params)) == 4
-
-
-@pytest.mark.parametrize("name", ["inception", "resnet", "fc", "torchvision/mobilenet_v2"])
-def test_reported_channel_counts_are_those_of_the_pruned_model(name: str) -> None:
-    model = small(name)
-    before = sizes(model)
-    pruned, rows = prune_model(model, random_utilities(model), 1.5, images_of(1))
-    after = sizes(pruned)
-    assert {row.name for row in rows} == set(traced_layers(model))
-    assert {row.name: row.n_before for row in rows} == {row.name: before[row.name] for row in rows}
-    assert {row.name: row.n_after for row in rows} == {row.name: after[row.name] for row in rows}
-    assert sum(row.n_after for row in rows) < sum(row.n_before for row in rows)
-
-
-@pytest.mark.parametrize("name", ["inception", "resnet", "torchvision/mobilenet_v2"])
-def test_the_original_model_is_left_as_it_was(name: str) -> None:
-    model = small(name).train()
-    next(model.parameters()).requires_grad_(False)
-    state = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-    trainable = [parameter.requires_grad for parameter in model.parameters()]
-    prune_model(model, random_utilities(model), 1.5, images_of(2))
-    assert model.training
-    assert list(model.state_dict()) == list(state)
-    assert all(torch.equal(tensor, state[key]) for key, tensor in model.state_dict().items())
-    assert [parameter.requires_grad for parameter in model.parameters()] == trainable
-    assert all(parameter.grad is None for parameter in model.parameters())
-
-
-@torch.no_grad()
-def assert_same_logits_without(
-    model: nn.Module, dead: dict[str, list[int]], *, size: int = 16, n: int = 4
-) -> None:
-    """Cut the dead channels, whose readers' weights are zero already: nothing changes but the size."""
-    images = images_of(n, size)
-    before = model(images)
-    pruned, rows = prune_model(model, utilities_with_dead(model, dead), 1e-6, images[:1])
-    after = pruned(images)
-    cut = {row.name: row.n_before - row.n_after for row in rows if row.n_before != row.n_after}
-    assert cut == {name: len(channels) for name, channels in dead.items()}
-    assert float(before.std()) > 1e-3
-    torch.testing.assert_close(after, before, rtol=1e-5, atol=1e-5 * float(before.abs().max()))
-
-
-def silence(model: nn.Module, reader: str, inputs: list[int]) -> None:
-    with torch.no_grad():
-        weight_of(model, reader)[:, inputs] = 0
-
-
-def test_cutting_dead_channels_of_an_inception_net_leaves_the_logits() -> None:
-    model = small("inception")
-    one, three, double, pool = 24, 26, 6, 8  # widths of module 4a's branches at an eighth
-    module, following = "stages.1.0", "stages.1.1"
-    assert [
-        weight_of(model, f"{module}.{branch}.conv").shape[0]
-        for branch in ("branch1x1", "branch3x3.1", "branch_double3x3.2", "branch_pool.1")
-    ] == [one, three, double, pool]
-    dead = {
-        "stem.0.conv": [0, 3],
-        f"{module}.branch3x3.0.conv": [1, 5],
-        f"{module}.branch3x3.1.conv": [2],
-        f"{module}.branch_double3x3.2.conv": [0, 4],
-        f"{module}.branch_pool.1.conv": [7],
-        "stages.2.0.branch1x1.conv": [0, 1, 30],
-    }
-    silence(model, "stem.1.conv", [0, 3])
-    silence(model, f"{module}.branch3x3.1.conv", [1, 5])
-    joined = [one + 2, one + three + 0, one + three + 4, one + three + double + 7]
-    for branch in ("branch1x1", "branch3x3.0", "branch_double3x3.0", "branch_pool.1"):
-        silence(model, f"{following}.{branch}.conv", joined)
-    silence(model, "head.decision", [0, 1, 30])
-    assert_same_logits_without(model, dead)
-
-
-def test_cutting_dead_channels_across_a_max_pool_and_a_stage_border_leaves_the_logits() -> None:
-    model = small("inception")
-    silence_at = [weight_of(model, "stages.0.0.branch1x1.conv").shape[0] + 3]
-    for branch in ("branch1x1", "branch3x3.0", "branch_double3x3.0", "branch_pool.1"):
-        silence(model, f"stages.1.0.{branch}.conv", silence_at)
-    assert_same_logits_without(model, {"stages.0.0.branch3x3.1.conv": [3]})
-
-
-def test_cutting_dead_channels_of_a_residual_net_leaves_the_logits() -> None:
-    model = small("resnet")
-    summed = ["stages.0.0.body.1.conv", "stages.0.0.shortcut.conv", "stages.0.1.body.1.conv"]
-    dead = {layer: [1, 6] for layer in summed} | {"stages.1.0.body.0.conv": [0], "stem.conv": [9]}
-    for reader in ("stages.0.1.body.0.conv", "stages.1.0.body.0.conv", "stages.1.0.shortcut.conv"):
-        silence(model, reader, [1, 6])
-    silence(model, "stages.1.0.body.1.conv", [0])
-    silence(model, "stages.0.0.body.0.conv", [9])
-    silence(model, "stages.0.0.shortcut.conv", [9])
-    assert_same_logits_without(model, dead)
-
-
-def test_cutting_dead_neurons_of_a_fully_connected_net_leaves_the_logits() -> None:
-    model = small("fc")
-    silence(model, "hidden2", [0, 23])
-    silence(model, "hidden3", [5, 6, 7])
-    silence(model, "decision", [11])
-    assert_same_logits_without(model, {"hidden1": [0, 23], "hidden2": [5, 6, 7], "hidden3": [11]})
-
-
-def vgg11_bn_with_narrow_hidden_layers() -> nn.Module:
-    with torch.device("meta"):
-        model = build_model("torchvision/vgg11_bn", 5, init_weights=False, dropout=0.0)
-        hidden = [
-            nn.Linear(512 * 49, 32),
-            nn.ReLU(),
-            nn.Dropout(),
-            nn.Linear(32, 24),
-            nn.ReLU(),
-            nn.Dropout(),
-        ]
-        model.classifier = nn.Sequential(*hidden, nn.Linear(24, 5))
-    model.to_empty(device="cpu")
-    torch.manual_seed(0)
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm2d):
-            module.reset_parameters()
-    return randomised_norms(model)
-
-
-def test_cutting_dead_channels_of_torchvisions_vgg11_bn_leaves_the_logits() -> None:
-    model = vgg11_bn_with_narrow_hidden_layers()
-    silence(model, "features.4", [2, 40])
-    # The last convolution's channel c becomes the columns 49 c to 49 c + 48 of the first linear layer.
-    silence(model, "classifier.0", [49 * c + position for c in (0, 300) for position in range(49)])
-    silence(model, "classifier.3", [17])
-    dead = {"features.0": [2, 40], "features.25": [0, 300], "classifier.0": [17]}
-    assert_same_logits_without(model, dead, size=64, n=2)
-
-
-def test_cutting_dead_channels_of_torchvisions_mobilenet_v2_leaves_the_logits() -> None:
-    model = small("torchvision/mobilenet_v2")
-    block = "features.4.conv"
-    silence(model, f"{block}.2", [0, 13])  # reads the depthwise convolution, which reads the expansion
-    silence(model, "classifier.1", [5, 900])
-    dead = {f"{block}.0.0": [0, 13], f"{block}.1.0": [0, 13], "features.18.0": [5, 900]}
-    assert_same_logits_without(model, dead, size=64, n=2)
 
 
 SUMMED = ["stages.0.0.body.1.conv", "stages.0.0.shortcut.conv", "stages.0.1.body.1.conv"]
@@ -363,7 +212,7 @@ def test_layers_of_a_residual_sum_are_cut_in_the_same_channels() -> None:
 
 def test_a_group_is_cut_by_the_average_of_its_utilities_in_units_of_each_layers_deviation() -> None:
     model = marked_resnet()
-    utilities = utilities_with_dead(model, {})
+    utilities = random_utilities(model)
     random = torch.Generator().manual_seed(9)
     own = [torch.rand(8, generator=random, dtype=torch.float64) * 10.0**power for power in (0, -8, 5)]
     utilities |= {layer: flat_utility(values) for layer, values in zip(SUMMED, own, strict=True)}
@@ -435,24 +284,6 @@ def test_a_layer_of_two_groups_is_reported_once_with_all_of_its_channels() -> No
     assert [(row.n_before, row.n_after) for row in rows] == [(4, 2), (6, 3), (10, 5)]
 
 
-@pytest.mark.parametrize("name", ["inception", "resnet", "fc", "torchvision/mobilenet_v2"])
-def test_a_pruned_model_runs_trains_and_learns(name: str) -> None:
-    model = small(name)
-    pruned, _ = prune_model(model, random_utilities(model), 1.5, images_of(1))
-    assert not pruned.training
-    optimizer = torch.optim.SGD([p for p in pruned.parameters() if p.requires_grad], lr=0.01)
-    images, labels = images_of(6), torch.arange(6) % 5
-    pruned.train()
-    before = {key: parameter.detach().clone() for key, parameter in pruned.named_parameters()}
-    nn.functional.cross_entropy(pruned(images), labels).backward()
-    for key, parameter in pruned.named_parameters():
-        assert (parameter.grad is not None) == parameter.requires_grad, key
-        assert parameter.grad is None or parameter.grad.shape == parameter.shape
-    optimizer.step()
-    assert any(not torch.equal(parameter, before[key]) for key, parameter in pruned.named_parameters())
-    assert pruned.eval()(images).isfinite().all()
-
-
 def test_batch_norms_without_scale_stay_so_and_frozen_weights_stay_frozen() -> None:
     model = small("inception")
     weight_of(model, "stem.1.conv").requires_grad_(False)
@@ -466,17 +297,6 @@ def test_batch_norms_without_scale_stay_so_and_frozen_weights_stay_frozen() -> N
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     assert {name for name, parameter in pruned.named_parameters() if not parameter.requires_grad} == frozen
     assert "stem.1.conv.weight" in frozen
-
-
-@pytest.mark.parametrize("name", ["inception", "resnet", "fc", "torchvision/mobilenet_v2"])
-def test_a_pruned_model_survives_its_checkpoint(name: str, tmp_path: Path) -> None:
-    model = small(name)
-    pruned, _ = prune_model(model, random_utilities(model), 1.5, images_of(1))
-    save_model(pruned, tmp_path / "pruned")
-    loaded = load_model(tmp_path / "pruned")
-    assert sizes(loaded) == sizes(pruned)
-    with torch.no_grad():
-        assert torch.equal(loaded(images_of(3)), pruned(images_of(3)))
 
 
 def test_a_pruned_model_can_be_traced_and_pruned_again() -> None:
@@ -506,6 +326,20 @@ def test_an_eta_that_is_not_positive_is_refused(eta: float) -> None:
         prune_model(model, random_utilities(model), eta, images_of(1))
 
 
+def test_a_model_in_training_mode_with_frozen_weights_is_left_as_it_was() -> None:
+    model = small("resnet").train()
+    next(model.parameters()).requires_grad_(False)
+    state = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    trainable = [parameter.requires_grad for parameter in model.parameters()]
+    pruned, _ = prune_model(model, random_utilities(model), 1.5, images_of(2))
+    assert not pruned.training
+    assert all(module.training for module in model.modules())
+    assert all(torch.equal(tensor, state[key]) for key, tensor in model.state_dict().items())
+    assert [parameter.requires_grad for parameter in model.parameters()] == trainable
+    assert [parameter.requires_grad for parameter in pruned.parameters()] == trainable
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
 def test_an_architecture_that_cannot_be_traced_is_refused_by_name() -> None:
     class Unreadable(nn.Sequential):
         def forward(self, x: Tensor) -> Tensor:
@@ -514,3 +348,124 @@ def test_an_architecture_that_cannot_be_traced_is_refused_by_name() -> None:
     model = Unreadable(nn.Linear(3, 3), nn.Linear(3, 2))
     with pytest.raises(ValueError, match=r"Unreadable.*no way through"):
         prune_model(model, {"0": flat_utility([1.0, 2.0, 3.0])}, 1.0, torch.zeros(1, 3))
+
+
+LIKE = ["fc", "inception", "resnet", "torchvision/mobilenet_v2"]
+
+
+def random_scores(model: nn.Module, seed: int = 5) -> dict[str, Tensor]:
+    random = torch.Generator().manual_seed(seed)
+    return {
+        name: torch.rand(len(layer.weight), generator=random) * 10.0 ** (idx % 5)
+        for idx, (name, layer) in enumerate(traced_layers(model).items())
+    }
+
+
+@pytest.mark.parametrize("eta", [1.0, 2.5, 1e9])
+@pytest.mark.parametrize("name", LIKE)
+def test_pruning_like_a_reference_gives_its_channel_counts_in_every_layer(name: str, eta: float) -> None:
+    model = small(name)
+    state = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    reference, _ = prune_model(model, random_utilities(model), eta, images_of(1))
+    alike = prune_like(model, random_scores(model), reference, images_of(1))
+    assert sizes(alike) == sizes(reference) != sizes(model)
+    assert [tuple(p.shape) for p in alike.parameters()] == [tuple(p.shape) for p in reference.parameters()]
+    assert all(torch.equal(tensor, state[key]) for key, tensor in model.state_dict().items())
+    assert not alike.training
+    assert alike(images_of(2)).isfinite().all()
+
+
+def test_pruning_like_the_model_itself_changes_nothing() -> None:
+    model = small("inception")
+    alike = prune_like(model, random_scores(model), model, images_of(1))
+    with torch.no_grad():
+        assert torch.equal(alike(images_of(3)), model(images_of(3)))
+
+
+def test_pruning_like_a_reference_keeps_the_channels_of_the_highest_score() -> None:
+    model = small("fc")
+    with torch.no_grad():  # each row carries its own number
+        weight_of(model, "hidden2").copy_(torch.arange(20.0)[:, None].expand(20, 24))
+    reference, _ = prune_model(model, random_utilities(model), 2.0, images_of(1))
+    scores = random_scores(model)
+    scores["hidden2"][4] = -7.0
+    alike = prune_like(model, scores, reference, images_of(1))
+    n_kept = n_channels(reference, "hidden2")
+    assert 1 < n_kept < 20
+    best = scores["hidden2"].argsort(descending=True)[:n_kept]
+    assert weight_of(alike, "hidden2")[:, 0].int().tolist() == sorted(best.tolist())
+
+
+def test_of_equal_scores_the_first_channels_stay() -> None:
+    model = small("fc")
+    with torch.no_grad():
+        weight_of(model, "hidden2").copy_(torch.arange(20.0)[:, None].expand(20, 24))
+    reference, _ = prune_model(model, random_utilities(model), 2.0, images_of(1))
+    scores = random_scores(model) | {"hidden2": torch.full((20,), 0.1)}
+    alike = prune_like(model, scores, reference, images_of(1))
+    n_kept = n_channels(reference, "hidden2")
+    assert weight_of(alike, "hidden2")[:, 0].int().tolist() == list(range(n_kept))
+
+
+def test_coupled_layers_go_by_the_average_of_their_scores_in_units_of_each_layers_deviation() -> None:
+    model = marked_resnet()
+    reference, _ = prune_model(model, random_utilities(model), 2.4, images_of(1))
+    n_kept = n_channels(reference, SUMMED[0])
+    assert 1 < n_kept < 8
+    random = torch.Generator().manual_seed(11)
+    scores = random_scores(model)
+    own = [torch.rand(8, generator=random) * scale for scale in (1e-6, 1.0, 1e6)]
+    scores |= dict(zip(SUMMED, own, strict=True))
+    alike = prune_like(model, scores, reference, images_of(1))
+    mean = torch.stack([each.double() / each.double().std() for each in own]).mean(0)
+    expected = sorted(mean.argsort(descending=True)[:n_kept].tolist())
+    assert expected != sorted(own[2].argsort(descending=True)[:n_kept].tolist())
+    for layer in SUMMED:
+        assert survivors(alike, layer) == [float(c) for c in expected]
+
+
+def test_a_depthwise_convolution_over_two_branches_is_cut_like_its_reference() -> None:
+    model, utilities = branches_with_utilities()
+    reference, _ = prune_model(model, utilities, 1.8, images_of(1))
+    scores = {"left": torch.tensor([4.0, 1, 3, 2]), "right": torch.arange(6.0), "depthwise": torch.ones(10)}
+    alike = prune_like(model, scores, reference, images_of(1))
+    assert isinstance(alike, DepthwiseOverBranches)
+    assert alike.depthwise.bias is not None
+    assert alike.depthwise.bias.tolist() == [0.0, 2.0, 7.0, 8.0, 9.0]
+
+
+def test_branches_that_the_reference_lost_are_removed() -> None:
+    model = small("inception")
+    branch = "stages.1.0.branch3x3"
+    utilities = {name: flat_utility([1.0] * len(u.map)) for name, u in random_utilities(model).items()}
+    utilities[f"{branch}.1.conv"] = flat_utility([-1.0] * len(utilities[f"{branch}.1.conv"].map))
+    whole, _ = prune_model(model, utilities, 1.0, images_of(1), remove_branches=True)
+    reference, _ = prune_model(whole, random_utilities(whole), 1.5, images_of(1), remove_branches=True)
+    assert branch not in dict(reference.named_modules())
+    alike = prune_like(model, random_scores(model), reference, images_of(1))
+    assert sizes(alike) == sizes(reference)
+    assert blueprint_of(alike).options["without"] == [branch]
+    assert alike(images_of(2)).isfinite().all()
+
+
+def fully_connected(*hidden: int) -> nn.Module:
+    return build_model("fc", 5, in_features=3 * 16 * 16, hidden=hidden).eval()
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        fully_connected(24, 21, 12),
+        fully_connected(24, 20, 12, 4),
+        fully_connected(24, 20),
+        build_model("resnet", 5, config=RESIDUAL, width=0.5, stem="small"),
+    ],
+    ids=["more channels", "one more layer", "one layer less", "another architecture"],
+)
+def test_a_reference_that_is_no_smaller_model_of_the_architecture_is_refused_in_one_line(
+    reference: nn.Module,
+) -> None:
+    model = small("fc")
+    with pytest.raises(ValueError, match="expected a reference") as refused:
+        prune_like(model, random_scores(model), reference, images_of(1))
+    assert "\n" not in str(refused.value)

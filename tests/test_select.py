@@ -1,10 +1,20 @@
+from dataclasses import replace
+
 import pytest
 
 from pipeline.select import Entry, Selection, select_models
 
 
 def entry(n_correct: int, params: int, *, n: int = 1000, name: str = "round1") -> Entry:
-    return Entry(name, 1.0, params, 10 * params, n, n_correct)
+    return Entry(
+        round=name,
+        sample=f"eta{params}",
+        eta=1.0,
+        params=params,
+        flops=10 * params,
+        n=n,
+        n_correct=n_correct,
+    )
 
 
 def test_accuracy_first_is_the_best_and_parameter_first_the_smallest_within_the_drop() -> None:
@@ -50,6 +60,13 @@ def test_without_a_sample_within_the_drop_the_accuracy_first_one_stands_in_and_s
 def test_samples_of_all_rounds_compete() -> None:
     first, second = entry(985, 500, name="round1"), entry(985, 400, name="round2")
     assert select_models([first, second], base_n_correct=990, max_drop=0.01).parameter_first == second
+
+
+def test_a_sample_by_size_competes_with_one_by_eta_and_is_known_by_its_name() -> None:
+    by_eta, by_size = entry(985, 500), entry(985, 400)
+    by_size = replace(by_size, sample="size0.25")
+    selection = select_models([by_eta, by_size], base_n_correct=990, max_drop=0.01)
+    assert selection.parameter_first.sample == "size0.25"
 
 
 def test_nothing_to_select_from_is_refused() -> None:

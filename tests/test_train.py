@@ -27,6 +27,7 @@ def schedule(**changes: Any) -> Schedule:
         "learning_rate": 0.05,
         "momentum": 0.9,
         "weight_decay": 0.001,
+        "decision_weight_decay": 0.001,
         "warmup_epochs": 1,
         "label_smoothing": 0.0,
         "shift_px": 1,
@@ -50,6 +51,22 @@ def parts(n: int = 40) -> Parts:
         return Images(torch.from_numpy(found), torch.from_numpy(of_them))
 
     return Parts(part("train"), part("validation"), part("test"), source)
+
+
+def lda_weights(**changes: Any) -> Lda:
+    fields: dict[str, Any] = {
+        "separation": "trace",
+        "gamma": 0.05,
+        "lambda": 1e-4,
+        "beta": 1e-5,
+        "ridge": 1e-3,
+        "active_variance": 1e-4,
+        "align_max_dim": 512,
+        "classes_per_batch": 2,
+        "samples_per_class": 8,
+        "collapse_share": 0.9,
+    }
+    return Lda(**(fields | changes))
 
 
 def fully_connected() -> nn.Module:
@@ -207,7 +224,13 @@ def test_the_learning_rate_warms_up_linearly_and_then_follows_a_cosine_to_zero(
 ) -> None:
     model, objective = fully_connected().double(), Unit()
     settings = schedule(
-        epochs=epochs, warmup_epochs=warmup, momentum=0.0, weight_decay=0.0, learning_rate=0.2, shift_px=0
+        epochs=epochs,
+        warmup_epochs=warmup,
+        momentum=0.0,
+        weight_decay=0.0,
+        decision_weight_decay=0.0,
+        learning_rate=0.2,
+        shift_px=0,
     )
 
     class Cast(nn.Module):
@@ -235,20 +258,98 @@ def test_the_learning_rate_warms_up_linearly_and_then_follows_a_cosine_to_zero(
     np.testing.assert_allclose(steps, expected, rtol=1e-9, atol=1e-12)
 
 
-def test_weight_decay_acts_on_weights_and_not_on_biases(tmp_path: Path) -> None:
-    class Nothing(Objective):
-        def forward(self, model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-            return {"total": sum((p * 0).sum() for p in model.parameters())}  # type: ignore[dict-item]
+class Nothing(Objective):
+    """A loss that no weight moves: what is left is the decay."""
 
-    model = fully_connected()
-    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-    settings = schedule(epochs=1, warmup_epochs=0, momentum=0.0, weight_decay=0.1, learning_rate=0.2)
-    run(model, Nothing(), tmp_path, settings=settings)
+    def forward(self, model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        parameters = [*model.parameters(), *self.parameters()]
+        return {"total": sum((p * 0).sum() for p in parameters if p.requires_grad)}  # type: ignore[dict-item]
+
+
+class NothingWithAHead(Nothing):
+    """Parameters of the objective's own, the last a linear layer: no decision layer of the model's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(4, 3)
+
+
+def without_linear_layer() -> nn.Module:
+    """Torchvision's SqueezeNets decide by a convolution."""
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 3, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
+
+
+@pytest.mark.parametrize(
+    ("build", "decides"),
+    [
+        (fully_connected, "decision.weight"),
+        (with_auxiliary_heads, "head.decision.weight"),
+        (lambda: build_model("mobilenet", 3, width=0.1, stem="small", in_channels=1), "head.decision.weight"),
+        (without_linear_layer, "2.weight"),
+    ],
+)
+@pytest.mark.parametrize(("decay", "decision_decay"), [(0.1, 0.5), (0.0, 0.5), (0.5, 0.0)])
+def test_decay_shrinks_weights_the_decision_layers_by_its_own_and_neither_biases_nor_batch_norm(
+    build: Any, decides: str, decay: float, decision_decay: float, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model, objective = build(), NothingWithAHead()
+    with torch.no_grad():
+        for parameter in model.parameters():  # biases and batch norm that could shrink
+            parameter += 0.25
+    names = [*model.named_parameters(), *objective.named_parameters()]
+    before = {name: parameter.detach().clone() for name, parameter in names}
+    settings = schedule(
+        epochs=1,
+        warmup_epochs=0,
+        momentum=0.0,
+        weight_decay=decay,
+        decision_weight_decay=decision_decay,
+        learning_rate=0.2,
+        shift_px=0,
+    )
+    run(model, objective, tmp_path, settings=settings)
     rates = [0.1 * (1 + math.cos(math.pi * (step + 0.5) / 4)) for step in range(4)]
-    shrunk = math.prod(1 - rate * 0.1 for rate in rates)
-    for key, tensor in model.state_dict().items():
-        expected = before[key] if key.endswith("bias") else before[key] * shrunk
-        torch.testing.assert_close(tensor, expected, rtol=1e-5 if key.endswith("weight") else 0, atol=0)
+    n_decided = 0
+    for name, parameter in names:
+        if parameter.ndim <= 1 or not parameter.requires_grad:
+            assert torch.equal(parameter, before[name]), name
+            continue
+        own = decision_decay if name == decides else decay
+        n_decided += name == decides
+        expected = before[name] * math.prod(1 - rate * own for rate in rates)
+        torch.testing.assert_close(parameter.detach(), expected, rtol=1e-5, atol=0, msg=name)
+    assert n_decided == 1
+
+
+def test_one_step_shrinks_the_decision_weights_by_rate_times_decay(tmp_path: Path) -> None:
+    model = fully_connected()
+    decision, hidden = (model.get_parameter(f"{name}.weight") for name in ("decision", "hidden1"))
+    before, untouched = decision.detach().clone(), hidden.detach().clone()
+    settings = schedule(
+        epochs=1,
+        warmup_epochs=0,
+        momentum=0.0,
+        weight_decay=0.0,
+        decision_weight_decay=0.5,
+        learning_rate=0.2,
+        shift_px=0,
+    )
+    fit(
+        model,
+        Nothing(),
+        parts(),
+        settings,
+        batching=shuffled_batches(20),  # one step, in the middle of the cosine: half the rate
+        seed=0,
+        resume=ResumePoint(tmp_path / "run"),
+        eval_batch_size=7,
+        description="test",
+    )
+    torch.testing.assert_close(decision.detach(), before * (1 - 0.1 * 0.5), rtol=1e-6, atol=0)
+    assert torch.equal(hidden, untouched)
 
 
 def test_frozen_parameters_are_left_alone(tmp_path: Path) -> None:
@@ -303,12 +404,9 @@ def test_an_epochs_row_holds_mean_terms_over_batches_and_validation_counts(tmp_p
 
 
 def test_pushing_runs_on_balanced_batches(tmp_path: Path) -> None:
-    weights = {"gamma": 0.05, "lambda": 1e-4, "beta": 1e-5, "ridge": 1e-3, "active_variance": 1e-4}
-    rest: dict[str, Any] = {"align_max_dim": 512, "classes_per_batch": 2, "samples_per_class": 8}
-    lda = Lda(**weights, **rest, collapse_share=0.9)  # type: ignore[arg-type]
     outcome = fit(
         fully_connected(),
-        PushObjective(lda),
+        PushObjective(lda_weights()),
         parts(),
         schedule(epochs=2),
         batching=balanced_batches(8, 2),
@@ -317,7 +415,28 @@ def test_pushing_runs_on_balanced_batches(tmp_path: Path) -> None:
         eval_batch_size=7,
         description="test",
     )
-    assert {"train_l_lda", "train_l_cov", "train_l_align", "train_n_active"} < set(outcome.history[0])
+    terms = ("total", "l_lda", "l_cov", "l_align", "n_active", "top_share", "collapsed")
+    assert {f"train_{name}" for name in terms} < set(outcome.history[0])
+
+
+@pytest.mark.parametrize(("share", "collapsed"), [(1e-6, 1.0), (0.9999999, 0.0)])
+def test_the_history_of_a_push_holds_the_share_of_collapsed_batches(
+    share: float, collapsed: float, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    outcome = fit(
+        fully_connected(),
+        PushObjective(lda_weights(classes_per_batch=None, collapse_share=share)),
+        parts(),
+        schedule(epochs=2),
+        batching=balanced_batches(8, None),
+        seed=0,
+        resume=ResumePoint(tmp_path / "run"),
+        eval_batch_size=7,
+        description="test",
+    )
+    assert [row["train_collapsed"] for row in outcome.history] == [collapsed] * 2
+    assert all(0 < row["train_top_share"] <= 1 + 1e-6 for row in outcome.history)
 
 
 class Pixels(nn.Module):
