@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from pipeline.errors import InputError
 from pipeline.files import write_atomically, write_json
 from pipeline.models import build_model
-from pipeline.models.classifier import Classifier, blueprint_of, lay_out
+from pipeline.models.classifier import Classifier, blueprint_of, lay_out, load_state
 
 _FORMAT = 1
 
@@ -84,7 +84,7 @@ def load_model(path: Path | str) -> nn.Module:
             )
         _check_channels(spec["channels"], state)
         _fit_to_state(model, state)
-        model.load_state_dict(state)
+        load_state(model, state)
         lay_out(model)
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         first = str(error).splitlines()[0]
@@ -136,7 +136,7 @@ def _check_channels(channels: dict[str, list[int]], state: dict[str, Tensor]) ->
 
 
 def _fit_to_state(model: nn.Module, state: dict[str, Tensor]) -> None:
-    """Give every layer the shape of its stored tensors; the values come with `load_state_dict`."""
+    """Give every layer the shape of its stored tensors; the values come with `load_state`."""
     for name, module in model.named_modules():
         prefix = f"{name}." if name else ""
         for key, parameter in list(module.named_parameters(recurse=False)):
@@ -154,5 +154,7 @@ def _fit_to_state(model: nn.Module, state: dict[str, Tensor]) -> None:
             module.in_channels = module.weight.shape[1] * module.groups
         elif isinstance(module, nn.Linear):
             module.out_features, module.in_features = module.weight.shape
+        elif isinstance(module, nn.LayerNorm):
+            module.normalized_shape = tuple(module.weight.shape)
         elif isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
             module.num_features = module.running_mean.numel()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.deconv import Utility
-from pipeline.models.classifier import Net
+from pipeline.models.classifier import Blueprint, Net
 from pipeline.surgery import ChannelGroup, Cut, remove_channels
 
 
@@ -104,6 +104,7 @@ def prune_like(model: Net, scores: Mapping[str, Tensor], reference: nn.Module, e
         ValueError: if the reference is no smaller model of this architecture, or the surgery fails.
     """
     in_spreads = {name: score.double() / _spread(score.double()) for name, score in scores.items()}
+    _check_layers(model, reference)
 
     def worst(group: ChannelGroup) -> Cut:
         mean = group.average(in_spreads)
@@ -120,6 +121,21 @@ def prune_like(model: Net, scores: Mapping[str, Tensor], reference: nn.Module, e
         return Cut(mean, removed)
 
     return remove_channels(model, scores, worst, example_input, remove_branches=True)[0]
+
+
+def _check_layers(model: nn.Module, reference: nn.Module) -> None:
+    """Refuse a reference whose layers are not the model's, but for the branches that it was built without."""
+    names, found = ({name for name, _ in each.named_modules()} for each in (model, reference))
+    blueprint = getattr(reference, "blueprint", None) or getattr(
+        getattr(reference, "net", None), "blueprint", None
+    )
+    without = tuple(blueprint.options.get("without", ())) if isinstance(blueprint, Blueprint) else ()
+    missing = {name for name in names - found if not any(f"{branch}." in f"{name}." for branch in without)}
+    if missing or found - names:
+        differing = min(missing or found - names)
+        raise ValueError(
+            f"expected a reference of the same layers as the model's, {differing!r} is in one alone"
+        )
 
 
 def n_channels(model: nn.Module, name: str) -> int:

@@ -4,6 +4,7 @@ The graph of layers is Torch-Pruning's; which channels go is the caller's affair
 """
 
 import copy
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -32,9 +33,13 @@ class ChannelGroup:
     prune_fn: object
     n_channels: int
     members: tuple[Member, ...]
+    n_parts: int = 1
 
     def average(self, scores: Mapping[str, Tensor]) -> Tensor:
         """Mean of the members' scores for each root channel (CVIU 5.4), (n_channels,) float64.
+
+        Where a grouped convolution among them has `n_parts` groups, each must keep as many channels as the
+        others: the channels of one place in all groups share the mean of their scores.
 
         Args:
             scores: for each layer's name the scores of its channels, in a unit that layers share.
@@ -45,7 +50,8 @@ class ChannelGroup:
             at = torch.tensor(member.root_idx)
             total.index_add_(0, at, scores[member.name].double().cpu()[member.own_idx])
             n_layers.index_add_(0, at, torch.ones(len(at), dtype=torch.float64))
-        return total / n_layers.clamp_min(1)
+        mean = (total / n_layers.clamp_min(1)).view(self.n_parts, -1).mean(0)
+        return mean.repeat(self.n_parts)
 
     def segments(self) -> Iterator[tuple[list[int], tuple[Member, ...]]]:
         """Root channels that the same members cover, and those members.
@@ -84,7 +90,7 @@ def remove_channels(
 
     The best channel of every layer stays. The one exception are branches of an Inception module, with
     `remove_branches`: one whose last channels are all named is taken out whole, and the module concatenates
-    what is left; its best branch stays. Auxiliary heads of torchvision's nets are dropped: they are training's.
+    what is left; its best branch with convolutions stays. torchvision's auxiliary heads are dropped.
 
     Args:
         model: left untouched.
@@ -98,8 +104,10 @@ def remove_channels(
         The smaller model, in evaluation mode, and each layer's group, by the name of its first layer.
 
     Raises:
-        ValueError: if the layers' connections cannot be traced.
+        ValueError: if the layers' connections cannot be traced, or the cut net does not run.
     """
+    if any(isinstance(module, nn.MultiheadAttention) for module in model.modules()):
+        raise _cannot_cut(model, ValueError("it has attention, whose heads share their channels"))
     smaller = copy.deepcopy(model).eval()
     _drop_auxiliary_heads(smaller)
     trainable = {name: parameter.requires_grad for name, parameter in smaller.named_parameters()}
@@ -109,15 +117,20 @@ def remove_channels(
     cuts = [decide(group) for group in groups]
     emptied = _emptied_branches(smaller, groups, cuts) if remove_branches else []
     group_of: dict[str, str] = {}
-    for group, cut in zip(groups, cuts, strict=True):
-        removed = _spare(group, cut, round_to)
-        if removed.any():
-            idxs = removed.nonzero().flatten().tolist()
-            graph.get_pruning_group(group.root, group.prune_fn, idxs=idxs).prune()
-        for member in group.members:
-            group_of.setdefault(member.name, group.members[0].name)
-    if emptied:
-        _remove_branches(smaller, emptied, example_input)
+    try:
+        for group, cut in zip(groups, cuts, strict=True):
+            removed = _spare(group, cut, round_to)
+            if removed.any():
+                idxs = removed.nonzero().flatten().tolist()
+                graph.get_pruning_group(group.root, group.prune_fn, idxs=idxs).prune()
+            for member in group.members:
+                group_of.setdefault(member.name, group.members[0].name)
+        if emptied:
+            _remove_branches(smaller, emptied, example_input)
+        with torch.no_grad():
+            smaller(example_input)  # a cut that the graph got wrong shows here, not after hours
+    except (RuntimeError, ValueError, ZeroDivisionError, IndexError, AssertionError) as error:
+        raise _cannot_cut(model, error) from error
     for name, parameter in smaller.named_parameters():
         parameter.requires_grad_(trainable[name])
     return lay_out(smaller), group_of
@@ -138,12 +151,20 @@ def _drop_auxiliary_heads(model: nn.Module) -> None:
 
 def _dependency_graph(model: nn.Module, example_input: Tensor) -> torch_pruning.DependencyGraph:
     try:
-        with torch.enable_grad():
+        with torch.enable_grad(), warnings.catch_warnings():
+            # Free parameters (ConvNeXt's layer scale) are cut along their one long dimension, as is right.
+            warnings.filterwarnings("ignore", "Unwrapped parameters")
             return torch_pruning.DependencyGraph().build_dependency(model, example_inputs=example_input)
     except Exception as error:  # the library raises whatever its tracing runs into
-        raise ValueError(
-            f"expected an architecture whose channels can be traced, {type(model).__name__} cannot: {error}"
-        ) from error
+        raise _cannot_cut(model, error) from error
+
+
+def _cannot_cut(model: nn.Module, error: Exception) -> ValueError:
+    net = model.net if isinstance(model, Classifier) else model
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return ValueError(
+        f"expected an architecture whose channels can be cut, {type(net).__name__} cannot: {reason}"
+    )
 
 
 def _groups(
@@ -161,7 +182,14 @@ def _groups(
             and names[item.dep.target.module] in layers
         )
         if members:
-            yield ChannelGroup(found[0].dep.target.module, found[0].dep.handler, len(found[0].idxs), members)
+            root, prune_fn = found[0].dep.target.module, found[0].dep.handler
+            yield ChannelGroup(root, prune_fn, len(found[0].idxs), members, _n_parts(found))
+
+
+def _n_parts(found: torch_pruning.Group) -> int:
+    """Groups of the grouped convolutions in a group of layers; depthwise ones do not count."""
+    convolutions = [item.dep.target.module for item in found if isinstance(item.dep.target.module, nn.Conv2d)]
+    return max((each.groups for each in convolutions if 1 < each.groups < each.in_channels), default=1)
 
 
 def _spare(group: ChannelGroup, cut: Cut, round_to: int) -> Tensor:
@@ -174,11 +202,12 @@ def _spare(group: ChannelGroup, cut: Cut, round_to: int) -> Tensor:
         n_wanted = min(-(-n_kept // round_to) * round_to, len(channels))
         by_score = sorted((c for c in channels if removed[c]), key=lambda c: (-float(cut.score[c]), c))
         removed[by_score[: n_wanted - n_kept]] = False
-    return removed
+    # A place goes from all parts of a grouped convolution or from none.
+    return removed.view(group.n_parts, -1).all(0).repeat(group.n_parts)
 
 
 def _emptied_branches(model: nn.Module, groups: list[ChannelGroup], cuts: list[Cut]) -> list[str]:
-    """Names (in the net) of branches without a channel to keep, at least one branch left in every module."""
+    """Names (in the net) of branches without a channel to keep; one with convolutions is left in every module."""
     net = model.net if isinstance(model, Classifier) else model
     if not isinstance(net, Inception):
         return []
@@ -194,9 +223,10 @@ def _emptied_branches(model: nn.Module, groups: list[ChannelGroup], cuts: list[C
         best[module] = max(best.get(module, (-float("inf"), "")), (score, branch))
         if all(cut is not None and bool(cut.removed.all()) for cut in ends):
             emptied.append(branch)
-    for module in set(net.removable_branches().values()):
-        if len([b for b in emptied if net.removable_branches()[b] is module]) == len(module.branch_names):
-            emptied.remove(best[module][1])
+    branches = net.removable_branches()
+    for owner, (_, branch) in best.items():
+        if all(name in emptied for name, module in branches.items() if module is owner):
+            emptied.remove(branch)
     return emptied
 
 

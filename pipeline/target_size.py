@@ -9,6 +9,8 @@ from pipeline.deconv import Utility
 from pipeline.models.classifier import Net
 from pipeline.prune import LayerPruning, prune_model
 
+_SMALLEST_ETA = 1e-9
+
 
 def prune_to_size(
     model: Net,
@@ -54,7 +56,8 @@ def prune_to_size(
             raise ValueError(f"expected a size that pruning can reach, at least {found[2]}, got {n_params}")
         low, high = high, 2 * high
         found = prune(high)
-    while found[2] < (1 - tolerance) * n_params and high - low > 1e-6 * high:
+    # Down to an eta at which only channels without any utility go.
+    while found[2] < (1 - tolerance) * n_params and high - low > 1e-6 * high and high > _SMALLEST_ETA:
         middle = (low + high) / 2
         tried = prune(middle)
         if tried[2] > n_params:

@@ -11,7 +11,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from pipeline.batches import Batching, shift_images
 from pipeline.images import Images, Parts
-from pipeline.models.classifier import evaluation_mode, output_layer
+from pipeline.models.classifier import evaluation_mode, load_state, output_layer
 from pipeline.objectives import Objective
 from pipeline.params import Schedule
 from pipeline.progress import progress_bar
@@ -182,8 +182,9 @@ def _restore(everything: nn.Module, optimizer: torch.optim.SGD, resume: ResumePo
     if loaded is None:
         return []
     tensors, state = loaded
-    everything.load_state_dict(
-        {name.removeprefix("weight."): t for name, t in tensors.items() if name.startswith("weight.")}
+    load_state(
+        everything,
+        {name.removeprefix("weight."): t for name, t in tensors.items() if name.startswith("weight.")},
     )
     for name, parameter in everything.named_parameters():
         if f"momentum.{name}" in tensors:

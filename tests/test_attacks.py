@@ -1,13 +1,15 @@
 import math
 from typing import Any
 
+import foolbox
 import pytest
 import torch
 from foolbox import Misclassification, PyTorchModel, TargetedMisclassification
 from torch import Tensor, nn
 
-from pipeline.attacks import Fgsm, NewtonFool, craft
-from pipeline.params import FgsmAttack, NewtonFoolAttack
+from pipeline.attacks import Fgsm, NewtonFool, build_attack, craft
+from pipeline.errors import InputError
+from pipeline.params import Attack, FgsmAttack, FoolboxAttack, NewtonFoolAttack
 
 torch.set_num_threads(1)  # on nets this small two threads spend their time waiting
 
@@ -255,3 +257,212 @@ def test_a_confident_image_needs_a_smaller_newton_step_than_the_gradients_fourth
     moved = (attack(model, images, labels, steps=1, eta=0.01) - images).flatten(1).norm(dim=1)
     assert bool((moved <= 0.01 * images.flatten(1).norm(dim=1) * (1 + 1e-9)).all())
     assert math.isfinite(float(moved.sum()))
+
+
+@pytest.mark.parametrize("steps", [3, 60])
+@pytest.mark.parametrize("method", ["newton_fool", "fgsm", "pgd"])
+def test_batch_size_does_not_change_what_is_crafted_on_a_saturated_classifier(
+    method: str, steps: int
+) -> None:
+    # In float64 and to 1e-6, not bitwise: a matrix product adds up in another order for another number of
+    # rows. In float32 that would do too for one step; over sixty of them on logits of thousands it grows.
+    settings: dict[str, Attack] = {
+        "newton_fool": NewtonFoolAttack(method="newton_fool", steps=steps, eta=0.01),
+        "fgsm": FGSM,
+        "pgd": named("LinfPGD", 16.0, steps=steps, random_start=False),
+    }
+    model, images = Small(1e3).double(), images_of(40, torch.float64)
+    labels = predicted(model, images)
+    found = [craft(settings[method], model, images, labels, batch_size=size) for size in (1, 7, 256)]
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=1e-6)
+    torch.testing.assert_close(found[2], found[0], rtol=0, atol=1e-6)
+    assert bool(found[0].isfinite().all())
+
+
+def test_crafted_images_on_a_saturated_classifier_fool_it_only_where_its_prediction_changed() -> None:
+    model, images = Small(1e3), images_of(40)
+    labels = predicted(model, images)
+    found = craft(
+        NewtonFoolAttack(method="newton_fool", steps=20, eta=0.01), model, images, labels, batch_size=40
+    )
+    fooled = predicted(model, found) != labels
+    assert 0 < int(fooled.sum()) < 40
+    assert not bool(fooled[(found == images).flatten(1).all(1)].any())
+    assert bool(found.isfinite().all())
+    assert 0 <= float(found.min()) <= float(found.max()) <= 1
+
+
+def named(attack: str, epsilon: float | None, **options: Any) -> FoolboxAttack:
+    return FoolboxAttack(method="foolbox", attack=attack, epsilon=epsilon, options=options)
+
+
+@pytest.mark.parametrize("epsilon", [4.0, 16.0])
+@pytest.mark.parametrize("steps", [1, 10])
+def test_pgd_by_name_stays_within_epsilon_and_bounds_and_fools(epsilon: float, steps: int) -> None:
+    model, images = Small(2.0), images_of(40)
+    labels = predicted(model, images)
+    torch.manual_seed(0)
+    found = craft(named("LinfPGD", epsilon, steps=steps), model, images, labels, batch_size=16)
+    assert float((found - images).abs().max()) <= epsilon / 255 + 1e-6
+    assert 0 <= float(found.min()) <= float(found.max()) <= 1
+    before = model(images).log_softmax(1).gather(1, labels[:, None])
+    after = model(found).log_softmax(1).gather(1, labels[:, None])
+    assert float((after - before).mean().detach()) < 0
+
+
+def test_more_steps_of_pgd_raise_the_loss_further() -> None:
+    model, images = Small(2.0), images_of(40)
+    labels = predicted(model, images)
+    losses = []
+    for steps in (1, 20):
+        settings = named("LinfPGD", 16.0, steps=steps, random_start=False)
+        found = craft(settings, model, images, labels, batch_size=40)
+        losses.append(float(nn.functional.cross_entropy(model(found), labels).detach()))
+    assert losses[1] > losses[0] + 0.01
+
+
+def test_an_l2_budget_is_of_the_whole_images_norm() -> None:
+    model, images = Small(2.0), images_of(20)
+    labels = predicted(model, images)
+    found = craft(named("L2PGD", 51.0, steps=60, random_start=False), model, images, labels, batch_size=20)
+    norms = (found - images).flatten(1).norm(dim=1)
+    assert float(norms.max()) <= 51 / 255 + 1e-6
+    assert float(norms.max()) > 0.9 * 51 / 255
+
+
+def test_deep_fool_without_epsilon_changes_almost_every_prediction_within_bounds() -> None:
+    model, images = Small(2.0), images_of(30)
+    labels = predicted(model, images)
+    found = craft(named("L2DeepFoolAttack", None, steps=50), model, images, labels, batch_size=7)
+    assert 0 <= float(found.min()) <= float(found.max()) <= 1
+    assert int((predicted(model, found) != labels).sum()) >= 27
+    assert float((found - images).flatten(1).norm(dim=1).mean()) < 2
+
+
+def test_deep_fool_with_epsilon_stays_within_it() -> None:
+    model, images = Small(2.0), images_of(30)
+    labels = predicted(model, images)
+    found = craft(named("L2DeepFoolAttack", 10.0, steps=50), model, images, labels, batch_size=30)
+    assert float((found - images).flatten(1).norm(dim=1).max()) <= 10 / 255 + 1e-6
+
+
+def test_random_starts_draw_from_the_global_generator_alone() -> None:
+    model, images = Small(), images_of(10)
+    labels = predicted(model, images)
+    runs = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        runs.append(craft(named("LinfPGD", 16.0, steps=2), model, images, labels, batch_size=4))
+    assert torch.equal(runs[0], runs[1])
+    assert not torch.equal(runs[0], runs[2])
+
+
+class GivesUp(foolbox.attacks.L2ContrastReductionAttack):  # type: ignore[misc]
+    """Leaves every second image as NaN or infinity, as attacks do that divide by a gradient of zero."""
+
+    def run(self, model: Any, inputs: Any, criterion: Any, *, epsilon: float, **_: Any) -> Any:
+        raw = inputs.raw.clone()
+        raw[0::4, 0, 0, 0] = torch.nan
+        raw[2::4] = torch.inf
+        raw[1::2] = (raw[1::2] + 0.01).clamp(0, 1)
+        return type(inputs)(raw)
+
+
+def test_where_an_attack_gives_nan_the_original_image_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(foolbox.attacks, "L2ContrastReductionAttack", GivesUp)
+    model, images = Small(), images_of(9)
+    labels = predicted(model, images)
+    found = craft(named("L2ContrastReductionAttack", 255.0), model, images, labels, batch_size=9)
+    assert torch.equal(found[0::2], images[0::2])
+    assert bool((found[1::2] != images[1::2]).flatten(1).any(1).all())
+    assert bool(found.isfinite().all())
+
+
+def test_foolboxs_own_newton_fool_never_leaves_nan_in_what_is_crafted() -> None:
+    model, images = Small(1e3), images_of(30)
+    labels = predicted(model, images)
+    settings = named("NewtonFoolAttack", None, steps=5)
+    raw, _, _ = foolbox.attacks.NewtonFoolAttack(steps=5)(
+        PyTorchModel(model.eval(), bounds=(0, 1), device="cpu"), images, labels, epsilons=None
+    )
+    assert bool(raw.isnan().any()), "expected an attack that goes wrong here"
+    found = craft(settings, model, images, labels, batch_size=30)
+    assert bool(found.isfinite().all())
+    spoilt = raw.isnan().flatten(1).any(1)
+    assert torch.equal(found[spoilt], images[spoilt])
+
+
+@pytest.mark.parametrize("epsilon", [4.0, 32.0])
+def test_the_budget_is_divided_by_255(epsilon: float) -> None:
+    assert build_attack(FgsmAttack(method="fgsm", epsilon=epsilon))[1] == epsilon / 255
+    assert build_attack(named("LinfPGD", epsilon))[1] == epsilon / 255
+    assert build_attack(named("L2DeepFoolAttack", None))[1] is None
+    assert build_attack(NEWTON_FOOL)[1] is None
+
+
+def test_options_reach_the_attacks_constructor() -> None:
+    built, _ = build_attack(named("LinfPGD", 8.0, steps=3, rel_stepsize=0.25, random_start=False))
+    assert type(built) is foolbox.attacks.LinfPGD
+    assert (built.steps, built.rel_stepsize, built.random_start) == (3, 0.25, False)
+    ours, _ = build_attack(NEWTON_FOOL)
+    assert (type(ours), ours.steps, ours.eta) == (NewtonFool, 15, 0.02)
+
+
+@pytest.mark.parametrize(
+    "name", ["NoSuchAttack", "linfpgd", "newtonfool", "base", "__name__", "", "AdditiveNoise"]
+)
+def test_a_name_that_is_no_attack_class_is_one_line_with_what_is_expected_and_got(name: str) -> None:
+    with pytest.raises(InputError, match=r"expected a class of foolbox\.attacks") as error:
+        build_attack(named(name, 8.0))
+    message = str(error.value)
+    assert "\n" not in message
+    assert f"(got {name!r})" in message
+
+
+def test_the_attacks_that_are_named_as_examples_can_be_built() -> None:
+    with pytest.raises(InputError) as error:
+        build_attack(named("NoSuchAttack", 8.0))
+    examples = str(error.value).split("such as ")[1].split(" (got")[0].split(", ")
+    assert len(examples) > 1
+    for name in examples:
+        assert build_attack(named(name, 8.0))[0] is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("LinfPGD", {"stride": 3}),
+        ("L2DeepFoolAttack", {"loss": "hinge", "step": 2}),
+        ("LinearSearchBlendedUniformNoiseAttack", {"directions": 0}),
+        ("NewtonFoolAttack", {"eta": 0.1}),
+    ],
+)
+def test_options_that_an_attack_does_not_take_are_one_line_with_its_name(
+    name: str, options: dict[str, Any]
+) -> None:
+    with pytest.raises(InputError) as error:
+        build_attack(named(name, 8.0, **options))
+    message = str(error.value)
+    assert "\n" not in message
+    assert message.startswith(f"options of {name}: ")
+    assert f"(got {options})" in message
+
+
+def test_an_attack_of_fixed_epsilon_without_one_is_refused_in_one_line() -> None:
+    images = images_of(2)
+    with pytest.raises(InputError, match="epsilon") as error:
+        craft(named("LinfPGD", None), Small(), images, predicted(Small(), images), batch_size=2)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("DatasetAttack", {}), ("L2DeepFoolAttack", {"loss": "hinge"})],
+)
+def test_an_attack_that_cannot_run_as_the_params_say_is_one_line_with_its_name(
+    name: str, options: dict[str, Any]
+) -> None:
+    images = images_of(2)
+    with pytest.raises(InputError, match=name) as error:
+        craft(named(name, 8.0, **options), Small(), images, predicted(Small(), images), batch_size=2)
+    assert "\n" not in str(error.value)

@@ -619,9 +619,12 @@ def times_in_place(x: Tensor, gate: Tensor) -> Tensor:
     return x
 
 
-def by_bmm(x: Tensor, _: Tensor) -> Tensor:
-    tokens = x.flatten(2)
-    return torch.bmm(torch.bmm(tokens, tokens.transpose(1, 2)), tokens)[..., None]
+def attending(bmm: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    def attend(x: Tensor, _: Tensor) -> Tensor:
+        tokens = x.flatten(2)
+        return bmm(bmm(tokens, tokens.transpose(1, 2)), tokens)[..., None]
+
+    return attend
 
 
 PRODUCTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -634,8 +637,10 @@ PRODUCTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "x / y": lambda x, y: x / (y + 1),
     "torch.div by keyword": lambda x, y: torch.div(x, other=y + 1),
     "Tensor.divide": lambda x, y: x.divide(y + 1),
-    "torch.bmm": by_bmm,
-    "matmul": lambda x, _: x @ x.transpose(2, 3),
+    "torch.bmm": attending(torch.bmm),
+    "Tensor.bmm": attending(Tensor.bmm),
+    "torch.matmul": attending(torch.matmul),
+    "x @ y": attending(lambda x, y: x @ y),
     "einsum": lambda x, y: torch.einsum("nchw,ncij->nchw", x, y),
     "einsum of a list": lambda x, y: torch.einsum("nchw,ncij->nchw", [x, y]),
 }

@@ -1,16 +1,30 @@
+from typing import Literal
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from skimage.util import random_noise
 
 from pipeline.data import Pixels
-from pipeline.noise import AnyNoise, add_noise
-from pipeline.params import GaussianNoise, PoissonNoise, SpeckleNoise
+from pipeline.noise import add_noise
+from pipeline.params import (
+    GaussianNoise,
+    ImpulseNoise,
+    LocalVarianceNoise,
+    Noise,
+    PoissonNoise,
+    SpeckleNoise,
+)
 
 GAUSSIAN = GaussianNoise(kind="gaussian", std=5.0, seed=0)
 SPECKLE = SpeckleNoise(kind="speckle", strength=0.05, seed=0)
 POISSON = PoissonNoise(kind="poisson", peak=255.0, seed=0)
-EVERY_KIND = pytest.mark.parametrize("noise", [GAUSSIAN, SPECKLE, POISSON], ids=lambda n: str(n.kind))
+SALT = ImpulseNoise(kind="salt", amount=0.1, seed=0)
+PEPPER = ImpulseNoise(kind="pepper", amount=0.1, seed=0)
+LOCAL_VARIANCE = LocalVarianceNoise(kind="local_variance", strength=0.1, seed=0)
+EVERY_KIND = pytest.mark.parametrize(
+    "noise", [GAUSSIAN, SPECKLE, POISSON, SALT, PEPPER, LOCAL_VARIANCE], ids=lambda n: str(n.kind)
+)
 
 
 def grey(level: int, *, n: int = 40) -> Pixels:
@@ -21,7 +35,7 @@ def textured(n: int) -> Pixels:
     return np.random.default_rng(5).integers(0, 256, size=(n, 3, 8, 8), dtype=np.uint8)
 
 
-def reseeded(noise: AnyNoise, seed: int) -> AnyNoise:
+def reseeded(noise: Noise, seed: int) -> Noise:
     return noise.model_copy(update={"seed": seed})
 
 
@@ -40,7 +54,7 @@ def test_gaussian_noise_has_its_deviation_on_the_0_to_255_scale(std: float) -> N
 
 @pytest.mark.parametrize(("noise", "deviation"), [(GAUSSIAN, 5 / 255), (SPECKLE, 0.05)])
 def test_gaussian_and_speckle_noise_are_scikit_images_from_a_generator_an_image(
-    noise: AnyNoise, deviation: float
+    noise: Noise, deviation: float
 ) -> None:
     images = textured(3)
     noisy = add_noise(images, noise)
@@ -74,21 +88,78 @@ def test_poisson_noise_does_not_get_coarser_for_images_with_few_grey_levels() ->
     assert_mean_and_std(noisy[:, :, 1::2], 100, 10)
 
 
-def test_fewer_photons_make_stronger_poisson_noise() -> None:
-    noisy = add_noise(grey(128), PoissonNoise(kind="poisson", peak=64.0, seed=0)).astype(np.float64) * 64
-    mean = 128 / 255 * 64
-    assert_mean_and_std(noisy, mean, np.sqrt(mean))
+@pytest.mark.parametrize("peak", [64.0, 500.0])
+def test_poisson_variance_is_the_mean_times_255_over_the_peak(peak: float) -> None:
+    noisy = add_noise(grey(128), PoissonNoise(kind="poisson", peak=peak, seed=0)).astype(np.float64) * 255
+    assert_mean_and_std(noisy, 128, np.sqrt(128 * 255 / peak))
+
+
+@pytest.mark.parametrize(("kind", "value"), [("salt", 1.0), ("pepper", 0.0)])
+@pytest.mark.parametrize("amount", [0.03, 0.25])
+def test_impulse_noise_sets_its_share_of_the_pixels_and_no_other(
+    kind: Literal["salt", "pepper"], value: float, amount: float
+) -> None:
+    images = grey(128)
+    noisy = add_noise(images, ImpulseNoise(kind=kind, amount=amount, seed=2))
+    is_set = noisy == value
+    share, deviation = is_set.mean(), np.sqrt(amount * (1 - amount) / is_set.size)
+    assert abs(share - amount) < 5 * deviation
+    assert_array_equal(noisy[~is_set], np.float32(128 / 255))
+
+
+@pytest.mark.parametrize(("kind", "value"), [("salt", 1.0), ("pepper", 0.0)])
+def test_impulse_noise_on_texture_changes_only_the_pixels_that_it_sets(
+    kind: Literal["salt", "pepper"], value: float
+) -> None:
+    images = textured(20)
+    noisy = add_noise(images, ImpulseNoise(kind=kind, amount=0.2, seed=3))
+    changed = noisy != (images / 255).astype(np.float32)
+    assert changed.any()
+    assert_array_equal(noisy[changed], np.float32(value))
+
+
+@pytest.mark.parametrize(("level", "strength"), [(40, 0.05), (128, 0.05), (128, 0.15)])
+def test_local_variance_on_a_flat_patch_is_strength_squared_times_the_level(
+    level: int, strength: float
+) -> None:
+    noise = LocalVarianceNoise(kind="local_variance", strength=strength, seed=1)
+    noisy = add_noise(grey(level), noise).astype(np.float64)
+    assert_mean_and_std(noisy, level / 255, strength * np.sqrt(level / 255))
+
+
+def test_local_variance_follows_each_patch_and_channel_of_its_own() -> None:
+    images = np.full((60, 2, 16, 16), 60, dtype=np.uint8)
+    images[:, 0, :, 8:] = 120
+    images[:, 1] = 180
+    noise = LocalVarianceNoise(kind="local_variance", strength=0.1, seed=1)
+    noisy = add_noise(images, noise).astype(np.float64)
+    # A pixel beside an edge has neighbours on its other side: only the inside of a patch is flat.
+    for patch, level in ((noisy[:, 0, :, :7], 60), (noisy[:, 0, :, 9:], 120), (noisy[:, 1], 180)):
+        assert_mean_and_std(patch, level / 255, 0.1 * np.sqrt(level / 255))
+    # Left of the edge one third of the neighbourhood is the brighter patch.
+    beside = (2 * 60 + 120) / 3
+    assert_mean_and_std(noisy[:, 0, :, 7], 60 / 255, 0.1 * np.sqrt(beside / 255))
+
+
+def test_local_variance_leaves_black_surroundings_black() -> None:
+    images = grey(0, n=5)
+    images[:, :, 16, 16] = 255
+    noisy = add_noise(images, LOCAL_VARIANCE)
+    noisy[:, :, 15:18, 15:18] = 0
+    # The least variance, 1e-12, is a deviation of 0.00026 grey levels: within eight of them.
+    assert float(noisy.max()) < 2e-3 / 255
+    assert float(add_noise(grey(0), LOCAL_VARIANCE).max()) < 2e-3 / 255
 
 
 @EVERY_KIND
-def test_a_seed_gives_the_same_bits_and_another_seed_others(noise: AnyNoise) -> None:
+def test_a_seed_gives_the_same_bits_and_another_seed_others(noise: Noise) -> None:
     images = textured(4)
     assert_array_equal(add_noise(images, noise), add_noise(images.copy(), noise))
     assert (add_noise(images, noise) != add_noise(images, reseeded(noise, 1))).any()
 
 
 @EVERY_KIND
-def test_an_images_noise_depends_on_no_other_image(noise: AnyNoise) -> None:
+def test_an_images_noise_depends_on_no_other_image(noise: Noise) -> None:
     images = textured(6)
     everything = add_noise(images, noise)
     changed = images.copy()
@@ -98,14 +169,14 @@ def test_an_images_noise_depends_on_no_other_image(noise: AnyNoise) -> None:
 
 
 @EVERY_KIND
-def test_equal_images_get_unequal_noise(noise: AnyNoise) -> None:
+def test_equal_images_get_unequal_noise(noise: Noise) -> None:
     noisy = add_noise(grey(128, n=3), noise)
     assert (noisy[0] != noisy[1]).any()
     assert (noisy[1] != noisy[2]).any()
 
 
 @EVERY_KIND
-def test_global_generators_neither_matter_nor_move(noise: AnyNoise) -> None:
+def test_global_generators_neither_matter_nor_move(noise: Noise) -> None:
     images = textured(2)
     np.random.seed(0)
     first = add_noise(images, noise)
@@ -122,10 +193,11 @@ def test_global_generators_neither_matter_nor_move(noise: AnyNoise) -> None:
         GaussianNoise(kind="gaussian", std=200.0, seed=0),
         SpeckleNoise(kind="speckle", strength=2.0, seed=0),
         PoissonNoise(kind="poisson", peak=4.0, seed=0),
+        LocalVarianceNoise(kind="local_variance", strength=3.0, seed=0),
     ],
     ids=lambda n: str(n.kind),
 )
-def test_noisy_images_are_float32_clipped_to_the_range(noise: AnyNoise) -> None:
+def test_noisy_images_are_float32_clipped_to_the_range(noise: Noise) -> None:
     noisy = add_noise(textured(20), noise)
     assert noisy.dtype == np.float32
     assert noisy.shape == (20, 3, 8, 8)
@@ -133,7 +205,30 @@ def test_noisy_images_are_float32_clipped_to_the_range(noise: AnyNoise) -> None:
 
 
 @EVERY_KIND
-def test_the_given_images_are_left_as_they_were(noise: AnyNoise) -> None:
+@pytest.mark.parametrize("level", [0, 1, 254, 255])
+def test_black_and_white_images_give_finite_pixels_within_the_range(noise: Noise, level: int) -> None:
+    noisy = add_noise(grey(level, n=2), noise)
+    assert bool(np.isfinite(noisy).all())
+    assert 0 <= float(noisy.min()) <= float(noisy.max()) <= 1
+
+
+@EVERY_KIND
+def test_an_images_noise_depends_on_its_place_and_not_on_the_order_of_the_others(noise: Noise) -> None:
+    images = textured(6)
+    everything = add_noise(images, noise)
+    swapped = images[[4, 1, 5, 3, 0, 2]]
+    found = add_noise(swapped, noise)
+    assert_array_equal(found[[1, 3]], everything[[1, 3]])
+    assert (found[0] != everything[4]).any()
+
+
+@EVERY_KIND
+def test_no_images_give_no_images(noise: Noise) -> None:
+    assert add_noise(textured(0), noise).shape == (0, 3, 8, 8)
+
+
+@EVERY_KIND
+def test_the_given_images_are_left_as_they_were(noise: Noise) -> None:
     images = textured(3)
     before = images.copy()
     add_noise(images, noise)

@@ -169,9 +169,9 @@ def test_params_file_is_the_digits_preset() -> None:
             ("attacks:", "    method: fgsm\n", ""), "attacks.fgsm", ("method",), id="attack-without-method"
         ),
         pytest.param(
-            ("noise:", "kind: gaussian", "kind: salt"),
+            ("noise:", "kind: gaussian", "kind: rain"),
             "noise.gaussian",
-            ("'speckle'", "salt"),
+            ("'speckle'", "rain"),
             id="noise-kind",
         ),
         pytest.param(
@@ -181,14 +181,14 @@ def test_params_file_is_the_digits_preset() -> None:
             id="key-of-another-attack",
         ),
         pytest.param(
-            ("source:", "architecture: resnet", "architecture: vgg"),
-            "source.model",
+            ("sources:", "architecture: resnet", "architecture: vgg"),
+            "sources.resnet.model",
             ("'resnet'", "vgg"),
             id="unknown-architecture",
         ),
         pytest.param(
-            ("source:", "config: i64-c128", "config: banana"),
-            "source.model.config",
+            ("sources:", "config: i64-c128", "config: banana"),
+            "sources.resnet.model.config",
             ("banana",),
             id="config-that-cannot-be-read",
         ),
@@ -210,7 +210,10 @@ def test_params_file_is_the_digits_preset() -> None:
         pytest.param(("rounds:", "name: round2", "name: Round/2"), "rounds.1.name", ("Round/2",), id="slug"),
         pytest.param(("attacks:", "  fgsm:", "  FGSM!:"), "attacks.FGSM!", ("pattern",), id="slug-of-a-key"),
         pytest.param(
-            ("attacks:", "  fgsm:", "  gaussian:"), "noise and attacks", ("'gaussian'",), id="name-in-both"
+            ("attacks:", "  newton_fool:", "  gaussian:\n    method: fgsm\n    epsilon: 1.0\n  newton_fool:"),
+            "noise and attacks",
+            ("'gaussian'",),
+            id="name-in-both",
         ),
         pytest.param(
             ("data:", "test_fraction: 0.2", "test_fraction: 0.8"),
@@ -282,13 +285,13 @@ def _set(folder: Path, *changes: tuple[str, Any]) -> Path:
     data = copy.deepcopy(GOOD_DATA)
     for key, value in changes:
         *sections, last = key.split(".")
-        node = data
+        node: Any = data
         for section in sections:
             node = node[section]
         if value is ...:
             del node[last]
         else:
-            node[last] = copy.deepcopy(value)
+            node[int(last) if isinstance(node, list) else last] = copy.deepcopy(value)
     file = folder / "changed.yaml"
     file.write_text(json.dumps(data), encoding="utf-8")
     return file
@@ -315,7 +318,7 @@ FAMILIES = [
     TORCHVISION,
 ]
 SCHEDULES = [
-    *("train.training", "grow.training", "push.training", "source.training"),
+    *("train.training", "grow.training", "push.training", "sources.resnet.training"),
     *("prune.retraining", "shrink.retraining"),
 ]
 
@@ -330,7 +333,7 @@ def _one_line(check: Check, file: Path, key: str, *words: str) -> None:
 
 
 @pytest.mark.parametrize("section", FAMILIES, ids=lambda section: section["architecture"])
-@pytest.mark.parametrize("place", ["source.model", "competitors.resnet6.model", "model"])
+@pytest.mark.parametrize("place", ["sources.resnet.model", "competitors.resnet6.model", "model"])
 def test_every_architecture_may_stand_wherever_a_net_is_described(
     check: Check, tmp_path: Path, section: dict[str, Any], place: str
 ) -> None:
@@ -339,7 +342,7 @@ def test_every_architecture_may_stand_wherever_a_net_is_described(
     params = read_params(file)
     competitor = params.competitors["resnet6"]
     found = {
-        "source.model": params.source.model,
+        "sources.resnet.model": params.sources["resnet"].model,
         "model": params.model,
         "competitors.resnet6.model": getattr(competitor, "model", None),
     }[place]
@@ -351,7 +354,11 @@ def test_every_architecture_may_stand_wherever_a_net_is_described(
     "name", ["ResNet6", "ResNet7", "ResNet10", "ResNet34", "ResNet50", "(c64, i64)-c128"]
 )
 def test_residual_nets_go_by_configuration_or_published_name(tmp_path: Path, name: str) -> None:
-    model = read_params(_set(tmp_path, ("source.model", {**RESNET, "config": name}))).source.model
+    model = (
+        read_params(_set(tmp_path, ("sources.resnet.model", {**RESNET, "config": name})))
+        .sources["resnet"]
+        .model
+    )
     assert isinstance(model, ResNetModel)
     assert model.config == name
 
@@ -447,7 +454,7 @@ def test_residual_nets_go_by_configuration_or_published_name(tmp_path: Path, nam
         ),
     ],
 )
-@pytest.mark.parametrize("place", ["source.model", "competitors.resnet6.model"])
+@pytest.mark.parametrize("place", ["sources.resnet.model", "competitors.resnet6.model"])
 def test_a_bad_option_of_a_net_is_named_on_one_line(
     check: Check,
     tmp_path: Path,
@@ -477,12 +484,12 @@ def test_a_bad_option_of_a_net_is_named_on_one_line(
 def test_rows_that_a_filter_table_lacks_are_named_with_its_limits(
     check: Check, tmp_path: Path, section: dict[str, Any], base: list[int], limits: str
 ) -> None:
-    file = _set(tmp_path, ("source.model", {**section, "base": base}))
-    _one_line(check, file, "source.model.base", limits, f"{base[0]}, {base[1]}, {base[2]}")
+    file = _set(tmp_path, ("sources.resnet.model", {**section, "base": base}))
+    _one_line(check, file, "sources.resnet.model.base", limits, f"{base[0]}, {base[1]}, {base[2]}")
 
 
 @pytest.mark.parametrize("name", ["inseption", "Inception", "resnet6", "torchvision/resnet18", "", "vgg"])
-@pytest.mark.parametrize("place", ["model", "source.model", "competitors.resnet6.model"])
+@pytest.mark.parametrize("place", ["model", "sources.resnet.model", "competitors.resnet6.model"])
 def test_an_unknown_architecture_is_named_beside_the_known_ones(
     check: Check, tmp_path: Path, place: str, name: str
 ) -> None:
@@ -533,6 +540,8 @@ def test_the_sizes_of_the_comparison_descend_between_one_and_zero(
 
 def test_one_size_is_enough(check: Check, tmp_path: Path) -> None:
     assert check(_set(tmp_path, ("shrink.sizes", [0.5]))) == []
+    two_wanted = _set(tmp_path, ("shrink.sizes", [0.5]), ("lineup.size", 1))
+    _one_line(check, two_wanted, "lineup.size", "less than 1", "got 1")
 
 
 @pytest.mark.parametrize(
@@ -569,7 +578,8 @@ _CRITERIA = [
 
 @pytest.mark.parametrize("criterion", _CRITERIA)
 def test_every_criterion_needs_nothing_but_its_name(check: Check, tmp_path: Path, criterion: str) -> None:
-    assert check(_set(tmp_path, ("competitors", {"only": {"criterion": criterion}}))) == []
+    alone = _set(tmp_path, ("competitors", {"only": {"criterion": criterion}}), ("lineup.competitors", []))
+    assert check(alone) == []
     file = _set(tmp_path, ("competitors.l1", {"criterion": criterion, "learning_rate": 0.1}))
     _one_line(check, file, "competitors.l1.learning_rate", "unknown key", "got 0.1", "allowed: criterion")
 
@@ -605,7 +615,7 @@ def test_an_unknown_criterion_is_named_beside_the_known_ones(check: Check, tmp_p
 
 @pytest.mark.parametrize(
     ("section", "key"),
-    [("competitors.l1", "criterion"), ("surgery.latent", "method"), ("source.model", "architecture")],
+    [("competitors.l1", "criterion"), ("surgery.latent", "method"), ("sources.resnet.model", "architecture")],
 )
 def test_a_section_without_the_key_that_says_its_kind_takes_one_line(
     check: Check, tmp_path: Path, section: str, key: str
@@ -625,6 +635,15 @@ def test_a_section_without_the_key_that_says_its_kind_takes_one_line(
             {"separation": "trace", "gamma": 1.0, "lambda": 0.0, "beta": 0.0},
             "main",
             id="the-row-of-the-main-push",
+        ),
+        pytest.param(
+            "noise",
+            {"kind": "gaussian", "std": 1.0, "seed": 0},
+            "clean",
+            id="the-rows-of-images-without-noise",
+        ),
+        pytest.param(
+            "attacks", {"method": "fgsm", "epsilon": 1.0}, "clean", id="the-rows-of-images-without-attack"
         ),
     ],
 )
@@ -733,7 +752,29 @@ def test_every_schedule_has_a_weight_decay_of_the_decision_layer(
         ("surgery.remove_branches", 0, ("boolean", "got 0")),
         ("surgery.trace_images_per_class", 0, ("greater than 0", "got 0")),
         ("select.max_drop", 1.1, ("equal to 1", "got 1.1")),
-        ("source.min_validation_accuracy", 2, ("equal to 1", "got 2")),
+        ("sources.resnet.min_validation_accuracy", 2, ("equal to 1", "got 2")),
+        ("sources.resnet.training.batch_size", 1, ("equal to 2", "got 1")),
+        ("noise.gaussian.std", 0, ("greater than 0", "got 0")),
+        ("noise.gaussian", {"kind": "salt", "amount": 1.0, "seed": 0}, ("amount", "less than 1", "got 1.0")),
+        ("noise.gaussian", {"kind": "pepper", "amount": 0.1}, ("seed", "missing")),
+        ("noise.gaussian", {"kind": "local_variance", "strength": 0.0, "seed": 0}, ("greater than 0",)),
+        ("attacks.newton_fool.steps", 0, ("greater than 0", "got 0")),
+        ("white_box", {}, ("at least 1", "got {}")),
+        ("white_box.pgd.epsilon", 0, ("greater than 0", "got 0")),
+        ("white_box.pgd.epsilon", ..., ("missing",)),
+        ("white_box.pgd.attack", 3, ("string", "got 3")),
+        ("white_box.pgd.options", None, ("object", "got null")),
+        ("white_box.pgd.options.steps", None, ("got null",)),
+        ("white_box.pgd.options.steps", [2], ("got [2]",)),
+        ("lineup.size", 2, ("less than 2", "shrink.sizes", "got 2")),
+        ("lineup.size", -1, ("equal to 0", "got -1")),
+        ("lineup.competitors.0", "l2", ("expected one of l1, han, scratch", "'l2'")),
+        ("lineup.competitors.0", "resnet6", ("expected one of l1, han, scratch", "'resnet6'")),
+        ("robustness.bootstrap_resamples", 99, ("equal to 100", "got 99")),
+        ("robustness.calibration_bins", 1, ("equal to 2", "got 1")),
+        ("report.headline.0", "rain", ("expected one of gaussian, poisson", "'rain'")),
+        ("report.headline.0", "pgd", ("expected one of gaussian, poisson", "'pgd'")),
+        ("report.headline", [], ("at least 1", "got []")),
         ("report.target_params_fraction", 1.0, ("less than 1", "got 1.0")),
         ("report.confidence", 1.0, ("less than 1", "got 1.0")),
         ("name", "a/b", ("pattern", 'got "a/b"')),
@@ -742,7 +783,12 @@ def test_every_schedule_has_a_weight_decay_of_the_decision_layer(
 def test_a_bad_value_anywhere_is_named_on_one_line(
     check: Check, tmp_path: Path, key: str, value: Any, words: tuple[str, ...]
 ) -> None:
-    _one_line(check, _set(tmp_path, (key, value)), key, *words)
+    file = _set(tmp_path, (key, value))
+    (line,) = check(file)
+    named = line.removeprefix(f"{file}: ").split(": ")[0]
+    assert named == key or (isinstance(value, dict) and named.rpartition(".")[0] == key), line
+    assert all(word in line for word in words), line
+    assert "(got " in line or line.endswith("required key is missing")
 
 
 def test_bounds_of_growth_are_null_or_positive(tmp_path: Path) -> None:
@@ -753,6 +799,35 @@ def test_bounds_of_growth_are_null_or_positive(tmp_path: Path) -> None:
     assert (settings.max_params, settings.max_flops, settings.max_memory_mib) == (None, None, None)
 
 
+@pytest.mark.parametrize(
+    ("kind", "rest"),
+    [
+        ("gaussian", {"std": 1.0}),
+        ("speckle", {"strength": 0.1}),
+        ("poisson", {"peak": 255.0}),
+        ("salt", {"amount": 0.1}),
+        ("pepper", {"amount": 0.1}),
+        ("local_variance", {"strength": 0.1}),
+    ],
+)
+def test_every_kind_of_noise_is_read_as_itself(tmp_path: Path, kind: str, rest: dict[str, float]) -> None:
+    noise = read_params(_set(tmp_path, ("noise.other", {"kind": kind, "seed": 3, **rest}))).noise["other"]
+    assert noise.model_dump() == {"kind": kind, "seed": 3, **rest}
+
+
+def test_an_attack_by_name_keeps_its_options_with_their_types(tmp_path: Path) -> None:
+    options = {"steps": 2, "rel_stepsize": 0.5, "random_start": True, "name": "x"}
+    section = {"method": "foolbox", "attack": "LinfPGD", "epsilon": None, "options": options}
+    attack = read_params(_set(tmp_path, ("white_box.pgd", section))).white_box["pgd"]
+    assert attack.model_dump() == section
+    found = attack.model_dump()["options"]
+    assert [type(value) for value in found.values()] == [int, float, bool, str]
+
+
+def test_the_lineup_may_be_ours_alone(check: Check, tmp_path: Path) -> None:
+    assert check(_set(tmp_path, ("lineup.competitors", []))) == []
+
+
 def test_a_section_becomes_the_model_of_its_architecture(tmp_path: Path) -> None:
     kinds: list[tuple[dict[str, Any], type]] = [
         (FC, FcModel),
@@ -761,7 +836,10 @@ def test_a_section_becomes_the_model_of_its_architecture(tmp_path: Path) -> None
         (TORCHVISION, TorchvisionModel),
     ]
     for section, kind in kinds:
-        assert type(read_params(_set(tmp_path, ("source.model", section))).source.model) is kind
+        assert (
+            type(read_params(_set(tmp_path, ("sources.resnet.model", section))).sources["resnet"].model)
+            is kind
+        )
 
 
 def test_every_error_has_its_line(check: Check, tmp_path: Path) -> None:

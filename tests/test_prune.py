@@ -319,6 +319,15 @@ def test_pruning_works_where_gradients_are_switched_off() -> None:
     assert rows == expected
 
 
+def test_a_frozen_model_is_pruned_as_any_other_and_stays_frozen() -> None:
+    model = small("inception")
+    expected, _ = prune_model(model, random_utilities(model), 1.5, images_of(1))
+    pruned, _ = prune_model(model.requires_grad_(False), random_utilities(model), 1.5, images_of(1))
+    assert not any(parameter.requires_grad for parameter in [*pruned.parameters(), *model.parameters()])
+    with torch.no_grad():
+        assert torch.equal(pruned(images_of(3)), expected(images_of(3)))
+
+
 @pytest.mark.parametrize("eta", [0.0, -1.0])
 def test_an_eta_that_is_not_positive_is_refused(eta: float) -> None:
     model = small("fc")

@@ -12,9 +12,14 @@ from pipeline.robustness import (
     predict,
 )
 
+torch.set_num_threads(1)  # on nets this small two threads spend their time waiting
 
-def said(classes: list[int], confidence: float = 0.75) -> Predictions:
-    return Predictions(torch.tensor(classes), torch.full((len(classes),), confidence))
+
+def said(classes: list[int], confidence: float = 0.75, *, n_classes: int = 10) -> Predictions:
+    """Predictions of these classes with this confidence, the rest shared out evenly."""
+    probabilities = torch.full((len(classes), n_classes), (1 - confidence) / (n_classes - 1))
+    probabilities[torch.arange(len(classes)), torch.tensor(classes)] = confidence
+    return Predictions(probabilities)
 
 
 # Image 0 fools neither, 1 only the first, 2 only the second, 3 both; 4 to 7 do the same in the order only
@@ -68,6 +73,24 @@ def test_predictions_hold_the_class_and_its_softmax_probability() -> None:
     expected = [e**2 / (e**2 + 2), e**3 / (e**3 + 2), 1 / (1 + 2 / e)]
     assert found.confidence.tolist() == pytest.approx(expected, rel=1e-6)
     assert found.n_correct(torch.tensor([0, 1, 1])) == 2
+    assert found.hits(torch.tensor([0, 1, 1])).tolist() == [True, True, False]
+    torch.testing.assert_close(found.probabilities.sum(1), torch.ones(3))
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 100])
+def test_predictions_are_the_same_for_every_batch_size(batch_size: int) -> None:
+    net = nn.Linear(4, 3)
+    images = torch.rand(7, 4, generator=torch.Generator().manual_seed(0))
+    found = predict(net, images, batch_size=batch_size)
+    torch.testing.assert_close(found.probabilities, net(images).softmax(1).detach())
+    assert not found.probabilities.requires_grad
+
+
+def test_predictions_come_from_the_model_in_evaluation_mode() -> None:
+    net = nn.Sequential(nn.Dropout(0.9), nn.Linear(4, 3)).train()
+    images = torch.rand(50, 4, generator=torch.Generator().manual_seed(0))
+    expected = net[1](images).softmax(1).detach()
+    torch.testing.assert_close(predict(net, images, batch_size=50).probabilities, expected)
 
 
 def test_examples_come_from_the_mask_ascending_and_the_same_for_the_same_seed() -> None:

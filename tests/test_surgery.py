@@ -633,15 +633,14 @@ def test_a_branch_of_two_ends_stays_while_one_of_them_is_above_the_threshold() -
     assert not blueprint_of(pruned).options.get("without")
 
 
-def test_a_reduction_module_may_be_left_with_its_bare_pool(tmp_path: Path) -> None:
+def test_a_reduction_module_keeps_a_branch_of_convolutions_beside_its_pool(tmp_path: Path) -> None:
     model, images = net_of("inception v2"), images_of(4)
     names = ["pools.0.branch3x3", "pools.0.branch_double3x3"]
     utilities = utilities_without(model, [f"{names[0]}.1.conv", f"{names[1]}.2.conv"])
     pruned, _ = prune_model(model, utilities, 1.0, images[:1], remove_branches=True)
     assert isinstance(pruned, Inception)
-    assert sorted(blueprint_of(pruned).options["without"]) == names
-    with torch.no_grad():
-        assert_close(pruned(images), logits_with_silent(model, names, images))
+    (gone,) = blueprint_of(pruned).options["without"]
+    assert gone in names
     narrower, _ = prune_model(pruned, random_utilities(pruned), 1.5, images[:1], remove_branches=True)
     assert isinstance(narrower, Inception)
     again = reloaded(narrower, tmp_path)
@@ -654,7 +653,7 @@ def test_a_reduction_module_may_be_left_with_its_bare_pool(tmp_path: Path) -> No
         with torch.no_grad():
             net(images)
         pool = net.get_submodule("pools.0")
-        assert [pool.out_channels] == [pool.in_channels] == sizes
+        assert [pool.out_channels] == sizes
 
 
 def test_branches_of_a_classifiers_net_are_removed_too() -> None:

@@ -120,6 +120,14 @@ def test_a_wider_tolerance_ends_the_search_earlier_but_never_over_the_target(tol
 
 
 @pytest.mark.parametrize("name", NETS)
+def test_a_size_that_some_eta_gives_is_met_exactly(name: str) -> None:
+    target = size_at(name, 1.7)
+    assert size_at(name, 1e12) < target < count_params(net_of(name))
+    pruned, _, _ = prune_to_size(net_of(name), utilities_of(name), target, image(), tolerance=0.0)
+    assert count_params(pruned) == target
+
+
+@pytest.mark.parametrize("name", NETS)
 def test_the_smallest_size_can_be_reached_and_nothing_under_it(name: str) -> None:
     model, utilities = net_of(name), utilities_of(name)
     smallest = size_at(name, 1e12)

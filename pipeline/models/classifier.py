@@ -1,6 +1,7 @@
 """A trained classifier: what it was built from, its normalisation, and its latent space."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -98,6 +99,19 @@ def memory_layout(model: nn.Module) -> torch.memory_format:
         for module in model.modules()
     )
     return torch.contiguous_format if strided_1x1 else torch.channels_last
+
+
+def load_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """`load_state_dict` for tensors from a file, which does not keep the versions that some modules ask for.
+
+    The state is that of this model's own version: MNASNet refuses one that does not say so.
+
+    Raises:
+        RuntimeError: if names or shapes do not fit.
+    """
+    versioned = OrderedDict(state)
+    versioned._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
+    model.load_state_dict(versioned)
 
 
 @contextmanager
