@@ -7,13 +7,21 @@ import torch
 from eagerpy import PyTorchTensor, astensor_
 from foolbox import Misclassification, Model, PyTorchModel
 from foolbox.attacks import LinfFastGradientAttack
-from foolbox.attacks.base import MinimizationAttack, get_criterion, raise_if_kwargs, verify_input_bounds
+from foolbox.attacks.base import (
+    FixedEpsilonAttack,
+    MinimizationAttack,
+    get_criterion,
+    raise_if_kwargs,
+    verify_input_bounds,
+)
 from foolbox.distances import l2
 from torch import Tensor, nn
 
 from pipeline.errors import InputError
-from pipeline.params import Attack, FgsmAttack, NewtonFoolAttack
+from pipeline.params import Attack, FgsmAttack, FoolboxAttack, NewtonFoolAttack
 from pipeline.progress import progress_bar
+
+_EXAMPLES = "LinfPGD, L2PGD, LinfDeepFoolAttack, L2CarliniWagnerAttack"
 
 
 class Fgsm(LinfFastGradientAttack):  # type: ignore[misc]
@@ -122,7 +130,13 @@ def craft(attack: Attack, model: nn.Module, images: Tensor, labels: Tensor, *, b
     parts = list(zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True))
     with progress_bar(total=len(images), description=attack.method, unit="image") as progress:
         for batch, batch_labels in parts:
-            _, clipped, _ = method(wrapped, batch, Misclassification(batch_labels), epsilons=epsilon)
+            try:
+                _, clipped, _ = method(wrapped, batch, Misclassification(batch_labels), epsilons=epsilon)
+            except (AssertionError, TypeError, ValueError) as error:
+                if not isinstance(attack, FoolboxAttack):
+                    raise
+                reason = " ".join(str(error).split()) or type(error).__name__
+                raise InputError(f"{type(method).__name__}: cannot run as the params say: {reason}") from None
             # A minimisation attack that finds nothing may return what is no image: the original stays.
             usable = clipped.flatten(1).isfinite().all(1)
             crafted.append(torch.where(usable.view(-1, 1, 1, 1), clipped, batch).clamp(0, 1).detach())
@@ -142,13 +156,15 @@ def build_attack(attack: Attack) -> tuple[Any, float | None]:
         return NewtonFool(steps=attack.steps, eta=attack.eta), None
     found = getattr(foolbox.attacks, attack.attack, None)
     if not (isinstance(found, type) and issubclass(found, foolbox.Attack)):
-        known = sorted(name for name in foolbox.attacks.__dict__ if name.endswith("Attack"))
-        examples = ", ".join(known[:5])
         raise InputError(
-            f"attack: expected a class of foolbox.attacks, such as {examples} (got {attack.attack!r})"
+            f"attack: expected a class of foolbox.attacks, such as {_EXAMPLES} (got {attack.attack!r})"
         )
     try:
         built = found(**attack.options)
     except (TypeError, ValueError) as error:
         raise InputError(f"options of {attack.attack}: {error} (got {attack.options})") from None
+    if attack.epsilon is None and isinstance(built, FixedEpsilonAttack):
+        raise InputError(
+            f"epsilon of {attack.attack}: expected a budget, which this attack spends whole (got null)"
+        )
     return built, None if attack.epsilon is None else attack.epsilon / 255

@@ -21,7 +21,12 @@ def confidence_summary(probabilities: Tensor, labels: Tensor, *, n_bins: int) ->
     confidence, predicted = probabilities.double().max(1)
     hits = predicted == labels
     error = multiclass_calibration_error(
-        probabilities.double(), labels, num_classes=probabilities.shape[1], n_bins=n_bins, norm="l1"
+        # A confidence of 1 (in float32, as torchmetrics bins it) would get a bin beyond the last one.
+        probabilities.double().clamp_max(1 - 1e-7),
+        labels,
+        num_classes=probabilities.shape[1],
+        n_bins=n_bins,
+        norm="l1",
     )
     return {
         "n": len(labels),

@@ -104,7 +104,7 @@ class _Moments:
         self.n += by_channel.shape[1]
         self.total = self.total.to(by_channel.device) + by_channel.sum(1)
         self.squares = self.squares.to(by_channel.device) + by_channel.square().sum(1)
-        self.positive = self.positive.to(by_channel.device) + (by_channel > 0).sum(1)
+        self.positive = self.positive.to(by_channel.device) + (by_channel > 0).double().sum(1)
 
 
 def _outputs(model: nn.Module, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from pipeline.rectifiers import RECTIFIERS
+from pipeline.rectifiers import RECTIFIERS, Observer
 
 _LAYERS = frozenset({torch.conv2d, functional.conv2d, functional.linear})
 # What may stand between a layer and the output that others read: it changes values, not channels.
@@ -33,25 +33,35 @@ class LayerOutputs:
 
     def observe(
         self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], result: Any
-    ) -> None:
-        """To be called after every torch function with (function, args, kwargs, result)."""
+    ) -> Any:
+        """To be called after every torch function with (function, args, kwargs, result).
+
+        Returns what the model is to get in the place of the result: a copy of a layer's output, so that what
+        works in place behind it (`out += shortcut`) leaves the output as it was.
+        """
         if func in _LAYERS:
             weight = args[1] if len(args) > 1 else kwargs["weight"]
             name = self._layer_of_weight.get(id(weight))
         elif func in _FOLLOWERS:
             name = self._owner.get(id(args[0] if args else kwargs["input"]))
         else:
-            return
-        if name is not None:
-            self._alive.append(result)  # while it lives, its id is its own
-            self.outputs[name] = result
-            self._owner[id(result)] = name
+            if args and result is args[0]:  # in place, and no follower: others' values are in it now
+                self._owner.pop(id(result), None)
+            return result
+        if name is None:
+            return result
+        self.outputs[name] = result
+        in_place = bool(args) and result is args[0]
+        handed_on = result if in_place else result.clone()
+        self._alive += [result, handed_on]  # while they live, their ids are their own
+        self._owner[id(handed_on)] = name
+        return handed_on
 
 
 class ObservingMode(TorchFunctionMode):
-    """While active, every torch function is reported to `observe` after it ran, unchanged."""
+    """While active, every torch function is reported to `observe` after it ran."""
 
-    def __init__(self, observe: Callable[..., None]) -> None:
+    def __init__(self, observe: Observer) -> None:
         super().__init__()
         self._observe = observe
 
@@ -59,5 +69,4 @@ class ObservingMode(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        self._observe(func, args, kwargs or {}, result)
-        return result
+        return self._observe(func, args, kwargs or {}, result)

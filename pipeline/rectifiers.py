@@ -10,7 +10,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 Functions = frozenset[Callable[..., Any]]
-Observer = Callable[[Callable[..., Any], Sequence[Any], Mapping[str, Any], Any], None]
+Observer = Callable[[Callable[..., Any], Sequence[Any], Mapping[str, Any], Any], Any]
 
 
 class _Deconvolved(torch.autograd.Function):
@@ -116,7 +116,9 @@ _UNTRACEABLE: dict[Callable[..., Any], str] = {
 # Of two activations (squeeze and excite, attention); times a constant or a weight is linear and fine.
 _PRODUCTS = frozenset[Any](
     [
-        *(torch.mul, torch.multiply, torch.div, torch.matmul, torch.bmm, torch.einsum),
+        *(torch.mul, torch.multiply, torch.div, torch.divide, torch.true_divide),
+        *(torch.matmul, torch.bmm, torch.einsum),
+        *(Tensor.multiply, Tensor.divide, Tensor.true_divide),
         *(Tensor.mul, Tensor.mul_, Tensor.__mul__, Tensor.__rmul__, Tensor.__imul__),
         *(Tensor.div, Tensor.div_, Tensor.__truediv__, Tensor.__itruediv__),
         *(Tensor.matmul, Tensor.__matmul__, Tensor.bmm),
@@ -124,15 +126,17 @@ _PRODUCTS = frozenset[Any](
 )
 
 
-def _is_activation(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.requires_grad
+def _n_activations(values: Sequence[Any]) -> int:
+    """Tensors that depend on the images among the arguments of a call, those in lists included."""
+    flat = [each for value in values for each in (value if isinstance(value, list | tuple) else [value])]
+    return sum(isinstance(value, Tensor) and value.requires_grad for value in flat)
 
 
 class DeconvolutionMode(TorchFunctionMode):
     """While active, rectifiers follow the deconvolution rule, in unmodified models, modules or functions.
 
     Args:
-        observe: called after every function with (function, args, kwargs, result).
+        observe: called after every function with (function, args, kwargs, result); gives what the model gets.
 
     Raises:
         ValueError: by name, for a function that the method cannot trace.
@@ -148,7 +152,7 @@ class DeconvolutionMode(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in _UNTRACEABLE:
             raise ValueError(f"expected layers that deconvolution can trace, got {_UNTRACEABLE[func]}")
-        if func in _PRODUCTS and sum(_is_activation(arg) for arg in args) > 1:
+        if func in _PRODUCTS and _n_activations([*args, *kwargs.values()]) > 1:
             raise ValueError(
                 f"expected layers that deconvolution can trace, got a product of two activations ({func.__name__})"
             )
@@ -157,5 +161,4 @@ class DeconvolutionMode(TorchFunctionMode):
             result = _Deconvolved.apply(call.x, call.high, call.in_place)
         else:
             result = func(*args, **kwargs)
-        self._observe(func, args, kwargs, result)
-        return result
+        return self._observe(func, args, kwargs, result)

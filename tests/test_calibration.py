@@ -62,7 +62,7 @@ def test_the_error_equals_a_plain_loop_over_bins(n_bins: int, seed: int) -> None
     probabilities, labels = random_case(seed=seed)
     expected = ece_by_loop(probabilities, labels, n_bins)
     assert expected > 0.1
-    assert ece(probabilities, labels, n_bins) == pytest.approx(expected, abs=1e-6)
+    assert ece(probabilities, labels, n_bins) == pytest.approx(expected, abs=1e-5)  # stored to five places
 
 
 @pytest.mark.parametrize("n_bins", [2, 5, 15])
@@ -85,13 +85,19 @@ def test_an_always_confident_model_that_is_right_half_the_time_has_an_error_of_a
 ) -> None:
     probabilities = probabilities_of([confidence] * 100, [0] * 100)
     labels = torch.tensor([0, 1] * 50)
-    assert ece(probabilities, labels, 15) == pytest.approx(confidence - 0.5, abs=1e-6)
+    assert ece(probabilities, labels, 15) == pytest.approx(confidence - 0.5, abs=1e-5)
 
 
 def test_a_model_that_is_always_right_and_sure_has_no_error() -> None:
     labels = torch.tensor([0, 1, 2, 3] * 5)
     found = confidence_summary(probabilities_of([1.0] * 20, labels.tolist()), labels, n_bins=10)
-    assert found == {"n": 20, "n_correct": 20, "ece": 0.0, "confidence_of_hits": 20.0, "confidence_of_misses": 0.0}
+    assert found == {
+        "n": 20,
+        "n_correct": 20,
+        "ece": 0.0,
+        "confidence_of_hits": 20.0,
+        "confidence_of_misses": 0.0,
+    }
 
 
 def test_a_confidence_of_one_shares_the_last_bin_with_those_just_below() -> None:
@@ -100,15 +106,17 @@ def test_a_confidence_of_one_shares_the_last_bin_with_those_just_below() -> None
     assert reliability_rows(probabilities, labels, n_bins=10) == [
         {"bin": 9, "n": 2, "n_correct": 1, "confidence": 1.95}
     ]
-    assert ece(probabilities, labels, 10) == pytest.approx(0.475, abs=1e-6)
+    assert ece(probabilities, labels, 10) == pytest.approx(0.475, abs=1e-5)
 
 
 @pytest.mark.parametrize("n_bins", [2, 5, 10, 15])
 def test_a_saturated_float32_softmax_is_binned_alike_in_both_tables(n_bins: int) -> None:
     random = torch.Generator().manual_seed(0)
     probabilities = (12 * torch.randn(400, 4, generator=random)).softmax(1)
-    labels = torch.randint(4, (400,), generator=random)
-    assert bool((probabilities.amax(1) == 1).any()), "expected confidences of exactly one"
+    confidence, labels = probabilities.max(1)
+    labels[confidence == 1] += torch.randint(2, (int((confidence == 1).sum()),), generator=random)
+    labels %= 4  # right below a confidence of one, half wrong at it
+    assert bool((confidence == 1).any()), "expected confidences of exactly one"
     expected = ece_by_loop(probabilities, labels, n_bins)
     assert ece_of_rows(probabilities, labels, n_bins) == pytest.approx(expected, abs=1e-5)
     assert ece(probabilities, labels, n_bins) == pytest.approx(expected, abs=1e-5)
@@ -160,12 +168,12 @@ def test_float32_and_float64_probabilities_give_the_same_summary() -> None:
     single = confidence_summary(probabilities.float(), labels, n_bins=15)
     double = confidence_summary(probabilities, labels, n_bins=15)
     assert single["n_correct"] == double["n_correct"]
-    assert single["ece"] == pytest.approx(double["ece"], abs=1e-5)
+    assert single["ece"] == pytest.approx(double["ece"], abs=2e-5)
 
 
 def test_the_order_of_the_images_does_not_matter() -> None:
     probabilities, labels = random_case()
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(1))
     assert confidence_summary(probabilities[order], labels[order], n_bins=15) == pytest.approx(
-        confidence_summary(probabilities, labels, n_bins=15), abs=1e-6
+        confidence_summary(probabilities, labels, n_bins=15), abs=2e-5
     )

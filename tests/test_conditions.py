@@ -81,7 +81,9 @@ def test_with_one_source_an_attack_keeps_its_plain_name() -> None:
 
 def test_with_two_sources_an_attack_is_named_after_its_source() -> None:
     attacks = [each for each in conditions("resnet", "vgg") if each.kind == "attack"]
-    assert [each.name for each in attacks] == [f"{key}_from_{s}" for s in ("resnet", "vgg") for key in ATTACKS]
+    assert [each.name for each in attacks] == [
+        f"{key}_from_{s}" for s in ("resnet", "vgg") for key in ATTACKS
+    ]
     assert [each.source for each in attacks] == ["resnet"] * len(ATTACKS) + ["vgg"] * len(ATTACKS)
     assert [each.key for each in attacks] == [*ATTACKS, *ATTACKS]
 
@@ -204,16 +206,14 @@ def test_the_tiny_preset_passes_unchanged() -> None:
 
 
 def test_params_refuse_a_perturbation_named_clean() -> None:
-    noise = {"clean": {"kind": "gaussian", "std": 5.0, "seed": 0}}
-    params = tiny().model_dump(mode="json", by_alias=True)
-    report = params["report"] | {"headline": ["clean"]}
+    noise = tiny().model_dump(mode="json")["noise"]
     with pytest.raises(ValueError, match="clean"):
-        changed(noise=noise, report=report)
+        changed(noise=noise | {"clean": {"kind": "gaussian", "std": 5.0, "seed": 0}})
 
 
 def test_params_refuse_a_perturbation_whose_name_an_attack_from_a_source_takes() -> None:
     data = tiny().model_dump(mode="json", by_alias=True)
-    sources = {name: data["sources"]["resnet"] for name in ("resnet", "second")}
+    sources = dict.fromkeys(("resnet", "second"), data["sources"]["resnet"])
     noise = data["noise"] | {"fgsm_from_second": {"kind": "gaussian", "std": 5.0, "seed": 0}}
     with pytest.raises(ValueError, match="fgsm_from_second"):
         changed(noise=noise, sources=sources)

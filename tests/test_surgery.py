@@ -423,6 +423,57 @@ def test_rounding_restores_as_few_channels_as_make_a_multiple(name: str, round_t
         assert any(row.n_after > fine.n_after for row, fine in zip(rounded, exact, strict=True))
 
 
+class GroupedNet(nn.Sequential):
+    """A convolution, one in three parts of four channels each, and a reader."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            nn.Conv2d(3, 12, 1),
+            nn.ReLU(),
+            nn.Conv2d(12, 12, 3, groups=3),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(12, 5),
+        )
+
+
+def test_a_grouped_convolution_loses_the_same_places_in_every_part() -> None:
+    torch.manual_seed(0)
+    model, images = GroupedNet().eval(), images_of(4)
+    first, grouped, last = model[0], model[2], model[6]
+    grouped.bias.data = torch.arange(12.0) / 10
+    with torch.no_grad():  # nobody reads place 1 of any part
+        grouped.weight[:, 1] = 0
+        last.weight[:, [1, 5, 9]] = 0
+        expected = model(images)
+    values = 5 + torch.arange(12.0)
+    values[[1, 5, 9, 3]] = 0  # place 3 is worthless in the first part alone
+    utilities = {"0": flat_utility(values), "2": flat_utility(values)}
+    pruned, rows = prune_model(model, utilities, 1e-3, images[:1])
+    assert [(row.name, row.n_before, row.n_after) for row in rows] == [("0", 12, 9), ("2", 12, 9)]
+    cut = pruned[2]
+    assert (cut.groups, cut.in_channels, cut.out_channels) == (3, 9, 9)
+    assert cut.weight.shape == (9, 3, 3, 3)
+    left = [0, 2, 3, 4, 6, 7, 8, 10, 11]
+    assert torch.equal(cut.bias, grouped.bias[left])
+    assert torch.equal(pruned[0].weight, first.weight[left])
+    with torch.no_grad():
+        torch.testing.assert_close(pruned(images), expected)
+
+
+@pytest.mark.parametrize("eta", [1.5, 1e9])
+@pytest.mark.parametrize("round_to", [4, 8])
+def test_rounding_holds_where_convolutions_are_grouped(round_to: int, eta: float) -> None:
+    model, images = net_of("torchvision/regnet_y_400mf"), images_of(1, 32)
+    utilities = random_utilities(model)
+    _, exact = prune_model(model, utilities, eta, images)
+    _, rounded = prune_model(model, utilities, eta, images, round_to=round_to)
+    for row, fine in zip(rounded, exact, strict=True):
+        assert fine.n_after <= row.n_after <= row.n_before
+        assert row.n_after % round_to == 0 or row.n_after == row.n_before, row.name
+
+
 SUMMED = ["stages.0.0.body.1.conv", "stages.0.0.shortcut.conv", "stages.0.1.body.1.conv"]
 
 

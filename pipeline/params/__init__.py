@@ -159,6 +159,7 @@ class Params(Section):
     def _sections_fit_each_other(self) -> Self:
         problems = [
             *self._repeats(),
+            *self._taken_names(),
             *self._broken_links(),
             *self._unfit_nets(),
             *self._unknown_names(),
@@ -180,6 +181,20 @@ class Params(Section):
                 yield f"{key}: expected {kind} (got {values})"
         for clash in sorted(set(self.noise) & set(self.attacks)):
             yield f"noise and attacks: expected different names (got {clash!r} in both)"
+
+    def _taken_names(self) -> Iterator[str]:
+        """Names that the tables give to something else."""
+        if "ours" in self.competitors:
+            yield "competitors: expected another name than 'ours', which is this project's own (got it)"
+        if "main" in self.variants:
+            yield "variants: expected another name than 'main', the main push (got it)"
+        for key, section in (("noise", self.noise), ("attacks", self.attacks)):
+            if "clean" in section:
+                yield f"{key}: expected another name than 'clean', the images as they are (got it)"
+        if len(self.sources) > 1:
+            from_sources = {f"{attack}_from_{source}" for attack in self.attacks for source in self.sources}
+            for clash in sorted(from_sources & set(self.noise)):
+                yield f"noise: expected another name than {clash!r}, an attack's from a source (got it)"
 
     def _broken_links(self) -> Iterator[str]:
         previous = "push"

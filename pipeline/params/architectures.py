@@ -35,6 +35,14 @@ class Vgg16Model(Section):
     dropout: Dropout
 
 
+def _check_base(module: str, stages: list[int], base: list[int]) -> None:
+    try:
+        check_stages(module, stages, base)
+    except ValueError as error:
+        expected, _, found = str(error).rpartition(", got ")
+        raise ValueError(f"base: {expected} (got {found})") from None
+
+
 class InceptionModel(Section):
     """Inception-N, see `pipeline.models.inception`; `factorized_kernel` is the n of v3's 1xn and nx1."""
 
@@ -49,7 +57,7 @@ class InceptionModel(Section):
 
     @model_validator(mode="after")
     def _stages_are_in_the_table(self) -> Self:
-        check_stages(self.module, self.stages, self.base)
+        _check_base(self.module, self.stages, self.base)
         if self.factorized_kernel % 2 == 0:
             raise ValueError(f"factorized_kernel: expected an odd number (got {self.factorized_kernel})")
         return self
@@ -67,7 +75,7 @@ class GoogLeNetModel(Section):
 
     @model_validator(mode="after")
     def _stages_are_in_the_table(self) -> Self:
-        check_stages("v1" if self.architecture == "googlenet" else "v2", self.stages, self.base)
+        _check_base("v1" if self.architecture == "googlenet" else "v2", self.stages, self.base)
         return self
 
 

@@ -1,8 +1,9 @@
 """Sections on robustness: the sources of attacks, noise, attacks, and the comparison."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt
+from pydantic_core import PydanticCustomError
 
 from pipeline.params.architectures import Architecture
 from pipeline.params.sections import Fraction, NonNegativeInt, OpenFraction, Section, Slug
@@ -78,6 +79,15 @@ class NewtonFoolAttack(Section):
     eta: PositiveFloat
 
 
+def _is_option(value: Any) -> Any:
+    if not isinstance(value, bool | int | float | str):
+        raise PydanticCustomError("option", "expected true, false, a number or text")
+    return value
+
+
+Option = Annotated[Any, BeforeValidator(_is_option)]
+
+
 class FoolboxAttack(Section):
     """Any other attack of `foolbox.attacks` by its class's name, with keyword options of its constructor.
 
@@ -87,7 +97,7 @@ class FoolboxAttack(Section):
     method: Literal["foolbox"]
     attack: str
     epsilon: Annotated[float, Field(gt=0)] | None
-    options: dict[str, bool | int | float | str]
+    options: dict[str, Option]
 
 
 Attack = Annotated[FgsmAttack | NewtonFoolAttack | FoolboxAttack, Field(discriminator="method")]

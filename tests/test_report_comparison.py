@@ -1,0 +1,246 @@
+"""The comparison's tables from hand-made counts: cells, bold differences, verdicts, labels, fixed nets."""
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from conftest import ROOT
+
+from pipeline.comparison_report import comparison_section, draw_comparison
+from pipeline.params import FilterCompetitor, Params
+from pipeline.params.file import read_params
+from pipeline.results import Results
+from pipeline.tables import COMPARISON_FIELDS, OURS
+
+N = 1000
+# Hits of 1000 by seed, for both sizes: l1 is better by the same ten images everywhere, then worse without doubt;
+# single weights are worse without doubt, then undecided; from scratch undecided twice.
+HITS: dict[str, list[list[int]]] = {
+    OURS: [[950, 952, 948], [900, 905, 895]],
+    "l1": [[960, 962, 958], [880, 886, 874]],
+    "han": [[920, 921, 919], [900, 904, 899]],
+    "scratch": [[951, 950, 950], [898, 908, 890]],
+}
+PARAMS = [5000, 2500]
+FIXED = [701, 700, 702]
+
+
+def rows(method: str, step: int, hits: list[int], *, params: int, epochs: int = 9) -> list[dict[str, Any]]:
+    return [
+        {"seed": seed, "method": method, "step": step, "params": params, "flops": 10 * params}
+        | {"epochs": epochs, "validation_n": 500, "validation_n_correct": 1}
+        | {"test_n": N, "test_n_correct": correct}
+        for seed, correct in enumerate(hits)
+    ]
+
+
+def comparison(n_seeds: int) -> pd.DataFrame:
+    table = [
+        row
+        for method, steps in HITS.items()
+        for step, hits in enumerate(steps)
+        for row in rows(method, step, hits[:n_seeds], params=PARAMS[step])
+    ]
+    table += rows("resnet6", 1, FIXED[:n_seeds], params=1234, epochs=11)
+    return pd.DataFrame(table, columns=list(COMPARISON_FIELDS))
+
+
+def scores(n_seeds: int) -> pd.DataFrame:
+    return pd.DataFrame(
+        {"seed": seed, "model": "base", "split": "test", "n": N, "n_correct": 970, "params": 9000, "flops": 1}
+        for seed in range(n_seeds)
+    )
+
+
+def results(n_seeds: int = 3, *, params: Params | None = None, table: pd.DataFrame | None = None) -> Results:
+    """What the comparison reads; every other table is empty."""
+    settings = params or read_params(ROOT / "presets/tiny.yaml")
+    empty: dict[str, Any] = {field.name: pd.DataFrame() for field in dataclasses.fields(Results)}
+    return Results(
+        **empty
+        | {
+            "params": settings.model_copy(update={"seeds": list(range(n_seeds))}),
+            "comparison": comparison(n_seeds) if table is None else table,
+            "scores": scores(n_seeds),
+        }
+    )
+
+
+def tables(section: str) -> list[dict[str, list[str]]]:
+    """Every table of a section: the cells of each row by its first cell, the header's too."""
+    found: list[dict[str, list[str]]] = []
+    inside = False
+    for line in section.splitlines():
+        if line.startswith("| "):
+            cells = [cell.strip() for cell in line.strip("|").split(" | ")]
+            if not inside:
+                found.append({})
+            if not set(cells[0]) <= set(":- "):
+                found[-1][cells[0].strip()] = [cell.strip() for cell in cells[1:]]
+            inside = True
+        else:
+            inside = False
+    return found
+
+
+def test_accuracies_are_means_over_seeds_with_their_intervals() -> None:
+    accuracies = tables(comparison_section(results()))[0]
+    assert accuracies["method"] == ["5,000 parameters", "2,500 parameters"]
+    # Student's t with two degrees of freedom: 4.3027 standard errors.
+    assert accuracies["push and prune (ours)"] == ["95.00 ± 0.50", "90.00 ± 1.24"]
+    assert accuracies["L1 norm (Li et al.)"] == ["96.00 ± 0.50", "88.00 ± 1.49"]
+    assert accuracies["single weights (Han et al.)"] == ["92.00 ± 0.25", "90.10 ± 0.66"]
+    assert list(accuracies)[1:] == [
+        "push and prune (ours)",
+        "L1 norm (Li et al.)",
+        "single weights (Han et al.)",
+        "ours, trained from scratch",
+    ]
+
+
+def test_differences_are_paired_by_seed_and_bold_where_the_interval_leaves_out_zero() -> None:
+    differences = tables(comparison_section(results()))[1]
+    assert "push and prune (ours)" not in differences
+    # Ten images in every seed: no spread at all. Then -20, -19, -21.
+    assert differences["L1 norm (Li et al.)"] == ["**+1.00 ± 0.00**", "**-2.00 ± 0.25**"]
+    # -30, -31, -29; then 0, -1, 4.
+    assert differences["single weights (Han et al.)"] == ["**-3.00 ± 0.25**", "+0.10 ± 0.66"]
+    # 1, -2, 2; then -2, 3, -5.
+    assert differences["ours, trained from scratch"] == ["+0.03 ± 0.52", "-0.13 ± 1.00"]
+
+
+def test_the_order_of_rows_does_not_matter() -> None:
+    shuffled = comparison(3).sample(frac=1, random_state=3)
+    assert shuffled["seed"].tolist() != comparison(3)["seed"].tolist()
+    assert comparison_section(results(table=shuffled)) == comparison_section(results())
+
+
+def test_the_verdict_counts_comparisons_that_are_decided() -> None:
+    section = comparison_section(results())
+    assert (
+        "Of 6 comparisons ours is better in 2, worse in 1 and undecided at this number of seeds in 3"
+        in section
+    )
+    assert (
+        "* 5,000 parameters: best is L1 norm (Li et al.) (96.00 %), ours is number 3 of 4 (95.00 %)"
+        in section
+    )
+    assert (
+        "* 2,500 parameters: best is single weights (Han et al.) (90.10 %), ours is number 2 of 4 (90.00 %)"
+        in section
+    )
+
+
+def test_equal_means_put_ours_first() -> None:
+    table = comparison(3)
+    table = pd.concat(
+        [
+            table[table["method"].isin([OURS, "resnet6"])],
+            *(table[table["method"] == OURS].assign(method=name) for name in ("l1", "han", "scratch")),
+        ]
+    )
+    section = comparison_section(results(table=table))
+    assert "ours is better in 0, worse in 0 and undecided at this number of seeds in 6" in section
+    assert section.count("best is push and prune (ours)") == 2
+    assert section.count("ours is number 1 of 4") == 2
+    assert set(tables(section)[1]["L1 norm (Li et al.)"]) == {"+0.00 ± 0.00"}
+
+
+def test_a_single_seed_decides_nothing_and_has_no_intervals() -> None:
+    section = comparison_section(results(1))
+    accuracies, differences, fixed = tables(section)
+    assert accuracies["push and prune (ours)"] == ["95.00", "90.00"]
+    assert differences["single weights (Han et al.)"] == ["-3.00", "+0.00"]
+    assert "**" not in section
+    assert "±" not in section
+    assert "better in 0, worse in 0 and undecided at this number of seeds in 6" in section
+    assert fixed["resnet6"][-1] == "70.10"
+
+
+def test_fixed_nets_have_a_table_of_their_own_and_no_part_in_the_contest() -> None:
+    section = comparison_section(results())
+    accuracies, differences, fixed = tables(section)
+    assert "resnet6" not in accuracies
+    assert "resnet6" not in differences
+    assert fixed["net"] == ["parameters", "FLOPs", "epochs", "test, %"]
+    assert fixed["resnet6"] == ["1,234", "12,340", "11", "70.10 ± 0.25"]
+    assert "of 4 (" in section
+
+
+def test_without_fixed_nets_there_is_no_table_of_them() -> None:
+    params = read_params(ROOT / "presets/tiny.yaml")
+    contested = {name: each for name, each in params.competitors.items() if name != "resnet6"}
+    section = comparison_section(results(params=params.model_copy(update={"competitors": contested})))
+    assert "Fixed nets" not in section
+    assert len(tables(section)) == 2
+
+
+@pytest.mark.parametrize(
+    ("criterion", "label"),
+    [
+        ("l1", "L1 norm (Li et al.)"),
+        ("taylor", "first-order Taylor (Molchanov et al.)"),
+        ("activation_mean", "mean activation"),
+        ("activation_variance", "activation variance"),
+        ("apoz", "APoZ (Hu et al.)"),
+        ("fpgm", "FPGM (He et al.)"),
+        ("random", "random filters"),
+        ("lda_after_the_fact", "deep LDA after the fact"),
+    ],
+)
+def test_every_criterion_has_a_label_whatever_its_entry_is_called(criterion: Any, label: str) -> None:
+    params = read_params(ROOT / "presets/tiny.yaml")
+    entries = {"my_entry": FilterCompetitor(criterion=criterion)}
+    table = comparison(3).replace({"method": {"l1": "my_entry"}})
+    section = comparison_section(
+        results(params=params.model_copy(update={"competitors": entries}), table=table)
+    )
+    assert tables(section)[0][label] == ["96.00 ± 0.50", "88.00 ± 1.49"]
+    assert "my_entry" not in section
+
+
+def test_the_text_says_what_the_params_say() -> None:
+    params = read_params(ROOT / "presets/tiny.yaml")
+    retraining = params.shrink.retraining.model_copy(update={"epochs": 17})
+    report = params.report.model_copy(update={"confidence": 0.9})
+    changed = params.model_copy(
+        update={"shrink": params.shrink.model_copy(update={"retraining": retraining}), "report": report}
+    )
+    section = comparison_section(results(params=changed))
+    assert "17 epochs" in section
+    assert "mean and 90% interval over 3 seeds" in section
+    # Student's t at 90 %: 2.92 standard errors.
+    assert tables(section)[0]["push and prune (ours)"] == ["95.00 ± 0.34", "90.00 ± 0.84"]
+
+
+def test_a_method_that_lacks_a_seed_is_not_compared_with_other_seeds() -> None:
+    table = comparison(3)
+    lacking = table[~((table["method"] == "l1") & (table["seed"] == 1))]
+    with pytest.raises(ValueError, match=r"shorter|longer"):
+        comparison_section(results(table=lacking))
+
+
+def test_the_figure_draws_every_method_once_and_ours_in_both_panels(tmp_path: Path) -> None:
+    draw_comparison(results(), tmp_path)
+    drawing = (tmp_path / "comparison.svg").read_text(encoding="utf-8")
+    assert (tmp_path / "comparison.png").stat().st_size > 10_000
+    labels = re.findall(r"<text[^>]*>([^<]*)</text>", drawing)
+    for label, n_panels in (
+        ("push and prune (ours)", 2),
+        ("base, unpruned", 2),
+        ("L1 norm (Li et al.)", 1),
+        ("single weights (Han et al.)", 1),
+        ("ours, trained from scratch", 1),
+        ("resnet6", 1),
+    ):
+        assert labels.count(label) == n_panels, label
+
+
+def test_the_figure_can_be_drawn_of_a_single_seed_and_without_filter_criteria(tmp_path: Path) -> None:
+    params = read_params(ROOT / "presets/tiny.yaml")
+    without = {name: each for name, each in params.competitors.items() if name != "l1"}
+    draw_comparison(results(1, params=params.model_copy(update={"competitors": without})), tmp_path)
+    assert (tmp_path / "comparison.png").exists()

@@ -1,0 +1,569 @@
+"""The robustness page on small hand-made tables: verdicts, drops, the white box, labels."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import ROOT
+from matplotlib.figure import Figure
+
+from pipeline import robustness_figures, robustness_report
+from pipeline.calibration_report import calibration_section
+from pipeline.conditions import CLEAN, OURS_AT_SIZE, at_size, list_conditions, list_models, source_name
+from pipeline.figures import LABELS
+from pipeline.params import Attack, FgsmAttack, FoolboxAttack, GaussianNoise, Noise, Params
+from pipeline.params.file import read_params
+from pipeline.results import Results
+from pipeline.robustness_claims import claims_section, pairs_section, same_size_section, verdict
+from pipeline.robustness_tables import drop_interval, drop_values, label_of, models_of
+from pipeline.statistics import Interval
+from pipeline.summary import summary
+from pipeline.tables import MODELS
+
+N = 200
+NAN = float("nan")
+LABELS_OF_MAIN = [LABELS[name] for name in MODELS]
+
+# From seed, model and condition to the number of hits of N.
+Hits = Callable[[int, str, str], int]
+
+
+def params_of(seeds: int = 3, **updates: Any) -> Params:
+    params = read_params(ROOT / "presets" / "tiny.yaml")
+    return params.model_copy(update={"seeds": list(range(seeds)), **updates})
+
+
+def with_headline(params: Params, *names: str) -> Params:
+    return params.model_copy(update={"report": params.report.model_copy(update={"headline": list(names)})})
+
+
+def with_two_sources(params: Params) -> Params:
+    resnet = params.sources["resnet"]
+    return params.model_copy(update={"sources": {"resnet": resnet, "second": resnet}})
+
+
+def even(_seed: int, _model: str, condition: str) -> int:
+    """Everyone loses the same: 190 of 200 clean, 170 otherwise."""
+    return 190 if condition == CLEAN else 170
+
+
+def hits_of(cells: dict[tuple[str, str], list[int]]) -> Hits:
+    """`even`, but for these models and conditions, seed by seed."""
+
+    def hits(seed: int, model: str, condition: str) -> int:
+        found = cells.get((model, condition))
+        return even(seed, model, condition) if found is None else found[seed]
+
+    return hits
+
+
+def white_box_hits(_seed: int, _model: str, _attack: str) -> int:
+    return 100
+
+
+def results_of(params: Params, hits: Hits = even, *, white_box: Hits = white_box_hits) -> Results:
+    """Results with the tables of robustness, all else empty."""
+    conditions = list(list_conditions(params.noise, params.attacks, params.sources))
+    models = list_models(params.lineup.size, params.lineup.competitors, params.sources)
+    keys = [(seed, model, each.name) for seed in params.seeds for model in models for each in conditions]
+    accuracy = pd.DataFrame(
+        [
+            {"seed": seed, "model": model, "condition": condition, "n": N}
+            | {"n_correct": hits(seed, model, condition), "ece": 0.125}
+            | {"confidence_of_hits": 0.75 * hits(seed, model, condition)}
+            | {"confidence_of_misses": 0.25 * (N - hits(seed, model, condition))}
+            for seed, model, condition in keys
+        ]
+    )
+    reliability = accuracy[["seed", "model", "condition", "n", "n_correct"]].assign(
+        bin=3, confidence=0.7 * accuracy["n"]
+    )
+    perturbed = [each for each in conditions if each.kind != CLEAN]
+    pairs = pd.DataFrame(
+        [
+            {"seed": seed, "first": "base", "second": second, "condition": each.name, "n": N}
+            | {"change": 0.025, "low": -0.01, "high": 0.06, "only_first": 3, "only_second": 8}
+            | {"p_value": 0.2265625}
+            for seed in params.seeds
+            for second in MODELS
+            if second != "base"
+            for each in perturbed
+        ]
+    )
+    on_itself = pd.DataFrame(
+        [
+            {"seed": seed, "model": model, "attack": attack, "n": N, "n_correct_clean": 190}
+            | {"n_correct": white_box(seed, model, attack), "l2": 1.0, "linf": 0.1}
+            for seed in params.seeds
+            for model in models
+            for attack in params.white_box
+        ]
+    )
+    perturbations = pd.DataFrame(
+        [
+            {"seed": seed, "condition": each.name, "l2": 0.5 + seed, "linf": 0.1}
+            for seed in params.seeds
+            for each in conditions
+        ]
+    )
+    outcomes = pd.DataFrame(
+        [
+            {
+                "seed": seed,
+                "attack": each.name,
+                "only_first": 11,
+                "only_second": 7,
+                "both": 13,
+                "neither": 150,
+            }
+            for seed in params.seeds
+            for each in perturbed
+            if each.kind == "attack"
+        ]
+    )
+    scores = pd.DataFrame(
+        [
+            {
+                "seed": seed,
+                "model": model,
+                "split": split,
+                "n": N,
+                "n_correct": 190,
+                "params": 10,
+                "flops": 10,
+            }
+            for seed in params.seeds
+            for model in MODELS
+            for split in ("validation", "test")
+        ]
+    )
+    gallery, images = _galleries(params)
+    empty = pd.DataFrame()
+    return Results(
+        params=params,
+        scores=scores,
+        layers=empty,
+        samples=empty,
+        latent=empty,
+        growth=empty,
+        pushing=empty,
+        variants=empty,
+        comparison=empty,
+        accuracy=accuracy,
+        reliability=reliability,
+        pairs=pairs,
+        white_box=on_itself,
+        perturbations=perturbations,
+        outcomes=outcomes,
+        gallery=gallery,
+        latent_spaces={},
+        galleries={params.seeds[0]: images},
+        selections={},
+        stops={},
+        dataset={"classes": [str(digit) for digit in range(10)]},
+        environment={},
+    )
+
+
+def _galleries(params: Params) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Two images for each attack that fooled the base alone, none for the reverse."""
+    rows, images = [], {}
+    for each in list_conditions(params.noise, params.attacks, params.sources):
+        if each.kind == "attack":
+            for idx in range(2):
+                row = {"seed": params.seeds[0], "attack": each.name, "fooled": "only_base", "image": idx}
+                said = {
+                    f"{model}_{state}_{what}": value
+                    for model in ("first", "second")
+                    for state in ("clean", "attacked")
+                    for what, value in (("class", idx), ("confidence", 0.5))
+                }
+                rows.append(row | {"label": idx} | said)
+            for state, level in (("clean", 0.25), ("attacked", 0.5)):
+                images[f"{each.name}.only_base.{state}"] = np.full((2, 1, 8, 8), level, dtype=np.float16)
+    return pd.DataFrame(rows), images
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages without their figures, which take longer than all else."""
+    for name in ("draw_drops", "draw_severities", "draw_gallery"):
+        monkeypatch.setattr(robustness_figures, name, lambda *_: True)
+    monkeypatch.setattr(robustness_report, "draw_reliability", lambda *_: None)
+
+
+def page_of(results: Results) -> str:
+    return robustness_report.robustness_report(results, Path("figures"))
+
+
+@cache
+def even_page() -> str:
+    """The page of the tiny preset where everyone loses the same."""
+    return page_of(results_of(params_of()))
+
+
+def section(page: str, heading: str) -> str:
+    (found,) = [part for part in page.split("\n## ") if part.startswith(f"{heading}\n")]
+    return found
+
+
+def tables(text: str) -> list[list[list[str]]]:
+    """The tables of a text: rows of cells, header first."""
+    found: list[list[list[str]]] = [[]]
+    for line in text.splitlines():
+        if line.startswith("|"):
+            found[-1].append([cell.strip() for cell in line.strip("|").split("|")])
+        elif found[-1]:
+            found.append([])
+    return [[rows[0], *rows[2:]] for rows in found if rows]
+
+
+def by_first_cell(rows: list[list[str]]) -> dict[str, list[str]]:
+    return {row[0]: row[1:] for row in rows[1:]}
+
+
+@pytest.mark.parametrize(
+    ("interval", "expected"),
+    [
+        (Interval(0.02, 0.01, 0.03, 3), "supported"),
+        (Interval(-0.02, -0.03, -0.01, 3), "contradicted"),
+        (Interval(0.02, -0.01, 0.05, 3), "undecided"),
+        (Interval(-0.02, -0.05, 0.01, 3), "undecided"),
+        (Interval(0.0, 0.0, 0.0, 3), "undecided"),
+        (Interval(0.02, 0.0, 0.04, 3), "undecided"),
+        (Interval(0.5, NAN, NAN, 1), "undecided"),
+        (Interval(-0.5, NAN, NAN, 1), "undecided"),
+    ],
+)
+def test_a_claim_stands_or_falls_by_its_interval_and_one_seed_decides_nothing(
+    interval: Interval, expected: str
+) -> None:
+    assert verdict(interval) == expected
+
+
+def claims(results: Results) -> dict[tuple[str, str], str]:
+    """The claims' lines by condition and model."""
+    lines = [line[2:] for line in claims_section(results).splitlines() if line.startswith("* ")]
+    found = {}
+    for line in lines:
+        condition, rest = line.split(": ", 1)
+        label = next(LABELS[name] for name in MODELS if rest.startswith(f"{LABELS[name]}, loses"))
+        found[condition, label] = rest
+    return found
+
+
+def test_claims_name_each_pruned_model_under_each_headline_condition_with_its_verdict() -> None:
+    hits = hits_of(
+        {
+            ("accuracy_first", "fgsm"): [180, 181, 182],  # loses 10, 9, 8 where the base loses 20
+            ("parameter_first", "fgsm"): [160, 161, 162],  # 30, 29, 28
+            ("accuracy_first", "gaussian"): [190, 150, 171],  # 0, 40, 19
+        }
+    )
+    found = claims(results_of(params_of(), hits))
+    assert len(found) == 5 * 2
+    best, smallest = LABELS["accuracy_first"], LABELS["parameter_first"]
+    assert found["fgsm", best].endswith("**supported**.")
+    assert "(-4.50 against -10.00 points, difference +5.50" in found["fgsm", best]
+    assert found["fgsm", smallest].endswith("**contradicted**.")
+    assert "(-14.50 against -10.00 points, difference -4.50" in found["fgsm", smallest]
+    assert found["gaussian", best].endswith("**undecided**.")
+    assert found["speckle", smallest].endswith("**undecided**.")
+
+
+def test_with_one_seed_every_claim_is_undecided() -> None:
+    hits = hits_of({("accuracy_first", "fgsm"): [190], ("parameter_first", "fgsm"): [10]})
+    assert all(line.endswith("**undecided**.") for line in claims(results_of(params_of(1), hits)).values())
+
+
+@pytest.mark.parametrize(("clean", "attacked"), [(180, 160), (170, 150), (189, 169), (111, 91)])
+def test_losing_as_many_images_as_the_base_in_every_seed_is_undecided(clean: int, attacked: int) -> None:
+    # Both lose twenty images; only the division's rounding tells the drops apart.
+    hits = hits_of({("accuracy_first", CLEAN): [clean] * 3, ("accuracy_first", "fgsm"): [attacked] * 3})
+    found = claims(results_of(params_of(), hits))
+    assert found["fgsm", LABELS["accuracy_first"]].endswith("**undecided**.")
+
+
+def test_a_difference_is_paired_by_seed() -> None:
+    # Drops differ by ten points between seeds, and by exactly one between the models in each.
+    hits = hits_of({("base", "fgsm"): [170, 150, 130], ("accuracy_first", "fgsm"): [172, 152, 132]})
+    found = claims(results_of(params_of(), hits))["fgsm", LABELS["accuracy_first"]]
+    assert "difference +1.00 ± 0.00" in found
+    assert found.endswith("**supported**.")
+
+
+def test_drops_are_against_clean_images_of_the_same_seed_and_model() -> None:
+    hits = hits_of({("pushed", CLEAN): [200, 180, 160], ("pushed", "fgsm"): [100, 90, 160]})
+    results = results_of(params_of(), hits)
+    assert drop_values(results, "pushed", "fgsm") == pytest.approx([-0.5, -0.45, 0.0])
+    assert drop_values(results, "pushed", CLEAN) == [0.0, 0.0, 0.0]
+    assert drop_interval(results, "pushed", "fgsm").mean == pytest.approx(-0.95 / 3)
+
+
+def test_relative_drops_are_shares_of_the_models_own_clean_accuracy() -> None:
+    hits = hits_of({("pushed", CLEAN): [200, 180, 160], ("pushed", "fgsm"): [100, 90, 160]})
+    results = results_of(params_of(), hits)
+    assert drop_values(results, "pushed", "fgsm", relative=True) == pytest.approx([-0.5, -0.5, 0.0])
+    assert drop_interval(results, "pushed", "fgsm", relative=True).mean == pytest.approx(-1 / 3)
+
+
+def test_drops_follow_the_seeds_whatever_the_order_of_the_rows() -> None:
+    results = results_of(params_of(), hits_of({("base", "fgsm"): [170, 150, 130]}))
+    backwards = replace(results, accuracy=results.accuracy.iloc[::-1].reset_index(drop=True))
+    assert drop_values(backwards, "base", "fgsm") == drop_values(results, "base", "fgsm")
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_thesis_tables_show_absolute_and_relative_drops_of_the_main_models() -> None:
+    hits = hits_of({("base", CLEAN): [160] * 3, ("base", "fgsm"): [80] * 3})
+    absolute, relative = tables(section(page_of(results_of(params_of(), hits)), "Accuracy drop"))
+    assert absolute[0] == relative[0] == ["perturbation", *LABELS_OF_MAIN]
+    assert by_first_cell(absolute)["fgsm"][0] == "-40.00 ± 0.00"
+    assert by_first_cell(relative)["fgsm"][0] == "-50.00 ± 0.00"
+    assert by_first_cell(absolute)["fgsm"][1] == "-10.00 ± 0.00"
+    assert by_first_cell(relative)["fgsm"][1] == "-10.53 ± 0.00"
+
+
+def stronger() -> Params:
+    """The tiny preset with a second Gaussian outside the headline."""
+    params = params_of()
+    noise: dict[str, Noise] = {
+        **params.noise,
+        "gaussian_5": GaussianNoise(kind="gaussian", std=25.5, seed=0),
+    }
+    return params.model_copy(update={"noise": noise})
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_condition_outside_the_headline_is_in_the_full_tables_alone() -> None:
+    hits = hits_of({("base", "gaussian_5"): [120] * 3})
+    page = page_of(results_of(stronger(), hits))
+    for rows in tables(section(page, "Accuracy drop")):
+        assert list(by_first_cell(rows)) == ["gaussian", "poisson", "speckle", "fgsm", "newton_fool"]
+    (accuracies,) = tables(section(page, "Accuracy"))
+    assert by_first_cell(accuracies)["gaussian_5"][0] == "60.00 ± 0.00"
+    assert next(iter(by_first_cell(accuracies))) == CLEAN
+    assert "gaussian_5" in by_first_cell(tables(section(page, "Perturbations"))[0])
+    assert "gaussian_5" not in section(page, "Claims")
+    assert "gaussian_5" not in section(page, "Pair by pair, on the same images")
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_thesis_tables_follow_the_order_of_the_headline() -> None:
+    page = page_of(results_of(with_headline(params_of(), "fgsm", "gaussian")))
+    (absolute, relative) = tables(section(page, "Accuracy drop"))
+    assert list(by_first_cell(absolute)) == list(by_first_cell(relative)) == ["fgsm", "gaussian"]
+
+
+PGD = FoolboxAttack(method="foolbox", attack="LinfPGD", epsilon=16.0, options={"steps": 2})
+
+
+def white_box_table(params: Params, hits: Hits = even) -> list[list[str]]:
+    (found,) = tables(section(page_of(results_of(params, hits)), "White box, a diagnostic"))
+    return found
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_white_box_stands_beside_the_transferred_attack_of_equal_settings() -> None:
+    attacks: dict[str, Attack] = {
+        "fgsm": FgsmAttack(method="fgsm", epsilon=8.0),
+        "fgsm_16": FgsmAttack(method="fgsm", epsilon=16.0),
+        "my_pgd": PGD,
+    }
+    white_box: dict[str, Attack] = {"pgd": PGD, "fgsm": attacks["fgsm_16"]}
+    params = with_headline(params_of(attacks=attacks, white_box=white_box), "gaussian", "fgsm")
+    hits = hits_of({("base", "my_pgd"): [140] * 3, ("base", "fgsm_16"): [120] * 3})
+    header, *_ = found = white_box_table(params, hits)
+    assert header == ["model", "pgd, white box", "transferred", "fgsm, white box", "transferred"]
+    expected = ["50.00 ± 0.00", "70.00 ± 0.00", "50.00 ± 0.00", "60.00 ± 0.00"]
+    assert by_first_cell(found)["base"] == expected
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(
+    "other",
+    [
+        PGD.model_copy(update={"epsilon": 8.0}),
+        PGD.model_copy(update={"options": {"steps": 3}}),
+        PGD.model_copy(update={"attack": "L2PGD"}),
+        FgsmAttack(method="fgsm", epsilon=16.0),
+    ],
+)
+def test_the_white_box_shows_a_dash_where_no_attack_has_its_settings(other: Attack) -> None:
+    params = with_headline(params_of(attacks={"pgd": other}), "gaussian", "pgd")
+    found = by_first_cell(white_box_table(params))
+    assert {row[1] for row in found.values()} == {"-"}
+    assert {row[0] for row in found.values()} == {"50.00 ± 0.00"}
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_every_compared_model_has_a_row_in_the_white_box_and_in_the_accuracies() -> None:
+    results = results_of(params_of())
+    labels = [label_of(results, name) for name in models_of(results)]
+    (white_box,) = tables(section(even_page(), "White box, a diagnostic"))
+    (accuracies,) = tables(section(even_page(), "Accuracy"))
+    assert list(by_first_cell(white_box)) == labels
+    assert accuracies[0] == ["perturbation", *labels]
+
+
+def test_labels_say_the_size_and_the_source() -> None:
+    results = results_of(params_of())
+    assert label_of(results, OURS_AT_SIZE) == "ours at 0.5"
+    assert label_of(results, at_size("l1")) == "l1 at 0.5"
+    assert label_of(results, source_name("resnet")) == "source resnet"
+    assert label_of(results, "base") == LABELS["base"]
+    assert models_of(results) == [*MODELS, OURS_AT_SIZE, at_size("l1"), source_name("resnet")]
+    assert len({label_of(results, name) for name in models_of(results)}) == len(models_of(results))
+
+
+def test_the_size_of_the_labels_is_the_lineups() -> None:
+    params = params_of()
+    smaller = params.lineup.model_copy(update={"size": 1, "competitors": ["han", "scratch"]})
+    results = results_of(params.model_copy(update={"lineup": smaller}))
+    assert label_of(results, OURS_AT_SIZE) == "ours at 0.25"
+    assert [label_of(results, at_size(name)) for name in smaller.competitors] == [
+        "han at 0.25",
+        "scratch at 0.25",
+    ]
+
+
+def test_an_unknown_model_has_no_label() -> None:
+    with pytest.raises(KeyError):
+        label_of(results_of(params_of()), at_size("random"))
+
+
+def test_at_the_same_size_a_positive_number_means_that_ours_loses_less() -> None:
+    hits = hits_of({(OURS_AT_SIZE, "fgsm"): [180, 181, 182], (at_size("l1"), "fgsm"): [150, 151, 152]})
+    (found,) = tables(same_size_section(results_of(params_of(), hits)))
+    assert found[0] == ["perturbation", "ours at 0.5", "l1 at 0.5"]
+    assert by_first_cell(found)["fgsm"] == ["-4.50", "-19.50 (+15.00 ± 0.00)"]
+    assert by_first_cell(found)["poisson"] == ["-10.00", "-10.00 (+0.00 ± 0.00)"]
+
+
+def test_pairs_show_each_headline_condition_pruned_model_and_seed() -> None:
+    (found,) = tables(pairs_section(results_of(params_of())))
+    assert len(found) == 1 + 5 * 2 * 3
+    assert found[1] == [
+        "gaussian",
+        LABELS["accuracy_first"],
+        "0",
+        "+2.50 [-1.00, +6.00]",
+        "3",
+        "8",
+        "0.227",
+    ]
+    assert {row[1] for row in found[1:]} == {LABELS["accuracy_first"], LABELS["parameter_first"]}
+    assert {row[2] for row in found[1:]} == {"0", "1", "2"}
+
+
+def test_calibration_shows_error_and_confidence_where_right_and_wrong() -> None:
+    hits = hits_of({("base", CLEAN): [200] * 3})
+    (found,) = tables(calibration_section(results_of(params_of(), hits)))
+    clean, noisy, attacked = (by_first_cell(found)["base"][at : at + 3] for at in (0, 3, 6))
+    assert clean == ["12.50 ± 0.00", "0.750", "-"]  # never wrong: no confidence to show
+    assert noisy == attacked == ["12.50 ± 0.00", "0.750", "0.250"]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_perturbations_are_listed_with_settings_and_norms_over_seeds() -> None:
+    (found,) = tables(section(even_page(), "Perturbations"))
+    rows = by_first_cell(found)
+    assert list(rows) == ["gaussian", "poisson", "speckle", "fgsm", "newton_fool"]
+    assert rows["poisson"][0] == "poisson, 255 photons at white"
+    assert rows["newton_fool"][0] == "Newton Fool, 3 steps at most, eta 0.01"
+    assert rows["fgsm"][1:] == ["1.500", "25.5"]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_foolbox_attack_is_described_by_class_budget_and_options() -> None:
+    attacks: dict[str, Attack] = {
+        "pgd": PGD,
+        "deep_fool": FoolboxAttack(method="foolbox", attack="L2DeepFoolAttack", epsilon=None, options={}),
+    }
+    params = with_headline(params_of(attacks=attacks), "gaussian", "pgd")
+    rows = by_first_cell(tables(section(page_of(results_of(params)), "Perturbations"))[0])
+    assert rows["pgd"][0] == "LinfPGD, epsilon 16 of 255, steps 2"
+    assert rows["deep_fool"][0] == "L2DeepFoolAttack"
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("headline", [("fgsm",), ("gaussian", "poisson")])
+def test_a_headline_of_noise_or_of_attacks_alone_makes_a_page(headline: tuple[str, ...]) -> None:
+    page = page_of(results_of(with_headline(params_of(), *headline)))
+    (absolute, _) = tables(section(page, "Accuracy drop"))
+    assert list(by_first_cell(absolute)) == list(headline)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_with_two_sources_the_headline_shows_the_attack_from_each() -> None:
+    params = with_two_sources(params_of())
+    hits = hits_of({("base", "fgsm_from_second"): [100] * 3})
+    page = page_of(results_of(params, hits))
+    (absolute, _) = tables(section(page, "Accuracy drop"))
+    rows = by_first_cell(absolute)
+    assert {"gaussian", "fgsm_from_resnet", "fgsm_from_second"} <= set(rows)
+    assert "fgsm" not in rows
+    assert "### fgsm_from_second: " in section(page, "Gallery")
+    assert rows["fgsm_from_resnet"][0] == "-10.00 ± 0.00"
+    assert rows["fgsm_from_second"][0] == "-45.00 ± 0.00"
+
+
+def test_with_two_sources_the_summary_shows_the_attack_from_each() -> None:
+    found = summary(results_of(with_two_sources(params_of())))
+    assert "fgsm_from_resnet" in found
+    assert "fgsm_from_second" in found
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_with_two_sources_the_white_box_stands_beside_the_first() -> None:
+    params = with_two_sources(params_of())
+    params = params.model_copy(update={"attacks": {**params.attacks, "pgd": PGD}})
+    hits = hits_of({("base", "pgd_from_resnet"): [140] * 3, ("base", "pgd_from_second"): [20] * 3})
+    assert by_first_cell(white_box_table(params, hits))["base"] == ["50.00 ± 0.00", "70.00 ± 0.00"]
+
+
+def test_the_page_draws_every_figure_that_it_shows(tmp_path: Path) -> None:
+    page = robustness_report.robustness_report(
+        results_of(with_headline(params_of(1), "gaussian", "fgsm")), tmp_path
+    )
+    shown = {part.split(".png")[0] for part in page.split("(figures/")[1:] if ".png" in part[:80]}
+    assert {"drops", "severities", "reliability", "gallery_fgsm_only_base"} <= shown
+    assert {path.stem for path in tmp_path.glob("*.png")} == shown
+    assert {path.stem for path in tmp_path.glob("*.svg")} == shown
+    assert "No image." in section(page, "Gallery")
+
+
+def severities(params: Params, monkeypatch: pytest.MonkeyPatch) -> Figure:
+    """What `draw_severities` draws, not rendered."""
+    drawn: list[Figure] = []
+
+    @contextmanager
+    def keep(_folder: Path, _name: str, *, size: tuple[float, float], dpi: int) -> Iterator[Figure]:
+        drawn.append(Figure(figsize=size, dpi=dpi))
+        yield drawn[0]
+
+    monkeypatch.setattr(robustness_figures, "figure", keep)
+    robustness_figures.draw_severities(results_of(params), Path("figures"))
+    (found,) = drawn
+    return found
+
+
+def test_severities_show_a_panel_for_each_method_and_no_empty_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    axes = [ax for ax in severities(params_of(), monkeypatch).axes if ax.get_visible()]
+    titles = [ax.get_title() for ax in axes]
+    assert titles == ["gaussian", "poisson", "speckle", "fgsm", "newton_fool, eta 0.01"]
+    assert all(len(ax.lines) == len(MODELS) for ax in axes)
+
+
+def test_methods_of_several_strengths_push_the_others_from_the_figure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (ax,) = [ax for ax in severities(stronger(), monkeypatch).axes if ax.get_visible()]
+    assert ax.get_title() == "gaussian"
+    assert list(ax.lines[0].get_xdata()) == [0.0, 5.0, 25.5]
