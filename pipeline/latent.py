@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from skimage.filters import threshold_otsu
 from torch import Tensor, nn
@@ -72,9 +73,11 @@ def choose_latent(
 def n_above_otsu(v: Tensor) -> int:
     """How many values are above Otsu's threshold of them; all, where they are all equal."""
     values = v.double().cpu().numpy()
-    if values.min() == values.max():
+    distinct, counts = np.unique(values, return_counts=True)
+    if len(distinct) == 1:
         return len(values)
-    return int((values > threshold_otsu(values)).sum())
+    # The values themselves are the histogram: bins of equal width would lump the many small ones together.
+    return int((values > threshold_otsu(hist=(counts, distinct))).sum())
 
 
 @torch.no_grad()

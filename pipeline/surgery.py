@@ -4,6 +4,7 @@ The graph of layers is Torch-Pruning's; which channels go is the caller's affair
 """
 
 import copy
+import math
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -197,13 +198,18 @@ def _spare(group: ChannelGroup, cut: Cut, round_to: int) -> Tensor:
     removed = cut.removed.clone()
     for member in group.members:
         removed[member.root_idx[int(cut.score[member.root_idx].argmax())]] = False
+    # A place goes from all parts of a grouped convolution or from none.
+    n_places = group.n_channels // group.n_parts
+    removed = removed.view(group.n_parts, n_places).all(0).repeat(group.n_parts)
+    step = math.lcm(round_to, group.n_parts)
     for channels, _ in group.segments():
         n_kept = int((~removed[channels]).sum())
-        n_wanted = min(-(-n_kept // round_to) * round_to, len(channels))
-        by_score = sorted((c for c in channels if removed[c]), key=lambda c: (-float(cut.score[c]), c))
-        removed[by_score[: n_wanted - n_kept]] = False
-    # A place goes from all parts of a grouped convolution or from none.
-    return removed.view(group.n_parts, -1).all(0).repeat(group.n_parts)
+        n_missing = min(-(-n_kept // step) * step, len(channels)) - n_kept
+        by_score = sorted(
+            (c for c in channels if removed[c]), key=lambda c: (-float(cut.score[c]), c % n_places)
+        )
+        removed[by_score[:n_missing]] = False
+    return removed
 
 
 def _emptied_branches(model: nn.Module, groups: list[ChannelGroup], cuts: list[Cut]) -> list[str]:
