@@ -10,7 +10,7 @@ from pipeline.conditions import CLEAN
 from pipeline.figures import COLORS, LABELS, figure, label_axes
 from pipeline.markdown import image, table
 from pipeline.results import Results
-from pipeline.robustness_tables import conditions_of, label_of, models_of
+from pipeline.robustness_tables import conditions_of, headline_of, label_of, models_of
 from pipeline.statistics import mean_interval
 
 _DRAWN = ("base", "pushed", "accuracy_first", "parameter_first")
@@ -20,7 +20,7 @@ _KINDS = (CLEAN, "noise", "attack")
 def calibration_section(results: Results) -> str:
     """Expected calibration error and confidences of every model on clean, noisy and attacked images."""
     kind_of = {each.name: each.kind for each in conditions_of(results)}
-    headline = {CLEAN, *results.params.report.headline}
+    headline = {CLEAN, *headline_of(results)}
     shown = results.accuracy[results.accuracy["condition"].isin(headline)]
     shown = shown.assign(kind=shown["condition"].map(kind_of))
     rows = []
@@ -30,7 +30,10 @@ def calibration_section(results: Results) -> str:
         for kind in _KINDS:
             of_kind = mine[mine["kind"] == kind]
             by_seed = of_kind.groupby("seed")["ece"].mean().tolist()
-            cells.append(mean_interval(by_seed, confidence=results.params.report.confidence).percent())
+            interval = (
+                mean_interval(by_seed, confidence=results.params.report.confidence) if by_seed else None
+            )
+            cells.append("-" if interval is None else interval.percent())
             cells.append(_mean_confidence(of_kind, "hits"))
             cells.append(_mean_confidence(of_kind, "misses"))
         rows.append([label_of(results, name), *cells])
@@ -55,7 +58,7 @@ def calibration_section(results: Results) -> str:
 def draw_reliability(results: Results, folder: Path) -> None:
     """Reliability diagrams: accuracy against confidence on clean, noisy and attacked images, all seeds together."""
     kind_of = {each.name: each.kind for each in conditions_of(results)}
-    headline = {CLEAN, *results.params.report.headline}
+    headline = {CLEAN, *headline_of(results)}
     rows = results.reliability[results.reliability["condition"].isin(headline)]
     rows = rows.assign(kind=rows["condition"].map(kind_of))
     with figure(folder, "reliability", size=(9.5, 3.8), dpi=results.params.report.dpi) as drawing:

@@ -8,6 +8,9 @@ import numpy.typing as npt
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
 
+# Numbers that the bootstrap holds in memory at a time.
+_RESAMPLED_AT_ONCE = 2_000_000
+
 Hits = npt.NDArray[np.bool_]
 
 
@@ -74,6 +77,7 @@ def _bootstrap_mean(
             (values,),
             np.mean,
             n_resamples=n_resamples,
+            batch=max(1, _RESAMPLED_AT_ONCE // len(values)),
             confidence_level=confidence,
             method="percentile",
             rng=np.random.default_rng(seed),

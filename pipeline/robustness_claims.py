@@ -4,7 +4,7 @@ from pipeline.conditions import OURS_AT_SIZE, at_size
 from pipeline.figures import LABELS
 from pipeline.markdown import percent, table
 from pipeline.results import Results
-from pipeline.robustness_tables import drop_interval, drop_values, label_of
+from pipeline.robustness_tables import drop_interval, drop_values, headline_of, label_of
 from pipeline.statistics import Interval, mean_interval
 from pipeline.tables import CONFIDENCE_LEVEL
 
@@ -14,7 +14,7 @@ _PRUNED = ("accuracy_first", "parameter_first")
 def claims_section(results: Results) -> str:
     """A sentence for each claim of thesis 5.3: pruning along discriminants loses no more than the original."""
     lines = []
-    for condition in results.params.report.headline:
+    for condition in headline_of(results):
         for name in _PRUNED:
             gain = _gain(results, "base", name, condition)
             lines.append(
@@ -48,7 +48,7 @@ def same_size_section(results: Results) -> str:
     """Ours against its competitors at one size: whose accuracy drops less."""
     competitors = results.params.lineup.competitors
     rows = []
-    for condition in results.params.report.headline:
+    for condition in headline_of(results):
         cells = [_drop(results, OURS_AT_SIZE, condition)]
         for name in competitors:
             gain = _gain(results, at_size(name), OURS_AT_SIZE, condition)
@@ -75,7 +75,7 @@ def pairs_section(results: Results) -> str:
     """Within a seed: paired bootstrap over images, and McNemar's test."""
     pairs = results.pairs
     rows = []
-    for condition in results.params.report.headline:
+    for condition in headline_of(results):
         for second in _PRUNED:
             mine = pairs[
                 (pairs["first"] == "base") & (pairs["second"] == second) & (pairs["condition"] == condition)
@@ -118,10 +118,8 @@ def pairs_section(results: Results) -> str:
 
 def _gain(results: Results, first: str, second: str, condition: str) -> Interval:
     """How much less the second model loses than the first, paired by seed."""
-    differences = zip(
-        drop_values(results, second, condition), drop_values(results, first, condition), strict=True
-    )
-    return mean_interval([a - b for a, b in differences], confidence=results.params.report.confidence)
+    pairs = zip(drop_values(results, second, condition), drop_values(results, first, condition), strict=True)
+    return mean_interval([a - b for a, b in pairs], confidence=results.params.report.confidence)
 
 
 def _drop(results: Results, name: str, condition: str) -> str:

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from pipeline.conditions import CLEAN, Condition
 from pipeline.figures import COLORS, LABELS, figure, label_axes
 from pipeline.results import Results, accuracy_drops, with_accuracy
-from pipeline.robustness_tables import conditions_of
+from pipeline.robustness_tables import conditions_of, headline_of
 from pipeline.statistics import mean_interval
 from pipeline.tables import MODELS
 
@@ -19,7 +19,7 @@ from pipeline.tables import MODELS
 def draw_drops(results: Results, folder: Path) -> None:
     """Accuracy drop of every model under every perturbation, mean and interval over seeds."""
     report = results.params.report
-    conditions = report.headline
+    conditions = headline_of(results)
     drops = accuracy_drops(results.accuracy)
     width = 0.8 / len(MODELS)
     with figure(folder, "drops", size=(9.5, 4.2), dpi=report.dpi) as drawing:
@@ -59,7 +59,7 @@ def draw_severities(results: Results, folder: Path) -> None:
     scores = with_accuracy(results.accuracy)
     size = (3.2 * columns, 2.7 * n_rows + 0.6)
     with figure(folder, "severities", size=size, dpi=results.params.report.dpi) as drawing:
-        axes = np.asarray(drawing.subplots(n_rows, columns, squeeze=False, sharey=True)).flat
+        axes = list(np.asarray(drawing.subplots(n_rows, columns, squeeze=False, sharey=True)).flat)
         for ax, (family, conditions) in zip(axes, panels.items(), strict=False):
             strengths = [0.0, *(each.strength for each in conditions)]
             names = [CLEAN, *(each.name for each in conditions)]
@@ -73,7 +73,7 @@ def draw_severities(results: Results, folder: Path) -> None:
                     strengths, by_seed.min(), by_seed.max(), color=COLORS[model], alpha=0.08, lw=0
                 )
             label_axes(ax, x=conditions[0].unit, y="", title=family)
-        for ax in list(axes)[len(panels) :]:
+        for ax in axes[len(panels) :]:
             ax.set_visible(False)
         for ax in drawing.axes[::columns]:
             ax.set_ylabel("test accuracy (%)")

@@ -10,7 +10,7 @@ from pipeline.markdown import image, table
 from pipeline.params import FoolboxAttack, ImpulseNoise, NewtonFoolAttack, PoissonNoise
 from pipeline.results import Results, accuracy_drops
 from pipeline.robustness_claims import claims_section, pairs_section, same_size_section
-from pipeline.robustness_tables import conditions_of, drop_interval, label_of, models_of
+from pipeline.robustness_tables import conditions_of, drop_interval, headline_of, label_of, models_of
 from pipeline.statistics import mean_interval
 from pipeline.tables import MODELS
 
@@ -62,7 +62,7 @@ def _head(results: Results) -> str:
 def _drops(results: Results) -> str:
     names, confidence = [*MODELS], results.params.report.confidence
     absolute, relative = [], []
-    for condition in results.params.report.headline:
+    for condition in headline_of(results):
         absolute.append(
             [condition, *(drop_interval(results, name, condition).percent(signed=True) for name in names)]
         )
@@ -234,7 +234,7 @@ def _galleries(results: Results, figures: Path) -> str:
         "",
     ]
     for attack in (each.name for each in conditions_of(results) if each.kind == "attack"):
-        if attack not in results.params.report.headline:
+        if attack not in headline_of(results):
             continue
         for fooled, words in _FOOLED.items():
             name = f"gallery_{attack}_{fooled}"

@@ -1,8 +1,16 @@
 """What the sections of the robustness report share: models, conditions, labels, intervals."""
 
-from pipeline.conditions import OURS_AT_SIZE, Condition, at_size, list_conditions, list_models, source_name
+from pipeline.conditions import (
+    CLEAN,
+    OURS_AT_SIZE,
+    Condition,
+    at_size,
+    list_conditions,
+    list_models,
+    source_name,
+)
 from pipeline.figures import LABELS
-from pipeline.results import Results, accuracy_drops
+from pipeline.results import Results
 from pipeline.statistics import Interval, mean_interval
 
 
@@ -10,6 +18,16 @@ def conditions_of(results: Results) -> list[Condition]:
     """Every condition that the params name, clean first."""
     params = results.params
     return list(list_conditions(params.noise, params.attacks, params.sources))
+
+
+def headline_of(results: Results) -> list[str]:
+    """Names of the conditions that `report.headline` stands for, from every source, in its order."""
+    return [
+        each.name
+        for key in results.params.report.headline
+        for each in conditions_of(results)
+        if each.key == key
+    ]
 
 
 def models_of(results: Results) -> list[str]:
@@ -31,10 +49,12 @@ def label_of(results: Results, name: str) -> str:
 
 def drop_values(results: Results, name: str, condition: str, *, relative: bool = False) -> list[float]:
     """Change of accuracy against clean images, a value for each seed; relative: as a share of the clean one."""
-    drops = accuracy_drops(results.accuracy)
-    rows = drops[(drops["model"] == name) & (drops["condition"] == condition)].sort_values("seed")
-    values = rows["drop"] / (rows["accuracy"] - rows["drop"]) if relative else rows["drop"]
-    return [float(value) for value in values]
+    of_model = results.accuracy[results.accuracy["model"] == name].set_index("seed").sort_index()
+    after = of_model[of_model["condition"] == condition]
+    before = of_model[of_model["condition"] == CLEAN].loc[after.index]
+    # In counts, divided once: equal losses of two models are equal numbers.
+    lost = after["n_correct"] - before["n_correct"]
+    return [float(value) for value in lost / (before["n_correct"] if relative else after["n"])]
 
 
 def drop_interval(results: Results, name: str, condition: str, *, relative: bool = False) -> Interval:

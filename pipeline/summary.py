@@ -3,6 +3,7 @@
 from pipeline.figures import LABELS
 from pipeline.markdown import percent, table, thousands
 from pipeline.results import Results, accuracy_drops, with_accuracy
+from pipeline.robustness_tables import headline_of
 from pipeline.statistics import Interval, mean_interval
 from pipeline.tables import MODELS
 
@@ -21,7 +22,7 @@ def mean_size(results: Results, model: str, column: str) -> float:
 
 def summary(results: Results) -> str:
     """A table of models (size, accuracy, drops) and whether the expectations in the params were met."""
-    conditions = results.params.report.headline
+    conditions = headline_of(results)
     drops = accuracy_drops(results.accuracy)
     base_params = mean_size(results, "base", "params")
     rows = []

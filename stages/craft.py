@@ -27,7 +27,8 @@ def craft_attack(run: StageRun) -> str:
     save_file(
         {"images": stored.cpu().contiguous(), "labels": test.labels.cpu()},
         run.out / "images.safetensors",
-        metadata={"attack": json.dumps(attack.model_dump(mode="json")), "source": source_name},
+        # One key: with several, safetensors writes them in any order, and the file's hash varies.
+        metadata={"crafted": json.dumps({"attack": attack.model_dump(mode="json"), "source": source_name})},
     )
     clean = predict_logits(source, test.scaled(), batch_size=batch_size).argmax(1) == test.labels
     attacked = predict_logits(source, stored.float(), batch_size=batch_size).argmax(1) == test.labels

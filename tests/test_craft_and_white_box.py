@@ -144,8 +144,8 @@ def test_crafts_line_counts_the_images_that_are_stored() -> None:
 def test_craft_writes_down_the_attacks_settings_and_its_source() -> None:
     crafted("pgd")
     with safe_open("out/images.safetensors", framework="pt") as file:
-        about = file.metadata()
-    assert json.loads(about["attack"]) == ATTACKS["pgd"].model_dump(mode="json")
+        about = json.loads(file.metadata()["crafted"])
+    assert about["attack"] == ATTACKS["pgd"].model_dump(mode="json")
     assert about["source"] == "resnet"
 
 

@@ -25,10 +25,11 @@ PRUNED = ("prune@0-round0", "prune@0-round1", "select@0", "evaluate@0")
 CONTEST = ("compete@0-l1", "compete@0-han", "compete@0-scratch", "compete@0-resnet6")
 SHRUNK = ("shrink@0", *CONTEST)
 LATE = ("robustness@0", "report")
-ATTACKED = ("source@0", "craft@0-fgsm", "craft@0-newton_fool")
+WHITE_BOX = ("white_box@0-pgd",)
+ATTACKED = ("source@0-resnet", "craft@0-resnet-fgsm", "craft@0-resnet-newton_fool")
 NOISES = ("noise@gaussian", "noise@poisson", "noise@speckle")
 # What a change of the grown model reruns.
-GROWN_ON = ("push@0", "control@0", "variant@0-ours", *PRUNED, *SHRUNK)
+GROWN_ON = ("push@0", "control@0", "variant@0-ours", *PRUNED, *SHRUNK, *WHITE_BOX)
 EVERYTHING = ("prepare", "train@0", "grow@0", *GROWN_ON, *ATTACKED, *NOISES, *LATE)
 OF_SEED_1 = tuple(name.replace("@0", "@1") for name in EVERYTHING if "@0" in name)
 
@@ -54,31 +55,41 @@ def dry(shared_copy: Workspace) -> Iterator[Workspace]:
     ("after", "old", "new", "reruns"),
     [
         pytest.param("name:", "name: tiny", "name: tiny  # a remark", (), id="remark"),
-        pytest.param("attacks:", "epsilon: 16.0", "epsilon: 8.0", ("craft@0-fgsm", *LATE), id="epsilon"),
-        pytest.param("attacks:", "steps: 3", "steps: 4", ("craft@0-newton_fool", *LATE), id="newton-steps"),
+        pytest.param(
+            "attacks:", "epsilon: 16.0", "epsilon: 8.0", ("craft@0-resnet-fgsm", *LATE), id="epsilon"
+        ),
+        pytest.param(
+            "attacks:", "steps: 3", "steps: 4", ("craft@0-resnet-newton_fool", *LATE), id="newton-steps"
+        ),
         pytest.param("noise:", "std: 5.0", "std: 6.0", ("noise@gaussian", *LATE), id="gaussian"),
         pytest.param("noise:", "peak: 255.0", "peak: 100.0", ("noise@poisson", *LATE), id="poisson"),
-        pytest.param("prune:", "epochs: 2", "epochs: 3", (*PRUNED, *LATE), id="retraining"),
-        pytest.param("prune:", "- 1.0", "- 1.0\n    - 2.0", (*PRUNED, *LATE), id="eta-added"),
-        pytest.param("surgery:", "round_to: 1", "round_to: 2", (*PRUNED, *SHRUNK, *LATE), id="surgery"),
-        pytest.param("shrink:", "- 0.25", "- 0.2", (*SHRUNK, "report"), id="size"),
+        pytest.param("prune:", "epochs: 2", "epochs: 3", (*PRUNED, *WHITE_BOX, *LATE), id="retraining"),
+        pytest.param("prune:", "- 1.0", "- 1.0\n    - 2.0", (*PRUNED, *WHITE_BOX, *LATE), id="eta-added"),
+        pytest.param(
+            "surgery:", "round_to: 1", "round_to: 2", (*PRUNED, *SHRUNK, *WHITE_BOX, *LATE), id="surgery"
+        ),
+        pytest.param("shrink:", "- 0.25", "- 0.2", (*SHRUNK, *WHITE_BOX, *LATE), id="size"),
         pytest.param("variants:", "gamma: 0.3", "gamma: 0.2", ("variant@0-ours", "report"), id="variant"),
         pytest.param(
-            "competitors:", "width: 0.125", "width: 0.25", ("compete@0-resnet6", "report"), id="net"
+            "competitors:", "width: 0.125", "width: 0.25", ("compete@0-resnet6", *WHITE_BOX, *LATE), id="net"
         ),
         pytest.param(
             "competitors:",
             "  han:",
             "  chance:\n    criterion: random\n  han:",
-            ("compete@0-chance", "report"),
+            ("compete@0-chance", *WHITE_BOX, *LATE),
             id="competitor-added",
         ),
-        pytest.param("select:", "max_drop: 0.9", "max_drop: 0.5", (*PRUNED[2:], *LATE), id="select"),
+        pytest.param(
+            "select:", "max_drop: 0.9", "max_drop: 0.5", (*PRUNED[2:], *WHITE_BOX, *LATE), id="select"
+        ),
         pytest.param("lda:", "gamma: 0.05", "gamma: 0.06", (*GROWN_ON, *LATE), id="lda"),
         pytest.param("push:", "epochs: 3", "epochs: 4", (*GROWN_ON, *LATE), id="push"),
         pytest.param("grow:", "max_modules: 1", "max_modules: 2", ("grow@0", *GROWN_ON, *LATE), id="grow"),
         pytest.param("train:", "epochs: 4", "epochs: 5", ("train@0", "grow@0", *GROWN_ON, *LATE), id="train"),
-        pytest.param("source:", "epochs: 4", "epochs: 5", (*ATTACKED, *LATE), id="source"),
+        pytest.param("sources:", "epochs: 4", "epochs: 5", (*ATTACKED, *WHITE_BOX, *LATE), id="source"),
+        pytest.param("white_box:", "steps: 2", "steps: 3", (*WHITE_BOX, "report"), id="white-box"),
+        pytest.param("lineup:", "size: 0", "size: 1", (*WHITE_BOX, *LATE), id="lineup"),
         pytest.param(
             "runtime:",
             "eval_batch_size: 512",
@@ -95,7 +106,7 @@ def dry(shared_copy: Workspace) -> Iterator[Workspace]:
             "attacks:",
             "  newton_fool:",
             "  strong:\n    method: fgsm\n    epsilon: 32.0\n  newton_fool:",
-            ("craft@0-strong", *LATE),
+            ("craft@0-resnet-strong", *LATE),
             id="attack-added",
         ),
         pytest.param(
@@ -109,7 +120,7 @@ def dry(shared_copy: Workspace) -> Iterator[Workspace]:
             "rounds:",
             "    previous: prune/round1\n",
             "    previous: prune/round1\n  - name: round3\n    previous: prune/round2\n",
-            ("prune@0-round2", *PRUNED[2:], *LATE),
+            ("prune@0-round2", *PRUNED[2:], *WHITE_BOX, *LATE),
             id="round-added",
         ),
     ],
@@ -158,7 +169,7 @@ def edges(shared_copy: Workspace) -> set[tuple[str, str]]:
 def test_dry_run_of_an_edit_names_what_it_changes(dry: Workspace) -> None:
     """The table above is read from `dvc status`; `dvc repro` sees the same."""
     dry.edit_params(after="attacks:", old="epsilon: 16.0", new="epsilon: 8.0")
-    assert sorted(dry.must("dvc", "repro", "--dry").ran) == sorted(["craft@0-fgsm", *LATE])
+    assert sorted(dry.must("dvc", "repro", "--dry").ran) == sorted(["craft@0-resnet-fgsm", *LATE])
 
 
 def test_stage_scripts_and_outputs_have_one_name() -> None:
@@ -173,7 +184,9 @@ def _output(stage: str) -> str:
     tails = {
         "prepare": "prepare",
         "noise": "noise/${item.noise}",
-        "craft": "${item.seed}/craft/${item.attack}",
+        "source": "${item.seed}/source/${item.source}",
+        "craft": "${item.seed}/craft/${item.source}/${item.attack}",
+        "white_box": "${item.seed}/white_box/${item.attack}",
         "prune": "${item.seed}/prune/${item.round.name}",
         "variant": "${item.seed}/variant/${item.variant}",
         "compete": "${item.seed}/compete/${item.competitor}",
@@ -320,7 +333,9 @@ def test_stage_module_reads_no_section_of_its_own() -> None:
     ("stage", "key", "section"),
     [
         ("noise", "noise", "noise"),
+        ("source", "source", "sources"),
         ("craft", "attack", "attacks"),
+        ("white_box", "attack", "white_box"),
         ("variant", "variant", "variants"),
         ("compete", "competitor", "competitors"),
     ],

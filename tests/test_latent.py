@@ -1,6 +1,5 @@
 import pytest
 import torch
-from skimage.filters import threshold_otsu
 from torch import Tensor, nn
 
 from pipeline.latent import (
@@ -149,23 +148,36 @@ def chosen_by_otsu(v: Tensor) -> LatentChoice:
     return choose_latent(head, v, torch.ones(d), torch.ones(3, d), torch.zeros(3, dtype=torch.int64), OTSU)
 
 
+def n_by_between_class_variance(v: Tensor) -> int:
+    """Otsu's criterion by brute force: the split of the sorted values with the largest between-class variance."""
+    values = sorted(v.double().tolist(), reverse=True)
+    splits = {
+        k: k * (len(values) - k) * (sum(values[:k]) / k - sum(values[k:]) / (len(values) - k)) ** 2
+        for k in range(1, len(values))
+        if values[k - 1] > values[k]
+    }
+    return max(splits, key=lambda k: splits[k])
+
+
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
 @pytest.mark.parametrize("seed", range(4))
-def test_otsu_keeps_the_neurons_above_its_threshold(seed: int, scale: float) -> None:
+def test_otsu_parts_two_masses_where_they_part(seed: int, scale: float) -> None:
     random = torch.Generator().manual_seed(seed)
     low, high = torch.rand(40, generator=random), 5 + 3 * torch.rand(9 + seed, generator=random)
     v = (torch.cat([low, high]) * scale)[torch.randperm(49 + seed, generator=random)]
-    choice = chosen_by_otsu(v)
-    assert choice.kept.tolist() == (v.double() > threshold_otsu(v.double().numpy())).tolist()
-    assert bool(choice.kept[v > 2 * scale].all())
-    assert 9 + seed <= int(choice.kept.sum()) == n_above_otsu(v) < 20  # of bins, it may cut one too low
+    assert chosen_by_otsu(v).kept.tolist() == (v > 2 * scale).tolist()
+    assert n_above_otsu(v) == 9 + seed
 
 
-def test_otsu_of_one_mass_keeps_what_scikit_image_says() -> None:
-    v = torch.randn(200, generator=torch.Generator().manual_seed(0), dtype=torch.float64).exp()
-    kept = chosen_by_otsu(v).kept
-    assert kept.tolist() == (v > threshold_otsu(v.numpy())).tolist()
-    assert 0 < int(kept.sum()) < 200
+@pytest.mark.parametrize("seed", range(4))
+def test_otsus_split_is_exact_on_one_long_tail(seed: int) -> None:
+    v = torch.randn(60, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).exp()
+    assert n_above_otsu(v) == n_by_between_class_variance(v)
+
+
+def test_otsu_keeps_the_one_discriminant_that_took_over() -> None:
+    collapsed = torch.tensor([3145.0, 98, 9, 7, 5, 4, 3, 2, 1])  # bins of equal width would keep two
+    assert chosen_by_otsu(collapsed).kept.tolist() == [True] + [False] * 8
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, 7.0])

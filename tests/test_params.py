@@ -657,6 +657,17 @@ def test_a_name_that_the_tables_give_to_something_else_is_refused(
     assert name in lines[0]
 
 
+def test_noise_with_the_name_of_an_attack_from_one_of_several_sources_is_refused(
+    check: Check, tmp_path: Path
+) -> None:
+    noise = ("noise.fgsm_from_resnet", {"kind": "gaussian", "std": 1.0, "seed": 0})
+    assert check(_set(tmp_path, noise)) == []  # of a single source, attacks go by their own names
+    second = ("sources.second", GOOD_DATA["sources"]["resnet"])
+    file = _set(tmp_path, noise, second)
+    (line,) = check(file)
+    assert line.startswith(f"{file}: noise: expected another name than 'fgsm_from_resnet'")
+
+
 @pytest.mark.parametrize(
     ("changes", "key", "words"),
     [
