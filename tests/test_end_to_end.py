@@ -11,14 +11,16 @@ from conftest import FULL_RUN_SECONDS, FullRun, Workspace
 
 ALL_STAGES = {
     "prepare",
-    *(f"{stage}@0" for stage in ("train", "grow", "push", "control", "shrink", "source")),
+    *(f"{stage}@0" for stage in ("train", "grow", "push", "control", "shrink")),
     *(f"{stage}@0" for stage in ("select", "evaluate", "robustness")),
     "prune@0-round0",
     "prune@0-round1",
     "variant@0-ours",
     *(f"compete@0-{name}" for name in ("l1", "han", "scratch", "resnet6")),
     *(f"noise@{name}" for name in ("gaussian", "poisson", "speckle")),
-    *(f"craft@0-{name}" for name in ("fgsm", "newton_fool")),
+    "source@0-resnet",
+    *(f"craft@0-resnet-{name}" for name in ("fgsm", "newton_fool")),
+    "white_box@0-pgd",
     "report",
 }
 
@@ -73,7 +75,20 @@ def test_run_leaves_no_resume_points(finished: Workspace) -> None:
         ),
         (
             "robustness.md",
-            ("# Robustness: tiny", "## Accuracy drop", "## Accuracy", "## Who is fooled", "## Gallery"),
+            (
+                "# Robustness: tiny",
+                "## Claims",
+                "## Accuracy drop",
+                "## Strength by strength",
+                "## At the same size",
+                "## White box, a diagnostic",
+                "## Pair by pair, on the same images",
+                "## Confidence and calibration",
+                "## Who is fooled",
+                "## Gallery",
+                "## Accuracy",
+                "## Perturbations",
+            ),
         ),
     ],
 )
@@ -99,6 +114,8 @@ def test_every_figure_is_png_and_svg(finished: Workspace) -> None:
     svg = {file.stem for file in figures.glob("*.svg")}
     assert png == svg
     expected = {
+        "severities",
+        "reliability",
         "accuracy_size",
         "comparison",
         "layers",
@@ -187,7 +204,7 @@ def test_removed_attack_vanishes_from_the_reports(finished_copy: Workspace) -> N
     params.write_text(text.replace(entry.group(), ""), encoding="utf-8")
     again = finished_copy.must("dvc", "repro")
     assert again.ran == ["robustness@0", "report"]
-    assert finished_copy.path("runs/tiny/0/craft/newton_fool/images.safetensors").exists()
+    assert finished_copy.path("runs/tiny/0/craft/resnet/newton_fool/images.safetensors").exists()
     named = {
         name
         for name, content in finished_copy.contents("reports", "metrics").items()

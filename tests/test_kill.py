@@ -66,7 +66,7 @@ def _watch(workspace: Workspace, stage: str, *command: str) -> tuple[Result, lis
     ("stage", "target", "flags", "folder", "epochs_before_kill"),
     [
         ("train", "train@0", "--seed 0", "runs/tiny/0/train", 2),
-        ("source", "source@0", "--seed 0", "runs/tiny/0/source", 2),
+        ("source", "source@0-resnet", "--seed 0 --source resnet", "runs/tiny/0/source/resnet", 2),
         # Two epochs a candidate, or a sample: killed in the middle of the second one.
         ("grow", "grow@0", "--seed 0", "runs/tiny/0/grow", 3),
         ("push", "push@0", "--seed 0", "runs/tiny/0/push", 2),
