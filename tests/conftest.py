@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-FULL_RUN_SECONDS = 300
+FULL_RUN_SECONDS = 600
 _TIMEOUT = 240
 
 

@@ -18,6 +18,9 @@ from pipeline.closure import import_closure
 from pipeline.params import Params
 from pipeline.params.file import read_params
 
+# One process for all that share a full run.
+pytestmark = pytest.mark.xdist_group("workspace")
+
 STAGES: dict[str, dict[str, Any]] = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
 SECTIONS = {field.alias or name for name, field in Params.model_fields.items()}
 

@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from conftest import FULL_RUN_SECONDS, FullRun, Workspace
 
+# One process for all that share a full run.
+pytestmark = pytest.mark.xdist_group("workspace")
+
 ALL_STAGES = {
     "prepare",
     *(f"{stage}@0" for stage in ("train", "grow", "push", "control", "shrink")),

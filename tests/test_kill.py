@@ -15,6 +15,9 @@ from safetensors.torch import load_file
 
 from pipeline.resume import ResumePoint
 
+# One process for all that share a full run.
+pytestmark = pytest.mark.xdist_group("workspace")
+
 _TIMEOUT = 120
 
 

@@ -178,6 +178,13 @@ def test_biases_and_batch_norm_keep_their_values() -> None:
     assert "head.decision.bias" in rest
 
 
+def test_of_equal_weights_the_first_stay() -> None:
+    model = nn.Linear(40, 30, bias=False)
+    model.weight.data.fill_(-0.5)
+    (mask,) = magnitude_masks(model, 417).values()
+    assert mask.flatten().tolist() == [True] * 417 + [False] * (1200 - 417)
+
+
 def test_masks_hold_through_training_with_momentum_and_weight_decay(tmp_path: Path) -> None:
     model = net()
     train(model, tmp_path / "dense", epochs=2)  # so that weights are worth something
