@@ -4,6 +4,7 @@ Ours goes through a list of sizes, one after another (stage `shrink`); each meth
 same sizes, from the same net trained for as many epochs without the push (thesis 3.3.3, CVIU 5.2-5.3).
 """
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -127,7 +128,7 @@ def prune_weights(contest: Contest, start: Classifier, references: list[Classifi
     """Single weights by magnitude (Han et al. 2015), as many left as ours has; FLOPs stay the dense net's."""
     model = start
     for step, reference in enumerate(references):
-        n_params = count_params(reference)
+        n_params, model = count_params(reference), copy.deepcopy(model)
         with masked(model, magnitude_masks(model, n_params)):
             contest.retrain(model, step)
         yield contest.enter(model, step, n_params=n_params)

@@ -78,7 +78,7 @@ def build_classifier(params: Architecture, data: ImageSet, *, wanted_for: str) -
     try:
         with evaluation_mode(model), torch.no_grad():
             model(torch.zeros(1, *data.image_shape))
-    except RuntimeError as error:
+    except (AssertionError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
             f"params.yaml: {wanted_for}: expected a net that takes images of {shape}, {name} does not ({reason})"

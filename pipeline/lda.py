@@ -145,7 +145,8 @@ def largest_eigenvalue(M: Tensor) -> Tensor:
     A few products with M: where one discriminant dominates they are exact to many digits, and where none does
     they are a little under the largest.
     """
-    x = torch.ones(len(M), dtype=M.dtype, device=M.device)
+    # Uneven, so that it is not at right angles to a direction between two mirrored neurons.
+    x = torch.linspace(1, 2, len(M), dtype=M.dtype, device=M.device)
     value = torch.zeros((), dtype=M.dtype, device=M.device)
     for _ in range(_POWER_ITERATIONS):
         x = x / x.norm().clamp_min(torch.finfo(M.dtype).tiny)

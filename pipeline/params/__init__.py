@@ -185,16 +185,16 @@ class Params(Section):
     def _taken_names(self) -> Iterator[str]:
         """Names that the tables give to something else."""
         if "ours" in self.competitors:
-            yield "competitors: expected another name than 'ours', which is this project's own (got it)"
+            yield "competitors: expected another name than this project's own (got 'ours')"
         if "main" in self.variants:
-            yield "variants: expected another name than 'main', the main push (got it)"
+            yield "variants: expected another name than the main push's (got 'main')"
         for key, section in (("noise", self.noise), ("attacks", self.attacks)):
             if "clean" in section:
-                yield f"{key}: expected another name than 'clean', the images as they are (got it)"
+                yield f"{key}: expected another name than that of unperturbed images (got 'clean')"
         if len(self.sources) > 1:
             from_sources = {f"{attack}_from_{source}" for attack in self.attacks for source in self.sources}
             for clash in sorted(from_sources & set(self.noise)):
-                yield f"noise: expected another name than {clash!r}, an attack's from a source (got it)"
+                yield f"noise: expected another name than that of an attack from a source (got {clash!r})"
 
     def _broken_links(self) -> Iterator[str]:
         previous = "push"
