@@ -27,7 +27,7 @@ def draw_accuracy_against_size(results: Results, folder: Path) -> None:
             ax.xaxis.set_minor_formatter(NullFormatter())
             label_axes(ax, x=f"{unit} (log scale)", y="")
         axes[0].set_ylabel("validation accuracy (%)")
-        drawing.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+        drawing.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
 
 
 def draw_layers(results: Results, folder: Path) -> None:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from safetensors.numpy import load_file
@@ -120,11 +119,3 @@ def _stack(root: Path, seeds: list[int], *names: str) -> pd.DataFrame:
 def _json(path: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found
-
-
-def accuracy_drops(accuracy: pd.DataFrame) -> pd.DataFrame:
-    """Rows of `accuracy` with `drop`, accuracy less that on clean images of the same seed and model."""
-    keyed = with_accuracy(accuracy)
-    clean = keyed[keyed["condition"] == "clean"].set_index(["seed", "model"])["accuracy"]
-    reference = clean.loc[list(zip(keyed["seed"], keyed["model"], strict=True))].to_numpy()
-    return keyed.assign(drop=np.asarray(keyed["accuracy"]) - reference)

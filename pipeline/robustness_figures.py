@@ -10,9 +10,8 @@ from matplotlib.axes import Axes
 
 from pipeline.conditions import CLEAN, Condition
 from pipeline.figures import COLORS, LABELS, figure, label_axes
-from pipeline.results import Results, accuracy_drops, with_accuracy
-from pipeline.robustness_tables import conditions_of, headline_of
-from pipeline.statistics import mean_interval
+from pipeline.results import Results, with_accuracy
+from pipeline.robustness_tables import conditions_of, drop_interval, headline_of
 from pipeline.tables import MODELS
 
 
@@ -20,16 +19,11 @@ def draw_drops(results: Results, folder: Path) -> None:
     """Accuracy drop of every model under every perturbation, mean and interval over seeds."""
     report = results.params.report
     conditions = headline_of(results)
-    drops = accuracy_drops(results.accuracy)
     width = 0.8 / len(MODELS)
     with figure(folder, "drops", size=(9.5, 4.2), dpi=report.dpi) as drawing:
         ax = drawing.subplots()
         for idx, name in enumerate(MODELS):
-            rows = drops[drops["model"] == name]
-            intervals = [
-                mean_interval(rows.loc[rows["condition"] == c, "drop"].tolist(), confidence=report.confidence)
-                for c in conditions
-            ]
+            intervals = [drop_interval(results, name, c) for c in conditions]
             ax.bar(
                 np.arange(len(conditions)) + (idx - (len(MODELS) - 1) / 2) * width,
                 [100 * each.mean for each in intervals],

@@ -8,7 +8,7 @@ from pipeline.conditions import CLEAN, Condition
 from pipeline.figures import LABELS
 from pipeline.markdown import image, table
 from pipeline.params import FoolboxAttack, ImpulseNoise, NewtonFoolAttack, PoissonNoise
-from pipeline.results import Results, accuracy_drops
+from pipeline.results import Results, with_accuracy
 from pipeline.robustness_claims import claims_section, pairs_section, same_size_section
 from pipeline.robustness_tables import conditions_of, drop_interval, headline_of, label_of, models_of
 from pipeline.statistics import mean_interval
@@ -146,8 +146,8 @@ def _transferred(results: Results, attack: str) -> str | None:
 
 
 def _accuracies_of(results: Results, name: str, condition: str) -> list[float]:
-    rows = accuracy_drops(results.accuracy)
-    found = rows[(rows["model"] == name) & (rows["condition"] == condition)]
+    rows = results.accuracy
+    found = with_accuracy(rows[(rows["model"] == name) & (rows["condition"] == condition)])
     return [float(value) for value in found["accuracy"]]
 
 

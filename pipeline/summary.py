@@ -2,8 +2,8 @@
 
 from pipeline.figures import LABELS
 from pipeline.markdown import percent, table, thousands
-from pipeline.results import Results, accuracy_drops, with_accuracy
-from pipeline.robustness_tables import headline_of
+from pipeline.results import Results, with_accuracy
+from pipeline.robustness_tables import drop_interval, headline_of
 from pipeline.statistics import Interval, mean_interval
 from pipeline.tables import MODELS
 
@@ -23,18 +23,11 @@ def mean_size(results: Results, model: str, column: str) -> float:
 def summary(results: Results) -> str:
     """A table of models (size, accuracy, drops) and whether the expectations in the params were met."""
     conditions = headline_of(results)
-    drops = accuracy_drops(results.accuracy)
     base_params = mean_size(results, "base", "params")
     rows = []
     for name in MODELS:
         params = mean_size(results, name, "params")
-        cells = [
-            mean_interval(
-                drops.loc[(drops["model"] == name) & (drops["condition"] == c), "drop"].tolist(),
-                confidence=results.params.report.confidence,
-            ).percent(signed=True)
-            for c in conditions
-        ]
+        cells = [drop_interval(results, name, c).percent(signed=True) for c in conditions]
         rows.append(
             [
                 LABELS[name],

@@ -44,6 +44,11 @@ def test_compact_nets_have_the_published_parameters(name: str, classes: int, par
     assert f"{cost.params / 1e6:.1f}M" == params
 
 
+def test_the_mnist_net_has_four_million_parameters() -> None:
+    net = build_model("fc", 10)  # CVIU section 5.1: from 4.0M
+    assert f"{measure_cost(net, (1, 28, 28)).params / 1e6:.1f}M" == "4.0M"
+
+
 def test_mobilenets_have_the_published_multiply_accumulates() -> None:
     with torch.device("meta"):
         first = measure_cost(build_model("mobilenet", 1000), IMAGENET).flops / 2
