@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 from typing import Any
 
 import foolbox
@@ -109,6 +110,42 @@ def test_an_image_is_left_as_soon_as_its_prediction_has_changed() -> None:
     assert int(fooled[1].sum()) > 0
     for earlier, later, done in zip(runs, runs[1:], fooled, strict=False):
         assert torch.equal(earlier[done], later[done])
+
+
+class Recording(Small):
+    """Remembers what it was asked."""
+
+    def __init__(self, scale: float = 1.0) -> None:
+        super().__init__(scale)
+        self.asked: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.asked.append(x.detach().clone())
+        return super().forward(x)
+
+
+@pytest.mark.parametrize(("eta", "scale"), [(0.05, 2.0), (5.0, 1.0), (0.01, 1e3)])
+def test_images_are_within_bounds_at_every_step(eta: float, scale: float) -> None:
+    model, images = Recording(scale), images_of(30)
+    labels = predicted(model, images)
+    attack(model, images, labels, steps=30, eta=eta)
+    asked = torch.cat(model.asked)
+    assert 0 <= float(asked.min()) <= float(asked.max()) <= 1
+
+
+def test_images_that_are_done_leave_the_batch_in_few_sizes() -> None:
+    # Every new size costs a compilation of the net's kernels, every image that stays a part of each step.
+    model, images = Recording(2.0), images_of(200)
+    labels = predicted(model, images)
+    attack(model, images, labels, steps=60, eta=0.02)
+    sizes = [
+        len(batch) for batch in model.asked[1:-2]
+    ]  # less this test's questions, and foolbox's after the last
+    assert sizes[0] == 200
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-1] < 50
+    distinct = sorted(set(sizes), reverse=True)
+    assert all(after <= 0.75 * before for before, after in pairwise(distinct))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
