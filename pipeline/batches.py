@@ -1,10 +1,9 @@
-"""Which images come in which batch, and how they are shifted; pure functions of seed and epoch."""
+"""Which images come in which batch; pure functions of labels and a generator."""
 
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 # From labels and a generator to the batches of an epoch, each a tensor of indices.
 Batching = Callable[[Tensor, torch.Generator], Iterator[Tensor]]
@@ -60,17 +59,3 @@ class _Deck:
             self._left = torch.cat([self._left, fresh])
         drawn, self._left = self._left[:n], self._left[n:]
         return drawn
-
-
-def shift_images(images: Tensor, max_px: int, random: torch.Generator) -> Tensor:
-    """Shift each image by up to `max_px` pixels each way, zeros moving in; (n, c, h, w) in and out."""
-    if max_px == 0:
-        return images
-    n, _, height, width = images.shape
-    dy, dx = torch.randint(0, 2 * max_px + 1, (2, n), generator=random).to(images.device)
-    rows = dy[:, None] + torch.arange(height, device=images.device)
-    columns = dx[:, None] + torch.arange(width, device=images.device)
-    padded = pad(images, [max_px] * 4)
-    image_idx = torch.arange(n, device=images.device)[:, None, None]
-    # Advanced indices around the channel slice put the channels last.
-    return padded[image_idx, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

@@ -25,7 +25,7 @@ from pipeline.prune import prune_like
 from pipeline.resume import ResumePoint
 from pipeline.scratch import fresh_copy, train_from_scratch, train_plainly
 from pipeline.seeding import derive_seed, generator
-from pipeline.task_utility import unravel_utility
+from pipeline.task_utility import trace_images, unravel_utility
 from pipeline.train import evaluate, fit
 
 FilterCriterion = Criterion | Literal["lda_after_the_fact"]
@@ -96,7 +96,7 @@ def prune_filters(
     model = start
     for step, reference in enumerate(references):
         scores = _scores(contest, model, criterion, step)
-        model = prune_like(model, scores, reference, contest.parts.train.scaled()[:1])
+        model = prune_like(model, scores, reference, contest.parts.train.first(1))
         contest.retrain(model, step)
         yield contest.enter(model, step)
 
@@ -114,11 +114,13 @@ def _scores(contest: Contest, model: Classifier, criterion: FilterCriterion, ste
             batch_size=contest.batch_size,
         )
         return {name: utility.channels for name, utility in found.utilities.items()}
+    # As many images as ours traces, so that no criterion sees more of the data than another.
+    seen = trace_images(train, contest.surgery.trace_images_per_class, seed=contest.stream("images", step))
     return score_filters(
         model,
         criterion,
-        train.scaled(),
-        train.labels,
+        seen.scaled(),
+        seen.labels,
         random=generator(contest.stream("scores", step), "scores"),
         batch_size=contest.batch_size,
     )

@@ -1,7 +1,9 @@
-"""Image sets as they lie on disk and in memory: uint8 pixels, integer labels, one split."""
+"""Image sets as they lie on disk and in memory: uint8 pixels or an index of files, labels, one split."""
 
+import csv
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -12,43 +14,80 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from pipeline.errors import InputError
-from pipeline.files import write_json
+from pipeline.file_index import FileIndex, Pixels
+from pipeline.files import write_csv, write_json
 
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 
-Pixels = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
 Indices = npt.NDArray[np.int64]
+
+# Mean and deviation of files are taken from so many, evenly spaced: reading a million to know a mean to four
+# digits would take an hour.
+_FILES_FOR_NORMALIZATION = 10_000
+_CHUNK = 1_000
+_LEAST_DEVIATION = 1e-6
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images (n, channels, height, width) uint8, labels (n,) int64, class names, and the split's indices."""
+    """Images (n, channels, height, width) uint8, labels (n,) int64, class names, and the split's indices.
 
-    images: Pixels
+    `resize_px` and `crop_px` say what becomes of an image before a net sees it: resized to a square, then
+    cropped to one; None leaves it. `perturbed_per_class`: how many test images of each class noise and attacks
+    are tried on; None for all. `known_normalization` is that of a set read back from disk.
+    """
+
+    images: Pixels | FileIndex
     labels: Labels
     classes: tuple[str, ...]
     split: dict[SplitName, Indices]
+    resize_px: int | None = None
+    crop_px: int | None = None
+    perturbed_per_class: int | None = None
+    known_normalization: tuple[list[float], list[float]] | None = None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width)."""
-        return cast(tuple[int, int, int], self.images.shape[1:])
+        """(channels, height, width) of what a net sees."""
+        channels, height, width = self.images.shape[1:]
+        side = self.crop_px or self.resize_px
+        return (channels, side, side) if side else (channels, height, width)
 
     def part(self, name: SplitName) -> tuple[Pixels, Labels]:
-        """The images and labels of one part of the split, in the order of its indices."""
+        """The images, neither resized nor cropped, and labels of a part of the split, in its order."""
         idx = self.split[name]
         return self.images[idx], self.labels[idx]
 
     def normalization(self) -> tuple[list[float], list[float]]:
-        """Mean and standard deviation of each channel over the training images, for pixels in [0, 1]."""
-        pixels = self.part("train")[0].astype(np.float64) / 255
-        return pixels.mean(axis=(0, 2, 3)).tolist(), pixels.std(axis=(0, 2, 3)).tolist()
+        """Mean and standard deviation of each channel over the training images, for pixels in [0, 1].
+
+        Of files, 10,000 are read at most, evenly spaced.
+        """
+        if self.known_normalization is not None:
+            return self.known_normalization
+        idx = self.split["train"]
+        if isinstance(self.images, FileIndex) and len(idx) > _FILES_FOR_NORMALIZATION:
+            idx = idx[np.linspace(0, len(idx) - 1, _FILES_FOR_NORMALIZATION).astype(np.int64)]
+        levels = np.zeros((self.images.shape[1], 256), dtype=np.int64)
+        for start in range(0, len(idx), _CHUNK):
+            chunk = self.images[idx[start : start + _CHUNK]]
+            for channel in range(chunk.shape[1]):
+                levels[channel] += np.bincount(chunk[:, channel].ravel(), minlength=256)
+        values, shares = np.arange(256) / 255, levels / levels.sum(1, keepdims=True)
+        mean = shares @ values
+        std = np.sqrt((shares * (values - mean[:, None]) ** 2).sum(1))
+        return mean.tolist(), std.tolist()
 
     def checksum(self) -> str:
-        """SHA-256 over pixels, labels and split."""
-        digest = hashlib.sha256(np.ascontiguousarray(self.images).tobytes())
+        """SHA-256 over pixels (or the files' names and hashes), labels and split."""
+        digest = hashlib.sha256()
+        if isinstance(self.images, FileIndex):
+            for path, of_file in zip(self.images.paths, self.images.hashes, strict=True):
+                digest.update(f"{path}\0{of_file}\n".encode())
+        else:
+            digest.update(np.ascontiguousarray(self.images).tobytes())
         digest.update(np.ascontiguousarray(self.labels).tobytes())
         for name in SPLITS:
             digest.update(np.ascontiguousarray(self.split[name]).tobytes())
@@ -60,43 +99,59 @@ def check_image_set(data: ImageSet, where: str) -> None:
 
     Raises:
         InputError: naming `where` for wrong shapes or types, labels out of range, a class without images in a
-            part of the split, or an index in two parts.
+            part of the split, an index in two parts, training images that are all alike, or a crop larger
+            than the images.
     """
-    n = len(data.images)
-    if data.images.ndim != 4 or data.images.dtype != np.uint8:
-        raise InputError(
-            f"{where}: expected uint8 images (n, channels, height, width), "
-            f"got {data.images.dtype} {data.images.shape}"
-        )
+    for problem in _problems(data):
+        raise InputError(f"{where}: {problem}")
+
+
+def _problems(data: ImageSet) -> Iterator[str]:
+    n, n_classes = len(data.images), len(data.classes)
+    if isinstance(data.images, np.ndarray) and (data.images.ndim != 4 or data.images.dtype != np.uint8):
+        got = f"{data.images.dtype} {data.images.shape}"
+        yield f"expected uint8 images (n, channels, height, width), got {got}"
     if data.labels.shape != (n,):
-        raise InputError(f"{where}: expected {n} labels, one an image, got shape {data.labels.shape}")
+        yield f"expected {n} labels, one an image, got shape {data.labels.shape}"
     if n == 0:
-        raise InputError(f"{where}: expected images, got none")
-    n_classes = len(data.classes)
+        yield "expected images, got none"
     if n_classes < 2:
-        raise InputError(f"{where}: expected at least 2 classes, got {n_classes}")
+        yield f"expected at least 2 classes, got {n_classes}"
+    if len(set(data.classes)) != n_classes:
+        yield f"expected different class names, got {', '.join(map(repr, data.classes))}"
     if data.labels.min() < 0 or data.labels.max() >= n_classes:
         bad = data.labels[(data.labels < 0) | (data.labels >= n_classes)][0]
-        raise InputError(f"{where}: expected labels from 0 to {n_classes - 1}, got {bad}")
+        yield f"expected labels from 0 to {n_classes - 1}, got {bad}"
     used = np.concatenate([data.split[name] for name in SPLITS])
     outside = used[(used < 0) | (used >= n)]
     if len(outside):
-        raise InputError(f"{where}: expected indices from 0 to {n - 1} in the split, got {outside[0]}")
+        yield f"expected indices from 0 to {n - 1} in the split, got {outside[0]}"
     if len(np.unique(used)) != len(used):
-        raise InputError(f"{where}: expected every image in one part of the split at most, got repeats")
+        yield "expected every image in one part of the split at most, got repeats"
     for name in SPLITS:
         missing = set(range(n_classes)) - set(data.labels[data.split[name]].tolist())
         if missing:
-            raise InputError(
-                f"{where}: expected images of every class in the {name} part, "
-                f"got none of {data.classes[min(missing)]!r}"
-            )
+            yield f"expected images of every class in the {name} part, got none of {data.classes[min(missing)]!r}"
+    height, width = (data.resize_px,) * 2 if data.resize_px else data.images.shape[2:]
+    if data.crop_px is not None and data.crop_px > min(height, width):
+        yield f"data.crop_px: expected at most the images' {height}x{width}, got {data.crop_px}"
+    if max(data.normalization()[1]) < _LEAST_DEVIATION:
+        yield "expected training images with some contrast, got the same value in every pixel"
 
 
 def save_image_set(data: ImageSet, folder: Path) -> None:
-    """Write `images.safetensors` (images, labels, split) and `images.json` (classes, counts, checksum)."""
-    arrays: dict[str, npt.NDArray[Any]] = {"images": data.images, "labels": data.labels}
+    """Write `images.safetensors` (images, labels, split) and `images.json` (classes, counts, checksum).
+
+    The images of an index are not in it; their paths, sizes and hashes are in `files.csv`.
+    """
+    arrays: dict[str, npt.NDArray[Any]] = {"labels": data.labels}
     arrays |= {f"split.{name}": data.split[name] for name in SPLITS}
+    files = data.images if isinstance(data.images, FileIndex) else None
+    if files is None:
+        arrays["images"] = cast(Pixels, data.images)
+    else:
+        rows = zip(files.paths, files.sizes, files.hashes, strict=True)
+        write_csv(folder / "files.csv", [{"path": p, "bytes": size, "sha256": h} for p, size, h in rows])
     save_file(
         {name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / "images.safetensors"
     )
@@ -107,6 +162,10 @@ def save_image_set(data: ImageSet, folder: Path) -> None:
             "classes": list(data.classes),
             "counts": {name: len(data.split[name]) for name in SPLITS},
             "image_shape": list(data.image_shape),
+            "resize_px": data.resize_px,
+            "crop_px": data.crop_px,
+            "perturbed_per_class": data.perturbed_per_class,
+            "files": files and {"root": files.root.as_posix(), "resize_px": files.resize_px},
             "normalization": {"mean": mean, "std": std},
             "sha256": data.checksum(),
         },
@@ -114,7 +173,7 @@ def save_image_set(data: ImageSet, folder: Path) -> None:
 
 
 def load_image_set(folder: Path) -> ImageSet:
-    """Read what `save_image_set` wrote.
+    """Read what `save_image_set` wrote; the files of an index are not touched.
 
     Raises:
         InputError: if a file is missing or damaged, or the checksum does not match.
@@ -123,10 +182,14 @@ def load_image_set(folder: Path) -> ImageSet:
         arrays = load_file(folder / "images.safetensors")
         info = json.loads((folder / "images.json").read_text(encoding="utf-8"))
         data = ImageSet(
-            images=arrays["images"],
+            images=_read_index(folder, info["files"]) if info["files"] else arrays["images"],
             labels=arrays["labels"],
             classes=tuple(info["classes"]),
             split={name: arrays[f"split.{name}"] for name in SPLITS},
+            resize_px=info["resize_px"],
+            crop_px=info["crop_px"],
+            perturbed_per_class=info["perturbed_per_class"],
+            known_normalization=(info["normalization"]["mean"], info["normalization"]["std"]),
         )
         expected = str(info["sha256"])
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
@@ -136,3 +199,15 @@ def load_image_set(folder: Path) -> ImageSet:
     if data.checksum() != expected:
         raise InputError(f"{folder}: expected checksum {expected[:12]}, got {data.checksum()[:12]}")
     return data
+
+
+def _read_index(folder: Path, about: dict[str, Any]) -> FileIndex:
+    with (folder / "files.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return FileIndex(
+        root=Path(about["root"]),
+        paths=tuple(row["path"] for row in rows),
+        sizes=tuple(int(row["bytes"]) for row in rows),
+        hashes=tuple(row["sha256"] for row in rows),
+        resize_px=int(about["resize_px"]),
+    )

@@ -1,34 +1,109 @@
-"""A data set's parts as tensors on the training device, and the classifier that fits them."""
+"""A data set's parts as batches on the training device, and the classifier that fits them."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
+from torch.utils.data import DataLoader, Dataset
 
-from pipeline.data import ImageSet, load_image_set
+from pipeline.augmentation import center_crop
+from pipeline.data import ImageSet, SplitName, load_image_set
 from pipeline.errors import InputError
+from pipeline.file_index import FileIndex
 from pipeline.models import build_model
 from pipeline.models.classifier import Classifier, evaluation_mode
 from pipeline.params import Architecture, FcModel, TorchvisionModel
 
+# Images that are read at a time where all are wanted.
+_AT_A_TIME = 1_000
+
+
+class ImageFiles(Dataset[Tensor]):
+    """Files behind the interface that a DataLoader asks for; an item is a batch, not an image."""
+
+    def __init__(self, files: FileIndex) -> None:
+        self.files = files
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, idx: list[int]) -> Tensor:
+        return torch.from_numpy(self.files[np.asarray(idx, dtype=np.int64)])
+
 
 @dataclass(frozen=True)
 class Images:
-    """A part of a data set: uint8 images (n, c, h, w) and int64 labels (n,) on one device."""
+    """A part of a data set: images, and labels (n,) int64 on the device where batches are wanted.
 
-    images: Tensor
+    `images` are a uint8 tensor (n, c, h, w) on that device, or files that are read when they are needed, by
+    `workers` processes. `resize_px` and `crop_px` are those of `ImageSet`.
+    """
+
+    images: Tensor | ImageFiles
     labels: Tensor
+    resize_px: int | None = None
+    crop_px: int | None = None
+    workers: int = 0
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def device(self) -> torch.device:
+        """Where batches come to lie."""
+        return self.labels.device
+
+    def uncropped(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        """For each batch of indices, its images (len(batch), c, h, w) uint8, resized and not yet cropped."""
+        found: Iterable[Tensor]
+        if isinstance(self.images, Tensor):
+            found = (self.images[batch.to(self.device)] for batch in batches)
+        else:
+            found = DataLoader(
+                self.images,
+                sampler=[batch.tolist() for batch in batches],
+                batch_size=None,
+                num_workers=min(self.workers, len(batches)),
+                pin_memory=self.device.type == "cuda",
+            )
+        for images in found:
+            yield _resize(images.to(self.device, non_blocking=True), self.resize_px)
+
+    def in_batches(self, batch_size: int) -> Iterator[Tensor]:
+        """All images in order as float32 in [0, 1], cropped to the centre, `batch_size` at a time."""
+        batches = torch.split(torch.arange(len(self)), batch_size)
+        for images in self.uncropped(batches):
+            yield center_crop(images, self.crop_px).float() / 255
+
     def scaled(self) -> Tensor:
-        """All images as float32 in [0, 1]."""
-        return self.images.float() / 255
+        """All images at once, as float32 in [0, 1], cropped to the centre."""
+        return torch.cat(list(self.in_batches(_AT_A_TIME)))
+
+    def take(self, idx: Tensor) -> "Images":
+        """The part's images and labels at some indices."""
+        if isinstance(self.images, Tensor):
+            images: Tensor | ImageFiles = self.images[idx.to(self.device)]
+        else:
+            images = ImageFiles(self.images.files.take(idx.tolist()))
+        return replace(self, images=images, labels=self.labels[idx.to(self.device)])
+
+    def first(self, n: int) -> Tensor:
+        """The first `n` images as float32 in [0, 1], cropped to the centre."""
+        return self.take(torch.arange(min(n, len(self)))).scaled()
+
+    def first_per_class(self, n: int | None) -> "Images":
+        """The first `n` images of each class, in the part's order; None for all."""
+        if n is None:
+            return self
+        labels = self.labels.cpu()
+        chosen = [(labels == label).nonzero().flatten()[:n] for label in torch.unique(labels)]
+        return self.take(torch.cat(chosen).sort().values)
 
 
 @dataclass(frozen=True)
@@ -40,20 +115,44 @@ class Parts:
     test: Images
     source: ImageSet
 
+    @property
+    def perturbed(self) -> Images:
+        """The test images that noise and attacks are tried on."""
+        return self.test.first_per_class(self.source.perturbed_per_class)
 
-def load_parts(folder: Path, device: torch.device) -> Parts:
-    """Read a prepared set onto a device.
+
+def load_parts(folder: Path, device: torch.device, *, workers: int = 0) -> Parts:
+    """Read a prepared set onto a device; files stay where they are.
+
+    Args:
+        folder: what the stage `prepare` wrote.
+        device: where batches are wanted.
+        workers: processes that read files.
 
     Raises:
         InputError: if the set is missing or damaged.
     """
     data = load_image_set(folder)
 
-    def part(name: str) -> Images:
-        images, labels = data.part(name)  # type: ignore[arg-type]
-        return Images(torch.from_numpy(images).to(device), torch.from_numpy(labels).to(device))
+    def part(name: SplitName) -> Images:
+        idx = data.split[name]
+        images: Tensor | ImageFiles
+        if isinstance(data.images, FileIndex):
+            images = ImageFiles(data.images.take(idx))
+        else:
+            images = torch.from_numpy(data.images[idx]).to(device)
+        labels = torch.from_numpy(data.labels[idx]).to(device)
+        return Images(images, labels, data.resize_px, data.crop_px, workers)
 
     return Parts(part("train"), part("validation"), part("test"), data)
+
+
+def _resize(images: Tensor, side_px: int | None) -> Tensor:
+    """uint8 images as squares of `side_px`, bilinear with antialiasing, whatever their shape was."""
+    if side_px is None or images.shape[2:] == (side_px, side_px):
+        return images
+    resized = interpolate(images.float(), (side_px, side_px), mode="bilinear", antialias=True)
+    return resized.round().clamp(0, 255).to(torch.uint8)
 
 
 def build_classifier(params: Architecture, data: ImageSet, *, wanted_for: str) -> Classifier:

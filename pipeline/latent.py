@@ -7,6 +7,7 @@ import torch
 from skimage.filters import threshold_otsu
 from torch import Tensor, nn
 
+from pipeline.images import Images
 from pipeline.models.classifier import decision_layer, evaluation_mode, latent_and_logits
 from pipeline.params import LatentChoiceRule, SensitivityChoice
 
@@ -28,10 +29,10 @@ class LatentChoice:
 
 
 @torch.no_grad()
-def latent_features(model: nn.Module, images: Tensor, *, batch_size: int) -> Tensor:
-    """Latent features (n, d) in evaluation mode, for images in [0, 1]."""
+def latent_features(model: nn.Module, images: Images, *, batch_size: int) -> Tensor:
+    """Latent features (n, d) in evaluation mode of a part of a data set."""
     with evaluation_mode(model):
-        return torch.cat([latent_and_logits(model, batch)[0] for batch in torch.split(images, batch_size)])
+        return torch.cat([latent_and_logits(model, batch)[0] for batch in images.in_batches(batch_size)])
 
 
 @torch.no_grad()

@@ -83,9 +83,9 @@ def train_plainly(
         eval_batch_size: images at a time when scoring.
         description: names the run in its progress bar.
     """
-    model.to(parts.train.images.device)
+    model.to(parts.train.device)
     objective = training_objective(
-        model, parts.train.scaled()[:2], auxiliary, label_smoothing=settings.label_smoothing
+        model, parts.train.first(2), auxiliary, label_smoothing=settings.label_smoothing
     )
     return fit(
         model,

@@ -50,18 +50,18 @@ def unravel_utility(
         seed: of the traced images.
         batch_size: images at a time.
     """
-    features = latent_features(model, train.scaled(), batch_size=batch_size)
+    features = latent_features(model, train, batch_size=batch_size)
     v = discriminants(features, train.labels)
-    held_out = latent_features(model, validation.scaled(), batch_size=batch_size)
+    held_out = latent_features(model, validation, batch_size=batch_size)
     variance = features.double().var(0)
     choice = choose_latent(model, v, variance, held_out, validation.labels, surgery.latent)
-    images = trace_images(train, surgery.trace_images_per_class, seed=seed)
+    images = trace_images(train, surgery.trace_images_per_class, seed=seed).scaled()
     utilities = trace_utility(model, images, choice.kept, batch_size=batch_size)
     return TaskUtility(v, choice, utilities, images)
 
 
-def trace_images(train: Images, per_class: int, *, seed: int) -> Tensor:
-    """A per-class budget of training images (thesis 3.3.6), in [0, 1].
+def trace_images(train: Images, per_class: int, *, seed: int) -> Images:
+    """A per-class budget of training images (thesis 3.3.6).
 
     Where a class has fewer, images of the other classes fill the gap, drawn at random (thesis Figure 3-20).
     """
@@ -76,4 +76,4 @@ def trace_images(train: Images, per_class: int, *, seed: int) -> Tensor:
     gap = per_class * len(classes) - sum(len(each) for each in chosen)
     spare = torch.cat(left)
     chosen.append(spare[torch.randperm(len(spare), generator=random).to(spare.device)[:gap]])
-    return Images(train.images[torch.cat(chosen)], train.labels).scaled()
+    return train.take(torch.cat(chosen))

@@ -1,4 +1,4 @@
-"""One training run: epochs over an in-memory set, a resume point after each, the same bits every time."""
+"""One training run: epochs over a set, a resume point after each, the same bits every time."""
 
 import math
 from collections.abc import Iterator
@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from pipeline.batches import Batching, shift_images
+from pipeline.augmentation import augment_images
+from pipeline.batches import Batching
 from pipeline.images import Images, Parts
 from pipeline.models.classifier import evaluation_mode, load_state, output_layer
 from pipeline.objectives import Objective
@@ -54,7 +55,8 @@ def predict_logits(model: nn.Module, images: Tensor, *, batch_size: int) -> Tens
 
 def evaluate(model: nn.Module, data: Images, *, batch_size: int) -> Score:
     """Score a model on images and labels."""
-    logits = predict_logits(model, data.scaled(), batch_size=batch_size)
+    with evaluation_mode(model), torch.no_grad():
+        logits = torch.cat([model(images) for images in data.in_batches(batch_size)])
     loss = nn.functional.cross_entropy(logits, data.labels)
     return Score(len(data), int((logits.argmax(1) == data.labels).sum()), float(loss))
 
@@ -134,11 +136,15 @@ def _epoch_batches(
     torch.manual_seed(derive_seed(seed, "dropout", epoch))
     random = generator(seed, "batches", epoch)
     batches = list(batching(train.labels.cpu(), random))
-    for idx, batch in enumerate(batches):
-        on_device = batch.to(train.images.device)
-        images = train.images[on_device].float() / 255
-        shifted = shift_images(images, settings.shift_px, random)
-        yield shifted, train.labels[on_device], epoch + (idx + 0.5) / len(batches)
+    for idx, (batch, uncropped) in enumerate(zip(batches, train.uncropped(batches), strict=True)):
+        images = augment_images(
+            uncropped.float() / 255,
+            crop_px=train.crop_px,
+            shift_px=settings.shift_px,
+            mirror=settings.mirror,
+            random=random,
+        )
+        yield images, train.labels[batch.to(train.device)], epoch + (idx + 0.5) / len(batches)
 
 
 def _learning_rate(settings: Schedule, time: float) -> float:

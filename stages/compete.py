@@ -33,7 +33,7 @@ def compete(run: StageRun) -> str:
     control, ours = run.artefact(run.seed, "control"), run.artefact(run.seed, "shrink")
     sections = [runtime, run.params.train, lda, surgery, settings, competitor]
     contest = Contest(
-        parts=load_parts(prepared, device),
+        parts=load_parts(prepared, device, workers=runtime.workers),
         retraining=settings.retraining,
         objective=Objective(label_smoothing=settings.retraining.label_smoothing),
         lda=lda,

@@ -21,7 +21,7 @@ def control(run: StageRun) -> str:
     outcome = fit(
         model,
         Objective(label_smoothing=training.label_smoothing),
-        load_parts(prepared, device),
+        load_parts(prepared, device, workers=runtime.workers),
         training,
         batching=balanced_batches(lda.samples_per_class, lda.classes_per_batch),
         seed=derive_seed(run.seed, "push"),  # the push's own stream: the same batches

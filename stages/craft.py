@@ -18,7 +18,7 @@ def craft_attack(run: StageRun) -> str:
     name, source_name = run.keys["attack"], run.keys["source"]
     runtime, attack = run.params.runtime, run.params.attacks[name]
     device = configure_torch(runtime)
-    test = load_parts(run.artefact("prepare"), device).test
+    test = load_parts(run.artefact("prepare"), device, workers=runtime.workers).perturbed
     source = load_classifier(run.artefact(run.seed, "source", source_name) / "model").to(device)
     batch_size = runtime.eval_batch_size
     seed_torch(run.seed, "craft", source_name, name)

@@ -15,7 +15,7 @@ def evaluate_models(run: StageRun) -> str:
     """Writes `scores.csv`, `layers.csv`, `environment.json` and the metrics that DVC shows."""
     runtime = run.params.runtime
     device = configure_torch(runtime)
-    parts = load_parts(run.artefact("prepare"), device)
+    parts = load_parts(run.artefact("prepare"), device, workers=runtime.workers)
     scores, layers = [], []
     metrics: dict[str, dict[str, float]] = {}
     for name, (folder, file) in MODELS.items():

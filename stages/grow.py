@@ -21,7 +21,7 @@ def grow_base(run: StageRun) -> str:
     device = configure_torch(runtime)
     prepared, base_folder = run.artefact("prepare"), run.artefact(run.seed, "train")
     resume = ResumePoint(run.resume_folder([prepared, base_folder], [runtime, settings]))
-    parts = load_parts(prepared, device)
+    parts = load_parts(prepared, device, workers=runtime.workers)
     base = load_classifier(base_folder / "model").to(device)
 
     def measure(model: Classifier) -> Cost:

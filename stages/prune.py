@@ -45,7 +45,7 @@ def prune(run: StageRun) -> str:
     device = configure_torch(runtime)
     prepared, base = run.artefact("prepare"), run.artefact(run.seed, "train")
     resume = ResumePoint(run.resume_folder([prepared, base, previous], [runtime, lda, surgery, settings]))
-    parts = load_parts(prepared, device)
+    parts = load_parts(prepared, device, workers=runtime.workers)
     model = load_classifier(previous / "model").to(device)
     base_score = evaluate(
         load_classifier(base / "model").to(device), parts.validation, batch_size=runtime.eval_batch_size

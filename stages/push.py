@@ -22,13 +22,13 @@ def push(run: StageRun) -> str:
     device = configure_torch(runtime)
     prepared, grown = run.artefact("prepare"), run.artefact(run.seed, "grow")
     resume = ResumePoint(run.resume_folder([prepared, grown], [runtime, lda, training]) / "fit")
-    parts = load_parts(prepared, device)
+    parts = load_parts(prepared, device, workers=runtime.workers)
     model = load_classifier(grown / "model").to(device)
-    images, labels = parts.train.scaled(), parts.train.labels
+    train = parts.train
 
     def latent_space(prefix: str) -> dict[str, Tensor]:
-        features = latent_features(model, images, batch_size=runtime.eval_batch_size)
-        return {f"{prefix}.{name}": t for name, t in describe_latent(features, labels, lda).items()}
+        features = latent_features(model, train, batch_size=runtime.eval_batch_size)
+        return {f"{prefix}.{name}": t for name, t in describe_latent(features, train.labels, lda).items()}
 
     before = latent_space("before")
     outcome = fit(

@@ -35,7 +35,7 @@ def robustness(run: StageRun) -> str:
     """Writes accuracies, confidences, paired comparisons, galleries, and the drops that DVC shows."""
     runtime, lineup = run.params.runtime, run.params.lineup
     device = configure_torch(runtime)
-    test = load_parts(run.artefact("prepare"), device).test
+    test = load_parts(run.artefact("prepare"), device, workers=runtime.workers).perturbed
     labels = test.labels.cpu()
     models = {
         name: load_classifier(run.artefact(run.seed, folder) / file).to(device)
@@ -76,7 +76,7 @@ def _perturbed(run: StageRun, test: Images) -> Iterator[tuple[Condition, Tensor]
             if each.kind == "noise"
             else run.artefact(run.seed, "craft", each.source, each.key)
         )
-        held = load_file(folder / "images.safetensors", device=str(test.images.device))
+        held = load_file(folder / "images.safetensors", device=str(test.device))
         if not torch.equal(held["labels"], test.labels):
             raise InputError(f"{folder}: expected the labels of this test part, got others; run `dvc repro`")
         yield each, held["images"].float()

@@ -18,7 +18,7 @@ def select(run: StageRun) -> str:
     """From all rounds' samples to two models (`.safetensors`, `.json`, `.onnx`) and `selection.json`."""
     runtime, settings = run.params.runtime, run.params.select
     device = configure_torch(runtime)
-    parts = load_parts(run.artefact("prepare"), device)
+    parts = load_parts(run.artefact("prepare"), device, workers=runtime.workers)
     base = load_classifier(run.artefact(run.seed, "train") / "model").to(device)
     score = evaluate(base, parts.validation, batch_size=runtime.eval_batch_size)
     entries = [entry for each in run.params.rounds for entry in _read_samples(run, each.name)]
@@ -26,7 +26,7 @@ def select(run: StageRun) -> str:
         raise InputError("expected at least one pruned sample in the rounds, got none")
     selection = select_models(entries, base_n_correct=score.n_correct, max_drop=settings.max_drop)
     chosen = {"accuracy_first": selection.accuracy_first, "parameter_first": selection.parameter_first}
-    examples = parts.validation.scaled()[:16].cpu()
+    examples = parts.validation.first(16).cpu()
     for name, entry in chosen.items():
         sample = run.artefact(run.seed, "prune", entry.round, "samples")
         model = load_classifier(sample / entry.sample)

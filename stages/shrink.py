@@ -30,7 +30,7 @@ def shrink(run: StageRun) -> str:
     model = load_classifier(pushed / "model").to(device)
     n_params = count_params(load_classifier(base / "model"))
     contest = Contest(
-        parts=load_parts(prepared, device),
+        parts=load_parts(prepared, device, workers=runtime.workers),
         retraining=settings.retraining,
         objective=PushObjective(lda, label_smoothing=settings.retraining.label_smoothing),
         lda=lda,

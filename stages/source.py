@@ -20,7 +20,7 @@ def source(run: StageRun) -> str:
     model, outcome = train_from_scratch(
         settings.model,
         settings.training,
-        load_parts(prepared, device),
+        load_parts(prepared, device, workers=runtime.workers),
         auxiliary=None,
         seed=run.seed,
         purpose=f"source/{name}",

@@ -18,7 +18,7 @@ def train(run: StageRun) -> str:
     model, outcome = train_from_scratch(
         architecture,
         settings.training,
-        load_parts(prepared, device),
+        load_parts(prepared, device, workers=runtime.workers),
         auxiliary=settings.auxiliary,
         seed=run.seed,
         purpose="train",

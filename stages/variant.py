@@ -21,7 +21,7 @@ def variant(run: StageRun) -> str:
     device = configure_torch(runtime)
     prepared, grown = run.artefact("prepare"), run.artefact(run.seed, "grow")
     resume = ResumePoint(run.resume_folder([prepared, grown], [runtime, lda, training]) / "fit")
-    parts = load_parts(prepared, device)
+    parts = load_parts(prepared, device, workers=runtime.workers)
     model = load_classifier(grown / "model").to(device)
     outcome = fit(
         model,
@@ -34,7 +34,7 @@ def variant(run: StageRun) -> str:
         eval_batch_size=runtime.eval_batch_size,
         description=f"push variant {name}, seed {run.seed}",
     )
-    features = latent_features(model, parts.train.scaled(), batch_size=runtime.eval_batch_size)
+    features = latent_features(model, parts.train, batch_size=runtime.eval_batch_size)
     space = describe_latent(features, parts.train.labels, lda)
     spectrum = space["spectrum"].clamp_min(0)
     row = {

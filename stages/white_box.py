@@ -17,7 +17,7 @@ def white_box(run: StageRun) -> str:
     name, runtime, lineup = run.keys["attack"], run.params.runtime, run.params.lineup
     attack = run.params.white_box[name]
     device = configure_torch(runtime)
-    test = load_parts(run.artefact("prepare"), device).test
+    test = load_parts(run.artefact("prepare"), device, workers=runtime.workers).perturbed
     clean, labels, batch_size = test.scaled(), test.labels.cpu(), runtime.eval_batch_size
     rows = []
     for model_name, (folder, file) in list_models(

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.batches import Batching, balanced_batches, shift_images, shuffled_batches
+from pipeline.batches import Batching, balanced_batches, shuffled_batches
 
 
 def dealt(batching: Batching, labels: Tensor, seed: int = 0) -> list[Tensor]:
@@ -87,64 +87,3 @@ def test_a_class_smaller_than_its_share_is_dealt_as_evenly_as_possible() -> None
 
 def test_a_set_smaller_than_a_batch_still_gives_one() -> None:
     assert len(dealt(balanced_batches(50, None), torch.tensor([0, 1, 0, 1]))) == 1
-
-
-def shifted_by_loop(image: Tensor, dy: int, dx: int) -> Tensor:
-    """Pixel (y, x) comes from (y + dy, x + dx), or is zero where that lies outside."""
-    channels, height, width = image.shape
-    out = torch.zeros_like(image)
-    for c in range(channels):
-        for y in range(height):
-            for x in range(width):
-                if 0 <= y + dy < height and 0 <= x + dx < width:
-                    out[c, y, x] = image[c, y + dy, x + dx]
-    return out
-
-
-def random_images(n: int) -> Tensor:
-    return 0.1 + torch.rand(n, 2, 5, 6, generator=torch.Generator().manual_seed(1))
-
-
-def shifts_found(images: Tensor, max_px: int, seed: int) -> list[tuple[int, int]]:
-    shifted = shift_images(images, max_px, torch.Generator().manual_seed(seed))
-    assert shifted.shape == images.shape
-    steps = range(-max_px - 1, max_px + 2)
-    found = []
-    for image, result in zip(images, shifted, strict=True):
-        fits = [(y, x) for y in steps for x in steps if torch.equal(shifted_by_loop(image, y, x), result)]
-        assert len(fits) == 1
-        found += fits
-    return found
-
-
-@pytest.mark.parametrize("max_px", [1, 2])
-def test_each_image_is_shifted_as_a_plain_loop_would_by_at_most_the_bound(max_px: int) -> None:
-    found = shifts_found(random_images(24), max_px, seed=0)
-    assert all(abs(dy) <= max_px and abs(dx) <= max_px for dy, dx in found)
-    assert len(set(found)) > 4
-
-
-def test_all_shifts_occur_about_equally_often() -> None:
-    image = torch.zeros(1800, 1, 3, 3)
-    image[:, :, 1, 1] = 1
-    places = shift_images(image, 1, torch.Generator().manual_seed(0)).flatten(1).argmax(1)
-    counts = torch.bincount(places, minlength=9)
-    # Binomial(1800, 1/9): mean 200, standard deviation 13.3.
-    assert counts.min() > 140
-    assert counts.max() < 260
-
-
-def test_shifts_depend_on_the_generator_alone() -> None:
-    images = random_images(12)
-    torch.manual_seed(0)
-    first = shifts_found(images, 1, seed=4)
-    torch.manual_seed(1)
-    assert first == shifts_found(images, 1, seed=4)
-    assert first != shifts_found(images, 1, seed=5)
-
-
-def test_no_shift_leaves_images_and_generator_alone() -> None:
-    random = torch.Generator().manual_seed(0)
-    before, images = random.get_state(), random_images(3)
-    assert torch.equal(shift_images(images, 0, random), images)
-    assert torch.equal(random.get_state(), before)

@@ -13,11 +13,18 @@ from sklearn.datasets import load_digits
 from pipeline.data import SPLITS, ImageSet, check_image_set, load_image_set, save_image_set
 from pipeline.datasets import read_dataset
 from pipeline.errors import InputError
-from pipeline.params import Data
+from pipeline.params import DigitsData, ImagesPerClass
 
 
-def _settings(split_seed: int = 0, validation: float = 0.2, test: float = 0.2) -> Data:
-    return Data(source="digits", split_seed=split_seed, validation_fraction=validation, test_fraction=test)
+def _settings(split_seed: int = 0, validation: float = 0.2, test: float = 0.2) -> DigitsData:
+    return DigitsData(
+        source="digits",
+        split_seed=split_seed,
+        validation_fraction=validation,
+        test_fraction=test,
+        images_per_class=ImagesPerClass(train=None, validation=None, test=None, perturbed=None),
+        crop_px=None,
+    )
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pipeline.images import Images
 from pipeline.latent import (
     LatentChoice,
     choose_latent,
@@ -201,9 +202,11 @@ def small_net() -> nn.Module:
 def test_latent_features_are_the_decision_layers_inputs_in_evaluation_mode(
     batch_size: int, training: bool
 ) -> None:
-    net, images = small_net(), torch.rand(7, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    random = torch.Generator().manual_seed(1)
+    images = Images(torch.randint(0, 256, (7, 3, 8, 8), generator=random).byte(), torch.zeros(7).long())
+    net = small_net()
     with torch.no_grad():
-        expected = net.eval()(images)
+        expected = net.eval()(images.scaled())
     features = latent_features(net.train(training), images, batch_size=batch_size)
     assert net.training == training
     assert features.shape == (7, 8)

@@ -69,6 +69,7 @@ def train(model: nn.Module, folder: Path, *, epochs: int = 3) -> None:
         warmup_epochs=0,
         label_smoothing=0.0,
         shift_px=1,
+        mirror=False,
     )
     fit(
         model,

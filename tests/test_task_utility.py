@@ -41,7 +41,7 @@ def per_class(train: Images, traced: Tensor) -> dict[int, int]:
 @pytest.mark.parametrize("seed", range(3))
 def test_every_class_gives_its_budget(budget: int, seed: int) -> None:
     train = numbered({0: 20, 4: 25, 7: 90})
-    traced = trace_images(train, budget, seed=seed)
+    traced = trace_images(train, budget, seed=seed).scaled()
     assert per_class(train, traced) == {0: budget, 4: budget, 7: budget}
     assert len(set(numbers(traced))) == 3 * budget
     assert traced.dtype == torch.float32
@@ -51,7 +51,7 @@ def test_every_class_gives_its_budget(budget: int, seed: int) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_where_a_class_is_short_the_others_fill_the_gap(seed: int) -> None:
     train = numbered({0: 2, 1: 30, 2: 30, 3: 5})
-    traced = trace_images(train, 10, seed=seed)
+    traced = trace_images(train, 10, seed=seed).scaled()
     found = per_class(train, traced)
     assert (found[0], found[3]) == (2, 5)
     assert found[1] >= 10
@@ -61,7 +61,7 @@ def test_where_a_class_is_short_the_others_fill_the_gap(seed: int) -> None:
 
 def test_the_gap_is_filled_at_random_from_all_that_is_left() -> None:
     train = numbered({0: 1, 1: 30, 2: 30})
-    fillings = [per_class(train, trace_images(train, 15, seed=seed)) for seed in range(8)]
+    fillings = [per_class(train, trace_images(train, 15, seed=seed).scaled()) for seed in range(8)]
     assert len({tuple(found.items()) for found in fillings}) > 1
     assert all(found[1] > 15 or found[2] > 15 for found in fillings)
     assert any(found[1] > 15 and found[2] > 15 for found in fillings)
@@ -70,17 +70,17 @@ def test_the_gap_is_filled_at_random_from_all_that_is_left() -> None:
 def test_a_budget_above_the_whole_set_takes_every_image_once() -> None:
     train = numbered({0: 3, 1: 8, 2: 5})
     for budget in (8, 6, 100):
-        assert sorted(numbers(trace_images(train, budget, seed=0))) == list(range(16))
+        assert sorted(numbers(trace_images(train, budget, seed=0).scaled())) == list(range(16))
     assert len(trace_images(train, 5, seed=0)) == 15
 
 
 def test_traced_images_are_those_of_the_seed_and_not_of_the_global_generator() -> None:
     train = numbered({0: 50, 1: 40, 2: 3})
     torch.manual_seed(1)
-    one = trace_images(train, 10, seed=4)
+    one = trace_images(train, 10, seed=4).scaled()
     torch.manual_seed(2)
-    assert torch.equal(trace_images(train, 10, seed=4), one)
-    assert set(numbers(trace_images(train, 10, seed=5))) != set(numbers(one))
+    assert torch.equal(trace_images(train, 10, seed=4).scaled(), one)
+    assert set(numbers(trace_images(train, 10, seed=5).scaled())) != set(numbers(one))
 
 
 def test_classes_that_no_image_has_take_no_budget() -> None:
@@ -133,8 +133,8 @@ RULES: list[LatentChoiceRule] = [
 def test_utility_is_traced_from_the_neurons_that_the_rule_chooses(rule: LatentChoiceRule) -> None:
     model, train, validation = net(), classified(45, 0), classified(30, 1)
     found = unravelled(model, rule)
-    features = latent_features(model, train.scaled(), batch_size=64)
-    held_out = latent_features(model, validation.scaled(), batch_size=64)
+    features = latent_features(model, train, batch_size=64)
+    held_out = latent_features(model, validation, batch_size=64)
     v = discriminants(features, train.labels, ridge=0.01)
     choice = choose_latent(model, v, features.double().var(0), held_out, validation.labels, rule)
     torch.testing.assert_close(found.v, v, rtol=1e-4, atol=1e-9)
@@ -142,7 +142,7 @@ def test_utility_is_traced_from_the_neurons_that_the_rule_chooses(rule: LatentCh
     assert found.choice.order.tolist() == choice.order.tolist()
     assert found.choice.n == 30
     assert 0 < int(found.choice.kept.sum()) <= len(v)
-    assert torch.equal(found.images, trace_images(train, 6, seed=0))
+    assert torch.equal(found.images, trace_images(train, 6, seed=0).scaled())
     expected = trace_utility(model, found.images, found.choice.kept)
     assert list(found.utilities) == list(expected)
     for name, utility in expected.items():
@@ -168,7 +168,7 @@ def test_the_discriminating_power_is_that_of_the_given_discriminants_on_training
     )
     ((features, labels),) = seen
     assert torch.equal(labels, train.labels)
-    torch.testing.assert_close(features, latent_features(model, train.scaled(), batch_size=45))
+    torch.testing.assert_close(features, latent_features(model, train, batch_size=45))
     assert found.v.tolist() == list(range(8, 0, -1))
     assert found.choice.order.tolist() == list(range(8))
     n_kept = int(found.choice.kept.sum())
@@ -186,7 +186,7 @@ def test_after_the_fact_discriminants_may_stand_in_for_those_of_a_push() -> None
         seed=0,
         batch_size=16,
     )
-    features = latent_features(model, train.scaled(), batch_size=16)
+    features = latent_features(model, train, batch_size=16)
     assert torch.equal(found.v, discriminants_decorrelated(features, train.labels, ridge=0.01))
 
 

@@ -31,6 +31,7 @@ def schedule(**changes: Any) -> Schedule:
         "warmup_epochs": 1,
         "label_smoothing": 0.0,
         "shift_px": 1,
+        "mirror": False,
     }
     return Schedule(**(fields | changes))
 
@@ -231,6 +232,7 @@ def test_the_learning_rate_warms_up_linearly_and_then_follows_a_cosine_to_zero(
         decision_weight_decay=0.0,
         learning_rate=0.2,
         shift_px=0,
+        mirror=False,
     )
 
     class Cast(nn.Module):
@@ -309,6 +311,7 @@ def test_decay_shrinks_weights_the_decision_layers_by_its_own_and_neither_biases
         decision_weight_decay=decision_decay,
         learning_rate=0.2,
         shift_px=0,
+        mirror=False,
     )
     run(model, objective, tmp_path, settings=settings)
     rates = [0.1 * (1 + math.cos(math.pi * (step + 0.5) / 4)) for step in range(4)]
@@ -336,6 +339,7 @@ def test_one_step_shrinks_the_decision_weights_by_rate_times_decay(tmp_path: Pat
         decision_weight_decay=0.5,
         learning_rate=0.2,
         shift_px=0,
+        mirror=False,
     )
     fit(
         model,

@@ -1,4 +1,4 @@
-"""Sections on the machine, the data, and every kind of training."""
+"""Sections on the machine and on every kind of training."""
 
 from typing import Annotated, Literal, Self
 
@@ -8,32 +8,21 @@ from pipeline.params.sections import Fraction, NonNegativeFloat, NonNegativeInt,
 
 
 class Runtime(Section):
-    """The machine. `threads` is a param because the number of threads changes the last bits of a sum."""
+    """The machine. `threads` is a param because the number of threads changes the last bits of a sum.
+
+    `workers`: processes that read image files ahead of the training; 0 reads them in between.
+    """
 
     device: Literal["auto", "cpu", "cuda"]
     threads: PositiveInt
+    workers: NonNegativeInt
     eval_batch_size: PositiveInt
-
-
-class Data(Section):
-    """Which images, and how they are split; fractions are of all images."""
-
-    source: Literal["digits"]
-    split_seed: NonNegativeInt
-    validation_fraction: OpenFraction
-    test_fraction: OpenFraction
-
-    @model_validator(mode="after")
-    def _leave_training_images(self) -> Self:
-        if self.validation_fraction + self.test_fraction >= 1:
-            together = f"{self.validation_fraction} + {self.test_fraction}"
-            raise ValueError(f"validation_fraction + test_fraction: expected less than 1 (got {together})")
-        return self
 
 
 class Schedule(Section):
     """One training run: SGD with Nesterov momentum, linear warm-up, then a cosine to zero.
 
+    In training only, images are shifted by up to `shift_px` pixels and, with `mirror`, half of them mirrored.
     `decision_weight_decay` is the decision layer's own (L2 there, CVIU Figure 1).
     """
 
@@ -45,6 +34,7 @@ class Schedule(Section):
     warmup_epochs: NonNegativeInt
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     shift_px: NonNegativeInt
+    mirror: bool
 
     @model_validator(mode="after")
     def _warm_up_within(self) -> Self:

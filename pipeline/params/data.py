@@ -1,0 +1,182 @@
+"""Section `data`: which images, what becomes of their size, and how they are split."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, PositiveInt, model_validator
+
+from pipeline.params.sections import Fraction, NonNegativeInt, OpenFraction, Section
+
+FolderName = Annotated[str, Field(min_length=1)]
+
+
+class ImagesPerClass(Section):
+    """How many images of each class a part has at most, the first ones of it; null takes all.
+
+    `perturbed`: the test images that noise and attacks are tried on.
+    """
+
+    train: PositiveInt | None
+    validation: PositiveInt | None
+    test: PositiveInt | None
+    perturbed: PositiveInt | None
+
+
+class DataSection(Section):
+    """What every source has. `crop_px`: side of the square that a net sees; cut at random places in training,
+    from the centre otherwise; null: no crop."""
+
+    images_per_class: ImagesPerClass
+    crop_px: PositiveInt | None
+
+
+class FractionSplit(Section):
+    """A stratified split by seed; fractions are of all images."""
+
+    split_seed: NonNegativeInt
+    validation_fraction: OpenFraction
+    test_fraction: OpenFraction
+
+    @model_validator(mode="after")
+    def _leave_training_images(self) -> Self:
+        if self.validation_fraction + self.test_fraction >= 1:
+            together = f"{self.validation_fraction} + {self.test_fraction}"
+            raise ValueError(f"validation_fraction + test_fraction: expected less than 1 (got {together})")
+        return self
+
+
+class DigitsData(DataSection, FractionSplit):
+    """scikit-learn's handwritten digits, which need no file and no network."""
+
+    source: Literal["digits"]
+
+
+class FirstImages(Section):
+    """Validation on the first training images, whatever their classes (the papers' CIFAR-10)."""
+
+    rule: Literal["first"]
+    images: PositiveInt
+
+
+class FirstPerClass(Section):
+    """Validation on the first training images of each class (the papers' MNIST)."""
+
+    rule: Literal["first_per_class"]
+    images: PositiveInt
+
+
+class LastSharePerClass(Section):
+    """Validation on the last share of each class's training images (the papers' CIFAR-100)."""
+
+    rule: Literal["last_share_per_class"]
+    share: OpenFraction
+
+
+class StratifiedShare(Section):
+    """Validation on a share of each class's training images, drawn by seed."""
+
+    rule: Literal["stratified"]
+    share: OpenFraction
+    seed: NonNegativeInt
+
+
+ValidationRule = Annotated[
+    FirstImages | FirstPerClass | LastSharePerClass | StratifiedShare, Field(discriminator="rule")
+]
+
+
+class ResizedData(DataSection):
+    """Images in memory. `resize_px`: side of the square that they are resized to, whatever their shape, when
+    a batch is made; null: as they are."""
+
+    resize_px: PositiveInt | None
+
+    @model_validator(mode="after")
+    def _crop_within_resized(self) -> Self:
+        if self.resize_px is not None and self.crop_px is not None and self.crop_px > self.resize_px:
+            raise ValueError(f"crop_px: expected at most resize_px, {self.resize_px} (got {self.crop_px})")
+        return self
+
+
+class BenchmarkData(ResizedData):
+    """A set that torchvision can download, or `<root>/<source>.npz` as `ArraysData` reads it."""
+
+    source: Literal["mnist", "fashion_mnist", "cifar10", "cifar100"]
+    root: FolderName
+    download: bool
+    validation: ValidationRule
+
+
+class ArraysData(ResizedData):
+    """An .npz of `x_train, y_train, x_test, y_test, classes`; with `x_validation, y_validation` in it,
+    `validation` is null."""
+
+    source: Literal["arrays"]
+    file: FolderName
+    validation: ValidationRule | None
+
+
+class FolderData(DataSection):
+    """Image files. `resize_px`: side of the square that they are resized to, whatever their shape.
+
+    `store: pixels` keeps the resized images; `index` keeps paths, sizes and hashes, and reads the files
+    whenever they are needed, which is for sets that do not fit in memory. More unreadable files than
+    `max_unreadable_share` of all stop the run.
+    """
+
+    root: FolderName
+    resize_px: PositiveInt
+    store: Literal["pixels", "index"]
+    max_unreadable_share: Fraction
+
+    @model_validator(mode="after")
+    def _crop_within_resized(self) -> Self:
+        if self.crop_px is not None and self.crop_px > self.resize_px:
+            raise ValueError(f"crop_px: expected at most resize_px, {self.resize_px} (got {self.crop_px})")
+        return self
+
+
+class FolderParts(Section):
+    """Folders of class folders below `root`, `.` for itself; a part without one is split off `train`."""
+
+    train: FolderName
+    validation: FolderName | None
+    test: FolderName | None
+
+
+class ImageFolderData(FolderData, FractionSplit):
+    """Any folder of class folders. The fractions are of the training folder's images, and of use for the
+    parts without a folder only."""
+
+    source: Literal["image_folder"]
+    folders: FolderParts
+
+
+class ImageNetData(FolderData):
+    """`train/` and `val/` folders of class folders; `val/` is the test part, as in the papers."""
+
+    source: Literal["imagenet"]
+    validation: ValidationRule
+
+
+class LfwaData(FolderData):
+    """Labeled faces in the wild with the attributes of LFWA; people whose last name starts with R to Z are
+    for validation (thesis 3.3)."""
+
+    source: Literal["lfwa"]
+    attribute: Literal["gender", "smile"]
+
+
+class AdienceData(FolderData):
+    """Adience faces by age group or gender; the papers train on folds 1 to 3 (thesis 3.3)."""
+
+    source: Literal["adience"]
+    attribute: Literal["age", "gender"]
+    train_folds: Annotated[list[int], Field(min_length=1)]
+    validation_folds: Annotated[list[int], Field(min_length=1)]
+    test_folds: Annotated[list[int], Field(min_length=1)]
+
+
+Data = Annotated[
+    DigitsData | BenchmarkData | ArraysData | ImageFolderData | ImageNetData | LfwaData | AdienceData,
+    Field(discriminator="source"),
+]
