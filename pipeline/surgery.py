@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pipeline.models.classifier import Classifier, Net, blueprint_of, lay_out, output_layer, set_blueprint
 from pipeline.models.inception import Inception
+from pipeline.models.torchvision_models import drop_auxiliary_heads
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def remove_channels(
     if any(isinstance(module, nn.MultiheadAttention) for module in model.modules()):
         raise _cannot_cut(model, ValueError("it has attention, whose heads share their channels"))
     smaller = copy.deepcopy(model).eval()
-    _drop_auxiliary_heads(smaller)
+    _without_auxiliary_heads(smaller)
     trainable = {name: parameter.requires_grad for name, parameter in smaller.named_parameters()}
     smaller.requires_grad_(True)  # the graph of layers is read off autograd's
     graph = _dependency_graph(smaller, example_input)
@@ -137,15 +138,12 @@ def remove_channels(
     return lay_out(smaller), group_of
 
 
-def _drop_auxiliary_heads(model: nn.Module) -> None:
+def _without_auxiliary_heads(model: nn.Module) -> None:
     """Take torchvision's GoogLeNet and Inception-v3 out of the state in which they return several logits."""
     net = model.net if isinstance(model, Classifier) else model
     if not getattr(net, "aux_logits", False):
         return
-    for name in ("aux1", "aux2", "AuxLogits"):
-        if hasattr(net, name):
-            setattr(net, name, None)
-    net.aux_logits = False  # type: ignore[assignment]
+    drop_auxiliary_heads(net)
     blueprint = blueprint_of(net)
     set_blueprint(net, replace(blueprint, options=blueprint.options | {"aux_logits": False}))
 
@@ -223,13 +221,13 @@ def _emptied_branches(model: nn.Module, groups: list[ChannelGroup], cuts: list[C
     }
     emptied: list[str] = []
     best: dict[nn.Module, tuple[float, str]] = {}
-    for branch, module in net.removable_branches().items():
+    branches = net.removable_branches()
+    for branch, module in branches.items():
         ends = [alone.get(names[end]) for end in module.branch_ends(branch.rpartition(".")[2])]
         score = max((float(cut.score.max()) for cut in ends if cut is not None), default=float("inf"))
         best[module] = max(best.get(module, (-float("inf"), "")), (score, branch))
         if all(cut is not None and bool(cut.removed.all()) for cut in ends):
             emptied.append(branch)
-    branches = net.removable_branches()
     for owner, (_, branch) in best.items():
         if all(name in emptied for name, module in branches.items() if module is owner):
             emptied.remove(branch)

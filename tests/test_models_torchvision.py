@@ -11,6 +11,7 @@ from torch import nn
 from pipeline.checkpoint import load_model, save_model
 from pipeline.models import build_model
 from pipeline.models.classifier import blueprint_of
+from pipeline.models.torchvision_models import drop_auxiliary_heads
 
 torch.set_num_threads(1)
 
@@ -131,6 +132,14 @@ def test_random_weights_need_no_file(cache: Path) -> None:
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
 def test_nets_with_auxiliary_logits_give_their_logits_alone(name: str) -> None:
     net = build_model(f"torchvision/{name}", 5)
+    assert net.train()(torch.rand(2, 3, 96, 96)).shape == (2, 5)
+    assert not [key for key in net.state_dict() if key.lower().startswith("aux")]
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_dropped_auxiliary_heads_leave_no_weights_and_the_main_logits(name: str) -> None:
+    net = zoo.get_model(name, num_classes=5, aux_logits=True, init_weights=False)
+    drop_auxiliary_heads(net)
     assert net.train()(torch.rand(2, 3, 96, 96)).shape == (2, 5)
     assert not [key for key in net.state_dict() if key.lower().startswith("aux")]
 

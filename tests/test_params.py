@@ -396,14 +396,14 @@ def test_residual_nets_go_by_configuration_or_published_name(tmp_path: Path, nam
             INCEPTION,
             {"factorized_kernel": 4},
             "factorized_kernel",
-            ("expected an odd number", "got 4"),
+            ("expected an odd factorized_kernel of at least 3", "got 4"),
             id="even-kernel",
         ),
         pytest.param(
             INCEPTION,
             {"factorized_kernel": 1},
             "factorized_kernel",
-            ("equal to 3", "got 1"),
+            ("expected an odd factorized_kernel of at least 3", "got 1"),
             id="kernel-of-one",
         ),
         pytest.param(

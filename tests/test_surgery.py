@@ -675,6 +675,23 @@ def test_a_module_without_a_channel_to_keep_keeps_its_best_branch(name: str) -> 
         assert pruned(images).isfinite().all()
 
 
+def test_branches_are_listed_once_to_choose_them_and_once_to_remove_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    listed: list[int] = []
+    found = Inception.removable_branches
+
+    def counting(net: Inception) -> Mapping[str, Any]:
+        listed.append(1)
+        return found(net)
+
+    model, images = net_of("inception v3"), images_of(2)
+    monkeypatch.setattr(Inception, "removable_branches", counting)
+    utilities = utilities_without(model, BRANCHES["inception v3"][0].ends)
+    prune_model(model, utilities, 1.0, images[:1], remove_branches=True)
+    assert len(listed) == 2
+
+
 def test_a_branch_of_two_ends_stays_while_one_of_them_is_above_the_threshold() -> None:
     model, images = net_of("inception v3"), images_of(2)
     gone, _ = BRANCHES["inception v3"]

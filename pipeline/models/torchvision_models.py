@@ -48,11 +48,19 @@ def build_torchvision(
     _check_file(weights)
     net = builder(weights=weights, progress=False, **{k: v for k, v in options.items() if k != "aux_logits"})
     if name in _WITH_AUXILIARY_LOGITS:
-        _drop_auxiliary_heads(net)
+        drop_auxiliary_heads(net)
     options |= {key: getattr(net, key) for key in _SET_BY_WEIGHTS if hasattr(net, key)}
     if num_classes != len(weights.meta["categories"]):
         _replace_output_layer(net, num_classes)
     return net, options
+
+
+def drop_auxiliary_heads(net: nn.Module) -> None:
+    """Leave a GoogLeNet or Inception v3 its main logits alone, in training too (torchvision forgets it for v3)."""
+    net.aux_logits = False  # type: ignore[assignment]
+    for key in ("aux1", "aux2", "AuxLogits"):
+        if hasattr(net, key):
+            setattr(net, key, None)
 
 
 def _check_file(weights: Any) -> None:
@@ -66,14 +74,6 @@ def _check_file(weights: Any) -> None:
             f"expected trained weights at {cached} or to be downloaded there, got "
             f"{type(error).__name__}: {first}"
         ) from None
-
-
-def _drop_auxiliary_heads(net: nn.Module) -> None:
-    """As torchvision does for GoogLeNet, and forgets for Inception v3."""
-    net.aux_logits = False  # type: ignore[assignment]
-    for key in ("aux1", "aux2", "AuxLogits"):
-        if hasattr(net, key):
-            setattr(net, key, None)
 
 
 def _replace_output_layer(net: nn.Module, num_classes: int) -> None:

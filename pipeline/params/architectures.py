@@ -3,11 +3,13 @@
 Checked without torch, so that a wrong net is named before anything is loaded.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from pipeline.inception_filters import check_stages
+from pipeline.inception_filters import check_factorized_kernel, check_stages
 from pipeline.params.sections import Section
 from pipeline.resnet_config import plan_modules
 
@@ -35,12 +37,14 @@ class Vgg16Model(Section):
     dropout: Dropout
 
 
-def _check_base(module: str, stages: list[int], base: list[int]) -> None:
+@contextmanager
+def _named(key: str) -> Iterator[None]:
+    """Errors inside the block, which end in `, got VALUE`, become lines about this key."""
     try:
-        check_stages(module, stages, base)
+        yield
     except ValueError as error:
         expected, _, found = str(error).rpartition(", got ")
-        raise ValueError(f"base: {expected} (got {found})") from None
+        raise ValueError(f"{key}: {expected} (got {found})") from None
 
 
 class InceptionModel(Section):
@@ -52,14 +56,15 @@ class InceptionModel(Section):
     base: ThreeStages
     width: PositiveFloat
     stem: Stem
-    factorized_kernel: Annotated[int, Field(ge=3)]
+    factorized_kernel: int
     dropout: Dropout
 
     @model_validator(mode="after")
     def _stages_are_in_the_table(self) -> Self:
-        _check_base(self.module, self.stages, self.base)
-        if self.factorized_kernel % 2 == 0:
-            raise ValueError(f"factorized_kernel: expected an odd number (got {self.factorized_kernel})")
+        with _named("base"):
+            check_stages(self.module, self.stages, self.base)
+        with _named("factorized_kernel"):
+            check_factorized_kernel(self.factorized_kernel)
         return self
 
 
@@ -75,7 +80,8 @@ class GoogLeNetModel(Section):
 
     @model_validator(mode="after")
     def _stages_are_in_the_table(self) -> Self:
-        _check_base("v1" if self.architecture == "googlenet" else "v2", self.stages, self.base)
+        with _named("base"):
+            check_stages("v1" if self.architecture == "googlenet" else "v2", self.stages, self.base)
         return self
 
 
