@@ -2,10 +2,12 @@
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from math import nan
 
 from pipeline.params import (
     Attack,
     FgsmAttack,
+    FoolboxAttack,
     GaussianNoise,
     ImpulseNoise,
     LocalVarianceNoise,
@@ -26,8 +28,8 @@ class Condition:
     """One way to perturb the test images.
 
     `name` is unique; `key` is its entry in params.yaml; `kind` is clean, noise or attack; `family` groups
-    strengths of one method, in the `unit` named, `strength` growing with the damage done; `source` is the net
-    that an attack is crafted on.
+    strengths of one method, in the `unit` named, `strength` growing with the damage done, NaN where an attack
+    looks for the smallest perturbation itself; `source` is the net that an attack is crafted on.
     """
 
     name: str
@@ -70,8 +72,9 @@ def _attack_strength(attack: Attack) -> tuple[str, float, str]:
             return "fgsm", attack.epsilon, "epsilon, of 255"
         case NewtonFoolAttack():
             return f"newton_fool, eta {attack.eta:g}", attack.steps, "steps at most"
-        case _:
-            return attack.attack, attack.epsilon or 0.0, "epsilon, of 255"
+        case FoolboxAttack():
+            family = ", ".join([attack.attack, *(f"{key} {value}" for key, value in attack.options.items())])
+            return family, nan if attack.epsilon is None else attack.epsilon, "epsilon, of 255"
 
 
 def list_models(

@@ -1,5 +1,6 @@
 """The figures of the robustness report: thesis Tables 5-1 to 5-3 as bars, Figures 5-2 to 5-5 as galleries."""
 
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +41,13 @@ def draw_drops(results: Results, folder: Path) -> None:
 
 
 def draw_severities(results: Results, folder: Path) -> None:
-    """Test accuracy against strength, a panel for each method that comes in several strengths."""
+    """Test accuracy against strength, a panel for each method that comes in several strengths.
+
+    An attack without a budget has no place on such an axis; it has its row in the tables.
+    """
     families: dict[str, list[Condition]] = {}
     for each in conditions_of(results):
-        if each.kind != CLEAN:
+        if each.kind != CLEAN and not isnan(each.strength):
             name = each.family if len(results.params.sources) == 1 else f"{each.family} {each.source}".strip()
             families.setdefault(name, []).append(each)
     swept = {name: sorted(each, key=lambda c: c.strength) for name, each in families.items() if len(each) > 1}

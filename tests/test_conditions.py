@@ -1,6 +1,7 @@
 """Names, strengths and models of the comparison, and what the tiny preset makes of them."""
 
 import json
+import math
 from itertools import pairwise
 from typing import Literal
 
@@ -147,6 +148,26 @@ def test_attacks_grow_with_epsilon_or_steps() -> None:
     assert [strength_of_attack(each) for each in newton] == [10, 50]
     pgd = [FoolboxAttack(method="foolbox", attack="LinfPGD", epsilon=e, options={}) for e in (4.0, 16.0)]
     assert [strength_of_attack(each) for each in pgd] == [4.0, 16.0]
+
+
+def test_an_attack_without_a_budget_has_no_strength() -> None:
+    minimising = FoolboxAttack(method="foolbox", attack="L2DeepFoolAttack", epsilon=None, options={})
+    assert math.isnan(strength_of_attack(minimising))
+
+
+def test_other_options_of_an_attack_are_another_family() -> None:
+    attacks: dict[str, Attack] = {
+        f"pgd_{steps}_{epsilon}": FoolboxAttack(
+            method="foolbox", attack="LinfPGD", epsilon=epsilon, options={"steps": steps}
+        )
+        for steps in (5, 20)
+        for epsilon in (4.0, 8.0)
+    }
+    _, *found = list_conditions({}, attacks, ["resnet"])
+    assert [each.family for each in found] == [
+        *["LinfPGD, steps 5"] * 2,
+        *["LinfPGD, steps 20"] * 2,
+    ]
 
 
 def test_models_are_the_main_flow_ours_and_competitors_at_one_size_and_the_sources() -> None:

@@ -166,9 +166,6 @@ def test_params_file_is_the_digits_preset() -> None:
             id="unknown-attack",
         ),
         pytest.param(
-            ("attacks:", "    method: fgsm\n", ""), "attacks.fgsm", ("method",), id="attack-without-method"
-        ),
-        pytest.param(
             ("noise:", "kind: gaussian", "kind: rain"),
             "noise.gaussian",
             ("'speckle'", "rain"),
@@ -801,6 +798,57 @@ def test_a_bad_value_anywhere_is_named_on_one_line(
     assert named == key or (isinstance(value, dict) and named.rpartition(".")[0] == key), line
     assert all(word in line for word in words), line
     assert "(got " in line or line.endswith("required key is missing")
+
+
+@pytest.mark.parametrize(
+    ("key", "known"),
+    [
+        ("model.architecture", ("'fc'", "'torchvision'")),
+        ("sources.resnet.model.architecture", ("'fc'", "'torchvision'")),
+        ("data.source", ("'digits'",)),
+        ("noise.gaussian.kind", ("'gaussian'", "'pepper'")),
+        ("attacks.fgsm.method", ("'fgsm'", "'newton_fool'", "'foolbox'")),
+        ("surgery.latent.method", ("'sensitivity'", "'otsu'")),
+        ("competitors.l1.criterion", ("'l1'", "'fixed'")),
+        ("competitors.resnet6.model.architecture", ("'fc'", "'resnet'")),
+    ],
+)
+def test_a_missing_key_that_tells_kinds_apart_is_named_with_the_kinds(
+    check: Check, tmp_path: Path, key: str, known: tuple[str, ...]
+) -> None:
+    file = _set(tmp_path, (key, ...))
+    (line,) = check(file)
+    assert line.startswith(f"{file}: {key}: required key is missing; expected one of "), line
+    assert all(each in line for each in known), line
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_options_of_an_attack_are_finite(check: Check, tmp_path: Path, value: float) -> None:
+    file = _set(tmp_path, ("white_box.pgd.options.rel_stepsize", 0.5))
+    text = file.read_text()
+    assert text.count('"rel_stepsize": 0.5') == 1
+    file.write_text(text.replace('"rel_stepsize": 0.5', f'"rel_stepsize": {value}'.replace("inf", ".inf")))
+    file.write_text(file.read_text().replace("nan", ".nan"))
+    _one_line(
+        check, file, "white_box.pgd.options.rel_stepsize", "expected true, false, a finite number or text"
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "names"),
+    [("lineup.competitors", ["l1", "scratch", "l1"]), ("report.headline", ["gaussian", "gaussian"])],
+)
+def test_repeated_names_are_refused(check: Check, tmp_path: Path, key: str, names: list[str]) -> None:
+    _one_line(check, _set(tmp_path, (key, names)), key, "expected no repeats", f"got {names}")
+
+
+@pytest.mark.parametrize("name", ["resnet17", "ResNet18", "fasterrcnn_resnet50_fpn", ""])
+@pytest.mark.parametrize("place", ["model", "sources.resnet.model", "competitors.resnet6.model"])
+def test_an_unknown_classifier_of_torchvision_is_named_before_torchvision_is_loaded(
+    check: Check, tmp_path: Path, place: str, name: str
+) -> None:
+    file = _set(tmp_path, (place, {**TORCHVISION, "name": name}), ("grow.max_modules", 0))
+    _one_line(check, file, f"{place}.name", "a classifier of torchvision.models, such as ", f"got {name!r}")
 
 
 def test_bounds_of_growth_are_null_or_positive(tmp_path: Path) -> None:

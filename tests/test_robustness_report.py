@@ -567,3 +567,24 @@ def test_methods_of_several_strengths_push_the_others_from_the_figure(
     (ax,) = [ax for ax in severities(stronger(), monkeypatch).axes if ax.get_visible()]
     assert ax.get_title() == "gaussian"
     assert list(ax.lines[0].get_xdata()) == [0.0, 5.0, 25.5]
+
+
+def test_an_attack_without_a_budget_has_a_row_and_no_place_among_the_severities(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    minimising: dict[str, Attack] = {
+        f"deep_fool_{steps}": FoolboxAttack(
+            method="foolbox", attack="L2DeepFoolAttack", epsilon=None, options={"steps": steps}
+        )
+        for steps in (5, 50)
+    }
+    params = stronger()
+    params = params.model_copy(update={"attacks": {**params.attacks, **minimising}})
+    (ax,) = [ax for ax in severities(params, monkeypatch).axes if ax.get_visible()]
+    assert ax.get_title() == "gaussian"
+    for name in ("draw_drops", "draw_severities", "draw_gallery"):
+        monkeypatch.setattr(robustness_figures, name, lambda *_: True)
+    monkeypatch.setattr(robustness_report, "draw_reliability", lambda *_: None)
+    page = page_of(results_of(params))
+    assert set(minimising) <= set(by_first_cell(tables(section(page, "Accuracy"))[0]))
+    assert set(minimising) <= set(by_first_cell(tables(section(page, "Perturbations"))[0]))

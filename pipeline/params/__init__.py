@@ -4,7 +4,8 @@
 """
 
 from collections.abc import Iterator
-from typing import Annotated, Self
+from difflib import get_close_matches
+from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
@@ -63,6 +64,7 @@ from pipeline.params.robustness import (
     SpeckleNoise,
 )
 from pipeline.params.sections import Fraction, NonNegativeInt, OpenFraction, Section, Slug
+from pipeline.params.torchvision_names import TORCHVISION_NAMES
 from pipeline.params.training import (
     Auxiliary,
     Grow,
@@ -192,12 +194,15 @@ class Params(Section):
 
     def _repeats(self) -> Iterator[str]:
         names = [entry.name for entry in self.rounds]
-        for key, values in (
+        everywhere: tuple[tuple[str, list[Any]], ...] = (
             ("seeds", self.seeds),
             ("prune.etas", self.prune.etas),
             ("prune.sizes", self.prune.sizes),
             ("rounds", names),
-        ):
+            ("lineup.competitors", self.lineup.competitors),
+            ("report.headline", self.report.headline),
+        )
+        for key, values in everywhere:
             if len(set(values)) != len(values):
                 kind = "different names" if key == "rounds" else "no repeats"
                 yield f"{key}: expected {kind} (got {values})"
@@ -240,6 +245,22 @@ class Params(Section):
             yield f"lineup.size: expected less than {n_sizes}, the number of shrink.sizes (got {self.lineup.size})"
 
     def _unfit_nets(self) -> Iterator[str]:
+        nets = {
+            "model": self.model,
+            **{f"sources.{name}.model": source.model for name, source in self.sources.items()},
+            **{
+                f"competitors.{name}.model": each.model
+                for name, each in self.competitors.items()
+                if isinstance(each, FixedCompetitor)
+            },
+        }
+        for place, net in nets.items():
+            if isinstance(net, TorchvisionModel) and net.name not in TORCHVISION_NAMES:
+                alike = get_close_matches(net.name, sorted(TORCHVISION_NAMES), cutoff=0) or ["resnet18"]
+                yield (
+                    f"{place}.name: expected a classifier of torchvision.models, such as {', '.join(alike)} "
+                    f"(got {net.name!r})"
+                )
         if self.grow.max_modules > 0 and not isinstance(self.model, GROWABLE):
             yield (
                 f"grow.max_modules: expected 0, as model.architecture {self.model.architecture!r} has no stages "

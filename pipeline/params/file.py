@@ -1,6 +1,7 @@
 """Reading params.yaml: every error at once, one line each, before any stage starts."""
 
 import argparse
+import copy
 import json
 import shutil
 import sys
@@ -91,6 +92,11 @@ def _describe(detail: ErrorDetails, data: Any) -> list[str]:
         return [f"{key}.{line}" if key else line for line in message.split("\n")]
     if detail["type"] == "missing":
         return [f"{key}: required key is missing"]
+    if detail["type"] == "union_tag_not_found":
+        tag = _tag_name(detail)
+        return [
+            f"{key}.{tag}: required key is missing; expected one of {_known_tags(detail['loc'], tag, data)}"
+        ]
     got = json.dumps(detail["input"], default=str, ensure_ascii=False)
     if len(got) > 80:
         got = f"{got[:77]}..."
@@ -122,18 +128,41 @@ def _key_path(loc: tuple[int | str, ...], data: Any, *, missing: bool = False) -
 
 def _allowed_keys(loc: tuple[int | str, ...], data: Any) -> str:
     """Keys of the section that holds an unknown key, asked of pydantic: those missing from `{}`."""
-    parents, probe = loc[:-1], json.loads(json.dumps(data))
-    node = probe
-    for part in _key_path(loc, data)[:-1]:
-        node = node[int(part)] if isinstance(node, list) else node[part]
-    tags = {key: node[key] for key in ("architecture", "kind", "method", "criterion") if key in node}
+    probe = copy.deepcopy(data)
+    node = _node_at(_key_path(loc, data)[:-1], probe)
+    section = dict(node)
     node.clear()
-    node.update(tags)
+    tags = []
+    for detail in _errors(probe):
+        # The location inside a union's section begins with the section's and its tag.
+        if detail["type"] == "union_tag_not_found" and detail["loc"] == loc[:-2]:
+            tags.append(_tag_name(detail))
+            node[tags[-1]] = section[tags[-1]]
+    missing = [d["loc"][-1] for d in _errors(probe) if d["type"] == "missing" and d["loc"][:-1] == loc[:-1]]
+    return ", ".join(str(key) for key in (*tags, *missing))
+
+
+def _known_tags(loc: tuple[int | str, ...], tag: str, data: Any) -> str:
+    """The values of the key that tells the kinds of a section apart, asked of pydantic with a wrong one."""
+    probe = copy.deepcopy(data)
+    _node_at(_key_path(loc, data), probe)[tag] = ""
+    return next(str(detail["ctx"]["expected_tags"]) for detail in _errors(probe) if detail["loc"] == loc)
+
+
+def _tag_name(detail: ErrorDetails) -> str:
+    return str(detail["ctx"]["discriminator"]).strip("'")
+
+
+def _node_at(keys: list[str], data: Any) -> Any:
+    node = data
+    for key in keys:
+        node = node[int(key)] if isinstance(node, list) else node[key]
+    return node
+
+
+def _errors(data: Any) -> list[ErrorDetails]:
     try:
-        Params.model_validate_json(json.dumps(probe))
+        Params.model_validate_json(json.dumps(data))
     except ValidationError as error:
-        missing = [
-            d["loc"][-1] for d in error.errors() if d["type"] == "missing" and d["loc"][:-1] == parents
-        ]
-        return ", ".join(str(key) for key in (*tags, *missing))
-    return ", ".join(tags)
+        return error.errors(include_url=False)
+    return []

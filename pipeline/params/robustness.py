@@ -1,5 +1,6 @@
 """Sections on robustness: the sources of attacks, noise, attacks, and the comparison."""
 
+from math import isfinite
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt
@@ -80,8 +81,8 @@ class NewtonFoolAttack(Section):
 
 
 def _is_option(value: Any) -> Any:
-    if not isinstance(value, bool | int | float | str):
-        raise PydanticCustomError("option", "expected true, false, a number or text")
+    if not isinstance(value, bool | int | float | str) or (isinstance(value, float) and not isfinite(value)):
+        raise PydanticCustomError("option", "expected true, false, a finite number or text")
     return value
 
 
