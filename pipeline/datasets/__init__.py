@@ -5,9 +5,12 @@ from dataclasses import replace
 import numpy as np
 
 from pipeline.data import SPLITS, ImageSet, Indices, SplitName, check_image_set
+from pipeline.datasets.arrays import read_arrays
+from pipeline.datasets.benchmarks import read_benchmark
 from pipeline.datasets.digits import read_digits
 from pipeline.errors import InputError
 from pipeline.params import Data, DigitsData, ImagesPerClass
+from pipeline.params.data import ArraysData, BenchmarkData
 
 
 def read_dataset(params: Data) -> ImageSet:
@@ -48,5 +51,9 @@ def _read(params: Data) -> ImageSet:
     match params:
         case DigitsData():
             return read_digits(params)
+        case BenchmarkData():
+            return read_benchmark(params)
+        case ArraysData():
+            return read_arrays(params)
         case _:
             raise InputError(f"data.source: {params.source} has no reader")

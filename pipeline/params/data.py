@@ -108,7 +108,7 @@ class BenchmarkData(ResizedData):
 
 class ArraysData(ResizedData):
     """An .npz of `x_train, y_train, x_test, y_test, classes`; with `x_validation, y_validation` in it,
-    `validation` is null."""
+    `validation` is null. Images are uint8 (n, height, width) or (n, height, width, 1 or 3)."""
 
     source: Literal["arrays"]
     file: FolderName
