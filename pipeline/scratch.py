@@ -3,11 +3,11 @@
 import copy
 
 import torch
-from torch import nn
 
 from pipeline.batches import shuffled_batches
 from pipeline.images import Parts, build_classifier
 from pipeline.models.classifier import Classifier
+from pipeline.models.initialisation import draw_weights
 from pipeline.objectives import training_objective
 from pipeline.params import Architecture, Auxiliary, Training
 from pipeline.resume import ResumePoint
@@ -101,14 +101,8 @@ def train_plainly(
 
 
 def fresh_copy(model: Classifier, *, seed: int) -> Classifier:
-    """The same architecture, pruned widths and all, with fresh weights; `seed` fixes them."""
+    """The same architecture, pruned widths and all, with fresh weights as its builder draws them, fixed by `seed`."""
     torch.manual_seed(seed)
     fresh = copy.deepcopy(model)
-    for module in fresh.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.Linear | nn.modules.batchnorm._BatchNorm):
-            module.reset_parameters()
+    draw_weights(fresh.net)
     return fresh
