@@ -7,6 +7,7 @@ from pipeline.comparison_report import comparison_section, draw_comparison
 from pipeline.figures import LABELS
 from pipeline.latent_report import discriminants_section, sensitivity_section, variants_section
 from pipeline.markdown import image, percent, table, thousands
+from pipeline.published_report import published_scores
 from pipeline.results import Results, with_accuracy
 from pipeline.summary import expectations, mean_size, score_interval
 from pipeline.tables import MODELS
@@ -27,6 +28,7 @@ def pruning_report(results: Results, figures: Path) -> str:
         _models,
         _samples,
         _selected,
+        published_scores,
         _layers,
         comparison_section,
         discriminants_section,
@@ -35,7 +37,7 @@ def pruning_report(results: Results, figures: Path) -> str:
         _growth,
         _settings,
     )
-    return "\n".join(section(results) for section in sections)
+    return "\n".join(text for section in sections if (text := section(results)))
 
 
 def _conditions(results: Results) -> str:

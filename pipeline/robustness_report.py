@@ -8,6 +8,7 @@ from pipeline.conditions import CLEAN, Condition
 from pipeline.figures import LABELS
 from pipeline.markdown import image, table
 from pipeline.params import FoolboxAttack, ImpulseNoise, NewtonFoolAttack, PoissonNoise
+from pipeline.published_report import published_drops
 from pipeline.results import Results, with_accuracy
 from pipeline.robustness_claims import claims_section, pairs_section, same_size_section
 from pipeline.robustness_tables import conditions_of, drop_interval, headline_of, label_of, models_of
@@ -28,6 +29,7 @@ def robustness_report(results: Results, figures: Path) -> str:
             _head(results),
             claims_section(results),
             _drops(results),
+            *filter(None, [published_drops(results)]),
             _severities(),
             same_size_section(results),
             _white_box(results),

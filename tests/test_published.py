@@ -1,0 +1,109 @@
+"""The published numbers: whole tables, names that exist, and what the reports make of them."""
+
+import dataclasses
+from typing import Any, get_args
+
+import pandas as pd
+import pytest
+from conftest import ROOT
+
+from pipeline.params import FixedCompetitor, Params, PublishedName
+from pipeline.params.file import read_params
+from pipeline.published import DROPS, SCORES
+from pipeline.published_report import published_drops, published_scores
+from pipeline.results import Results
+from pipeline.tables import COMPARISON_FIELDS, MODELS, OURS
+
+NAMES: tuple[PublishedName, ...] = get_args(PublishedName)
+
+
+def test_every_experiment_of_the_params_has_numbers() -> None:
+    assert set(SCORES) == set(NAMES)
+    assert set(DROPS) <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_published_row_stands_for_a_model_of_the_preset(name: PublishedName) -> None:
+    params = read_params(ROOT / f"presets/{name}.yaml")
+    assert params.report.published == name
+    known = {*MODELS, OURS, *params.competitors}
+    assert {row.model for row in SCORES[name]} <= known
+    fixed = {key for key, each in params.competitors.items() if isinstance(each, FixedCompetitor)}
+    for row in SCORES[name]:
+        assert 50 < row.accuracy < 100 or row.accuracy in (43, 46)  # Adience's competitors at small sizes
+        assert row.params is None or 1e4 < row.params < 2e8
+        assert row.model not in fixed or row.params is not None
+
+
+@pytest.mark.parametrize("name", sorted(DROPS))
+def test_drops_are_whole_tables_over_the_headline(name: PublishedName) -> None:
+    params = read_params(ROOT / f"presets/{name}.yaml")
+    models = {row.model for row in DROPS[name]}
+    assert models <= set(MODELS)
+    cells = [(row.perturbation, row.model) for row in DROPS[name]]
+    assert sorted(cells) == sorted((p, m) for p in params.report.headline for m in models)
+    assert all(-10 < row.drop <= 0 for row in DROPS[name])
+
+
+def results(name: PublishedName | None) -> Results:
+    settings = read_params(ROOT / "presets/mnist.yaml")
+    report = settings.report.model_copy(update={"published": name})
+    params: Params = settings.model_copy(update={"report": report, "seeds": [0]})
+    empty: dict[str, Any] = {field.name: pd.DataFrame() for field in dataclasses.fields(Results)}
+    models = [
+        {"seed": 0, "model": model, "split": split, "n": 100, "n_correct": hits, "params": n, "flops": 1}
+        for model, hits, n in (
+            ("base", 98, 4_000_000),
+            ("pushed", 97, 4_000_000),
+            ("parameter_first", 95, 30_000),
+        )
+        for split in ("validation", "test")
+    ]
+    key = {"seed": 0, "flops": 1, "epochs": 1, "validation_n": 100, "validation_n_correct": 1, "test_n": 1000}
+    sizes = [
+        key | {"method": method, "step": step, "params": n, "test_n_correct": hits}
+        for method, shift in ((OURS, 0), ("han", -10))
+        for step, (n, hits) in enumerate(
+            ((400_000, 980 + shift), (40_000, 970 + shift), (10_000, 950 + shift))
+        )
+    ]
+    conditions = [
+        {"seed": 0, "model": model, "condition": condition, "n": 100, "n_correct": hits}
+        for model in ("base", "parameter_first")
+        for condition, hits in (("clean", 90), ("gaussian", 88))
+    ]
+    tables = {
+        "scores": pd.DataFrame(models),
+        "comparison": pd.DataFrame(sizes, columns=list(COMPARISON_FIELDS)),
+        "accuracy": pd.DataFrame(conditions),
+    }
+    return Results(**empty | tables | {"params": params})
+
+
+def test_competitors_stand_at_the_size_nearest_to_the_published_one() -> None:
+    lines = published_scores(results("mnist")).splitlines()
+    (han,) = (line for line in lines if "Han et al." in line)
+    assert "| 96.9 | 38,600 | han, in the comparison | 96.00 | 40,000 |" in han
+    (ours,) = (line for line in lines if "ours, in the comparison" in line)
+    assert "| 97.6 | 38,600 | ours, in the comparison | 97.00 | 40,000 |" in ours
+
+
+def test_published_and_own_scores_keep_to_their_part_of_the_split() -> None:
+    lines = published_scores(results("mnist")).splitlines()
+    assert any(
+        "| base | thesis 4.3.1 | validation | 97.9 | 4,000,000 | base | 98.00 | 4,000,000 |" in x
+        for x in lines
+    )
+    assert any("| base | thesis Table 4-2 | test | 98.1 | 4,000,000 | base | 98.00 |" in x for x in lines)
+
+
+def test_a_perturbation_that_the_run_lacks_is_said() -> None:
+    lines = published_drops(results("cifar100")).splitlines()
+    assert any("| gaussian | base | thesis Table 5-1 | -2.5 | -2.00 |" in line for line in lines)
+    assert any("| speckle |" in line and "not in this run" in line for line in lines)
+
+
+def test_nothing_is_said_where_nothing_is_published() -> None:
+    assert published_scores(results(None)) == ""
+    assert published_drops(results(None)) == ""
+    assert published_drops(results("mnist")) == ""
