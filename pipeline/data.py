@@ -5,6 +5,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -28,6 +29,7 @@ Indices = npt.NDArray[np.int64]
 _FILES_FOR_NORMALIZATION = 10_000
 _CHUNK = 1_000
 _LEAST_DEVIATION = 1e-6
+_INDEX_COLUMNS = ("path", "bytes", "sha256")
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,9 @@ class ImageSet:
 
     `resize_px` and `crop_px` say what becomes of an image before a net sees it: resized to a square, then
     cropped to one; None leaves it. `perturbed_per_class`: how many test images of each class noise and attacks
-    are tried on; None for all. `known_normalization` is that of a set read back from disk.
+    are tried on; None for all. `known_normalization`: once it is known, images need not be read for it again.
+    `skipped`: (path, reason) of each file that could not be read and is therefore not in the set; a set that
+    was read back from disk has none.
     """
 
     images: Pixels | FileIndex
@@ -47,6 +51,7 @@ class ImageSet:
     crop_px: int | None = None
     perturbed_per_class: int | None = None
     known_normalization: tuple[list[float], list[float]] | None = None
+    skipped: tuple[tuple[str, str], ...] = ()
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -65,8 +70,11 @@ class ImageSet:
 
         Of files, 10,000 are read at most, evenly spaced.
         """
-        if self.known_normalization is not None:
-            return self.known_normalization
+        return self._measured if self.known_normalization is None else self.known_normalization
+
+    @cached_property
+    def _measured(self) -> tuple[list[float], list[float]]:
+        # Kept, as checking and saving both ask, and reading ten thousand files takes a minute.
         idx = self.split["train"]
         if isinstance(self.images, FileIndex) and len(idx) > _FILES_FOR_NORMALIZATION:
             idx = idx[np.linspace(0, len(idx) - 1, _FILES_FOR_NORMALIZATION).astype(np.int64)]
@@ -84,8 +92,8 @@ class ImageSet:
         """SHA-256 over pixels (or the files' names and hashes), labels and split."""
         digest = hashlib.sha256()
         if isinstance(self.images, FileIndex):
-            for path, of_file in zip(self.images.paths, self.images.hashes, strict=True):
-                digest.update(f"{path}\0{of_file}\n".encode())
+            digest.update("\0".join(self.images.paths.tolist()).encode())
+            digest.update(self.images.hashes.tobytes())
         else:
             digest.update(np.ascontiguousarray(self.images).tobytes())
         digest.update(np.ascontiguousarray(self.labels).tobytes())
@@ -142,7 +150,8 @@ def _problems(data: ImageSet) -> Iterator[str]:
 def save_image_set(data: ImageSet, folder: Path) -> None:
     """Write `images.safetensors` (images, labels, split) and `images.json` (classes, counts, checksum).
 
-    The images of an index are not in it; their paths, sizes and hashes are in `files.csv`.
+    The images of an index are not in it; their paths, sizes and hashes are in `files.csv`. `unreadable.csv` is
+    there if files were skipped.
     """
     arrays: dict[str, npt.NDArray[Any]] = {"labels": data.labels}
     arrays |= {f"split.{name}": data.split[name] for name in SPLITS}
@@ -150,8 +159,10 @@ def save_image_set(data: ImageSet, folder: Path) -> None:
     if files is None:
         arrays["images"] = cast(Pixels, data.images)
     else:
-        rows = zip(files.paths, files.sizes, files.hashes, strict=True)
-        write_csv(folder / "files.csv", [{"path": p, "bytes": size, "sha256": h} for p, size, h in rows])
+        _write_index(folder / "files.csv", files)
+    if data.skipped:
+        rows = [{"path": path, "reason": reason} for path, reason in data.skipped]
+        write_csv(folder / "unreadable.csv", rows)
     save_file(
         {name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / "images.safetensors"
     )
@@ -201,13 +212,22 @@ def load_image_set(folder: Path) -> ImageSet:
     return data
 
 
+def _write_index(file: Path, files: FileIndex) -> None:
+    with file.open("w", newline="", encoding="utf-8") as opened:
+        writer = csv.writer(opened, lineterminator="\n")
+        writer.writerow(_INDEX_COLUMNS)
+        writer.writerows(zip(files.paths.tolist(), files.sizes.tolist(), files.hex_hashes(), strict=True))
+
+
 def _read_index(folder: Path, about: dict[str, Any]) -> FileIndex:
-    with (folder / "files.csv").open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    return FileIndex(
-        root=Path(about["root"]),
-        paths=tuple(row["path"] for row in rows),
-        sizes=tuple(int(row["bytes"]) for row in rows),
-        hashes=tuple(row["sha256"] for row in rows),
-        resize_px=int(about["resize_px"]),
-    )
+    with (folder / "files.csv").open(newline="", encoding="utf-8") as opened:
+        reader = csv.reader(opened)
+        if tuple(next(reader, ())) != _INDEX_COLUMNS:
+            raise ValueError(f"files.csv: expected the columns {', '.join(_INDEX_COLUMNS)}")
+        paths, sizes, hashes = list[str](), list[int](), list[str]()
+        # A list for each column: a million tuples keep the garbage collector busy for as long as all the rest.
+        for path, size, of_file in reader:
+            paths.append(path)
+            sizes.append(int(size))
+            hashes.append(of_file)
+    return FileIndex.of(Path(about["root"]), paths, sizes, hashes, resize_px=int(about["resize_px"]))
