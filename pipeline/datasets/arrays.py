@@ -178,8 +178,8 @@ def _check_part(part: Part, classes: Sequence[str]) -> None:
         )
     if labels.dtype.kind not in "iu" or labels.shape != (len(images),):
         raise InputError(
-            f"{part.labels_from}: expected {len(images)} integer labels, one for each image of "
-            f"{part.images_from}, got {labels.dtype} {labels.shape}"
+            f"{part.labels_from}: expected {len(images)} integer labels, one for each image, "
+            f"got {labels.dtype} {labels.shape}"
         )
     if len(classes) < 2:
         raise InputError(f"{part.labels_from}: expected at least 2 classes, got {len(classes)}")
