@@ -1,10 +1,8 @@
-"""A data set's parts as batches on the training device, and the classifier that fits them."""
+"""A data set's parts as batches on the training device."""
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,11 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from pipeline.augmentation import center_crop
 from pipeline.data import ImageSet, SplitName, load_image_set
-from pipeline.errors import InputError
 from pipeline.file_index import FileIndex
-from pipeline.models import build_model
-from pipeline.models.classifier import Classifier, evaluation_mode
-from pipeline.params import Architecture, FcModel, TorchvisionModel
 
 # Images that are read at a time where all are wanted.
 _AT_A_TIME = 1_000
@@ -153,43 +147,3 @@ def _resize(images: Tensor, side_px: int | None) -> Tensor:
         return images
     resized = interpolate(images.float(), (side_px, side_px), mode="bilinear", antialias=True)
     return resized.round().clamp(0, 255).to(torch.uint8)
-
-
-def build_classifier(params: Architecture, data: ImageSet, *, wanted_for: str) -> Classifier:
-    """A fresh classifier for a data set: the architecture of the params behind the set's normalisation.
-
-    Args:
-        params: a section that describes a net.
-        data: gives image shape, classes and normalisation.
-        wanted_for: the section's place in params.yaml, for errors.
-
-    Raises:
-        InputError: if the architecture cannot be built as the params say, or cannot take the set's images.
-    """
-    name, options = _build_call(params, data.image_shape)
-    try:
-        net = build_model(name, len(data.classes), **options)
-    except ValueError as error:
-        raise InputError(f"params.yaml: {wanted_for}: {error}") from None
-    mean, std = data.normalization()
-    model = Classifier(net, image_shape=data.image_shape, mean=mean, std=std, classes=data.classes)
-    shape = "x".join(str(size) for size in data.image_shape)
-    try:
-        with evaluation_mode(model), torch.no_grad():
-            model(torch.zeros(1, *data.image_shape))
-    except (AssertionError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"params.yaml: {wanted_for}: expected a net that takes images of {shape}, {name} does not ({reason})"
-        ) from None
-    return model
-
-
-def _build_call(params: Architecture, image_shape: Sequence[int]) -> tuple[str, dict[str, Any]]:
-    """The name and options of `build_model` for a section and the images that the net is to take."""
-    options = params.model_dump(exclude={"architecture"})
-    if isinstance(params, TorchvisionModel):
-        return f"torchvision/{options.pop('name')}", options
-    if isinstance(params, FcModel):
-        return params.architecture, options | {"in_features": math.prod(image_shape)}
-    return params.architecture, options | {"in_channels": image_shape[0]}

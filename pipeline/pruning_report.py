@@ -58,6 +58,8 @@ def _conditions(results: Results) -> str:
         f"Computed with Python {environment['python']} on {environment['cores']} cores of "
         f"{environment['processor']} ({packages}).",
         "",
+        *(f"* {note}" for note in params.report.notes),
+        *([""] if params.report.notes else []),
         "## Expectations",
         "",
         *(f"* {sentence}" for sentence in expectations(results)),

@@ -57,6 +57,8 @@ def _head(results: Results) -> str:
             "would be adapted to each model, and models could not be compared on the same images (thesis 5.2.2). "
             "Transfer alone is weak evidence of robustness, so a white-box column stands beside it as a diagnostic.",
             "",
+            *(f"* {note}" for note in params.report.notes),
+            *([""] if params.report.notes else []),
         ]
     )
 

@@ -5,7 +5,8 @@ import copy
 import torch
 
 from pipeline.batches import shuffled_batches
-from pipeline.images import Parts, build_classifier
+from pipeline.classifiers import build_classifier
+from pipeline.images import Parts
 from pipeline.models.classifier import Classifier
 from pipeline.models.initialisation import draw_weights
 from pipeline.objectives import training_objective

@@ -13,6 +13,7 @@ from conftest import ROOT
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
+from pipeline.classifiers import build_classifier
 from pipeline.competitors import (
     Contest,
     Entrant,
@@ -27,7 +28,7 @@ from pipeline.cost import count_params, measure_cost
 from pipeline.criteria import Criterion
 from pipeline.data import ImageSet
 from pipeline.errors import InputError
-from pipeline.images import Images, Parts, build_classifier
+from pipeline.images import Images, Parts
 from pipeline.lda import discriminants
 from pipeline.models.classifier import Classifier
 from pipeline.objectives import Objective

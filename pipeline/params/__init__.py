@@ -5,7 +5,7 @@
 
 from collections.abc import Iterator
 from difflib import get_close_matches
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -17,6 +17,7 @@ from pipeline.params.architectures import (
     GoogLeNetModel,
     InceptionModel,
     ResNetModel,
+    SavedModel,
     TorchvisionModel,
     Vgg16Model,
 )
@@ -114,6 +115,7 @@ __all__ = [
     "Params",
     "PoissonNoise",
     "Prune",
+    "PublishedName",
     "Push",
     "PushWeights",
     "Report",
@@ -121,6 +123,7 @@ __all__ = [
     "Robustness",
     "Round",
     "Runtime",
+    "SavedModel",
     "Schedule",
     "ScratchCompetitor",
     "Section",
@@ -139,12 +142,28 @@ __all__ = [
 ]
 
 
+PublishedName = Literal[
+    "mnist",
+    "cifar10",
+    "cifar100",
+    "imagenet",
+    "imagenet_mobilenet_v2",
+    "lfwa_gender",
+    "lfwa_smile",
+    "adience_age",
+]
+
+
 class Report(Section):
     """Figures, intervals, and what the report holds the results against.
 
+    `published`: the experiment of the papers whose numbers stand beside ours; null for none. `notes`: what a reader
+    has to know about this run, sentences that the reports carry as they are.
     `headline` names the noise and attacks of the summary and of the thesis's tables.
     """
 
+    published: PublishedName | None
+    notes: list[str]
     headline: Annotated[list[Slug], Field(min_length=1)]
     dpi: Annotated[int, Field(ge=50, le=600)]
     confidence: OpenFraction

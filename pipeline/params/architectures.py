@@ -120,8 +120,26 @@ class TorchvisionModel(Section):
     pretrained: bool
 
 
+class SavedModel(Section):
+    """A model of the user's own: what `pipeline.checkpoint.save_model` wrote at `path` (with or without the ending).
+
+    `sha256`: of the `.safetensors` file, so that another model there is another setting.
+    """
+
+    architecture: Literal["saved"]
+    path: Annotated[str, Field(min_length=1)]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
 Architecture = Annotated[
-    FcModel | Vgg16Model | InceptionModel | GoogLeNetModel | ResNetModel | CompactModel | TorchvisionModel,
+    FcModel
+    | Vgg16Model
+    | InceptionModel
+    | GoogLeNetModel
+    | ResNetModel
+    | CompactModel
+    | TorchvisionModel
+    | SavedModel,
     Field(discriminator="architecture"),
 ]
 # Nets whose stages Algorithm 2 can extend.
