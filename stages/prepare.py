@@ -6,11 +6,15 @@ from pipeline.stage import StageRun, run_stage
 
 
 def prepare(run: StageRun) -> str:
-    """From the source to `images.safetensors` and `images.json`."""
+    """From the source to `images.safetensors` and `images.json`, `files.csv` for an index of files, and
+    `unreadable.csv` if there are any."""
     data = read_dataset(run.params.data)
     save_image_set(data, run.out)
     counts = ", ".join(f"{len(data.split[name])} {name}" for name in SPLITS)
-    return f"{len(data.images)} images of {len(data.classes)} classes: {counts}"
+    summary = f"{len(data.images)} images of {len(data.classes)} classes: {counts}"
+    if data.skipped:
+        summary += f"; {len(data.skipped)} unreadable, see unreadable.csv"
+    return summary
 
 
 if __name__ == "__main__":

@@ -4,13 +4,25 @@ from dataclasses import replace
 
 import numpy as np
 
-from pipeline.data import SPLITS, ImageSet, Indices, SplitName, check_image_set
+from pipeline.data import SPLITS, ImageSet, check_image_set
+from pipeline.datasets.adience import list_adience
 from pipeline.datasets.arrays import read_arrays
 from pipeline.datasets.benchmarks import read_benchmark
 from pipeline.datasets.digits import read_digits
-from pipeline.errors import InputError
+from pipeline.datasets.folders import list_image_folder, list_imagenet
+from pipeline.datasets.lfwa import list_lfwa
+from pipeline.datasets.limits import limit_parts
+from pipeline.datasets.scan import scan_files
 from pipeline.params import Data, DigitsData, ImagesPerClass
-from pipeline.params.data import ArraysData, BenchmarkData
+from pipeline.params.data import (
+    AdienceData,
+    ArraysData,
+    BenchmarkData,
+    FolderData,
+    ImageFolderData,
+    ImageNetData,
+    LfwaData,
+)
 
 
 def read_dataset(params: Data) -> ImageSet:
@@ -21,30 +33,19 @@ def read_dataset(params: Data) -> ImageSet:
     """
     data = _read(params)
     data = replace(data, crop_px=params.crop_px, perturbed_per_class=params.images_per_class.perturbed)
-    data = limit_images(data, params.images_per_class)
+    if not isinstance(params, FolderData):  # whose files are limited before they are read
+        data = limit_images(data, params.images_per_class)
     check_image_set(data, f"data set {params.source}")
     return data
 
 
 def limit_images(data: ImageSet, limits: ImagesPerClass) -> ImageSet:
     """The set with at most so many images of each class in each part, the first ones; others are dropped."""
-    wanted = {name: getattr(limits, name) for name in SPLITS}
-    if not any(wanted.values()):
+    if not any(getattr(limits, name) for name in SPLITS):
         return data
-    split: dict[SplitName, Indices] = {
-        name: data.split[name][_first_per_class(data.labels[data.split[name]], n)]
-        for name, n in wanted.items()
-    }
-    kept = np.sort(np.concatenate([split[name] for name in SPLITS]))
+    kept, split = limit_parts(data.labels, data.split, limits)
     images = data.images[kept] if isinstance(data.images, np.ndarray) else data.images.take(kept)
-    moved = {name: np.searchsorted(kept, idx) for name, idx in split.items()}
-    return replace(data, images=images, labels=data.labels[kept], split=moved)
-
-
-def _first_per_class(labels: Indices, n: int | None) -> Indices:
-    if n is None:
-        return np.arange(len(labels))
-    return np.sort(np.concatenate([np.flatnonzero(labels == label)[:n] for label in np.unique(labels)]))
+    return replace(data, images=images, labels=data.labels[kept], split=split)
 
 
 def _read(params: Data) -> ImageSet:
@@ -55,5 +56,11 @@ def _read(params: Data) -> ImageSet:
             return read_benchmark(params)
         case ArraysData():
             return read_arrays(params)
-        case _:
-            raise InputError(f"data.source: {params.source} has no reader")
+        case ImageFolderData():
+            return scan_files(list_image_folder(params), params)
+        case ImageNetData():
+            return scan_files(list_imagenet(params), params)
+        case LfwaData():
+            return scan_files(list_lfwa(params), params)
+        case AdienceData():
+            return scan_files(list_adience(params), params)

@@ -1,5 +1,7 @@
 """Section `data`: which images, what becomes of their size, and how they are split."""
 
+from itertools import permutations
+from pathlib import PurePath
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
@@ -142,6 +144,14 @@ class FolderParts(Section):
     validation: FolderName | None
     test: FolderName | None
 
+    @model_validator(mode="after")
+    def _beside_each_other(self) -> Self:
+        given = [name for name in (self.train, self.validation, self.test) if name is not None]
+        for one, other in permutations(given, 2):
+            if PurePath(other).is_relative_to(one):
+                raise ValueError(f"expected folders that share no images (got {other!r} within {one!r})")
+        return self
+
 
 class ImageFolderData(FolderData, FractionSplit):
     """Any folder of class folders. The fractions are of the training folder's images, and of use for the
@@ -158,22 +168,63 @@ class ImageNetData(FolderData):
     validation: ValidationRule
 
 
+class PeopleFile(Section):
+    """Test people as a list names them: LFW's own `peopleDevTest.txt`, or another of one name a line."""
+
+    rule: Literal["people_file"]
+    file: FolderName
+
+
+class ShareOfPeople(Section):
+    """Test people drawn by seed, as many of either label, from those who are not for validation."""
+
+    rule: Literal["share_of_people"]
+    share: OpenFraction
+    seed: NonNegativeInt
+
+
+TestPeople = Annotated[PeopleFile | ShareOfPeople, Field(discriminator="rule")]
+
+
 class LfwaData(FolderData):
-    """Labeled faces in the wild with the attributes of LFWA; people whose last name starts with R to Z are
-    for validation (thesis 3.3)."""
+    """Labeled faces in the wild with attributes, split by people.
+
+    `images`: the folder of people's folders below `root`; `attributes`: the table there, as Kumar et al. publish
+    it (`lfw_attributes.txt`). People whose last name starts with one of `validation_initials` are for validation
+    (thesis 3.3: R to Z), unless `test` has them in a file. The thesis does not say who is for testing.
+    """
 
     source: Literal["lfwa"]
     attribute: Literal["gender", "smile"]
+    images: FolderName
+    attributes: FolderName
+    validation_initials: Annotated[str, Field(pattern="^[A-Z]-[A-Z]$")]
+    test: TestPeople
+
+
+Fold = Annotated[int, Field(ge=1, le=5)]
 
 
 class AdienceData(FolderData):
-    """Adience faces by age group or gender; the papers train on folds 1 to 3 (thesis 3.3)."""
+    """Adience faces by age group or gender; the papers train on folds 1 to 3 (thesis 3.3).
+
+    Folds are numbered from 1, as the papers do: fold 1 is `fold_0_data.txt`, fold 5 is `fold_4_data.txt`.
+    `images`: `aligned` has in-plane aligned faces, `faces` those cut out as they are.
+    """
 
     source: Literal["adience"]
     attribute: Literal["age", "gender"]
-    train_folds: Annotated[list[int], Field(min_length=1)]
-    validation_folds: Annotated[list[int], Field(min_length=1)]
-    test_folds: Annotated[list[int], Field(min_length=1)]
+    images: Literal["aligned", "faces"]
+    train_folds: Annotated[list[Fold], Field(min_length=1)]
+    validation_folds: Annotated[list[Fold], Field(min_length=1)]
+    test_folds: Annotated[list[Fold], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _each_fold_once(self) -> Self:
+        folds = [*self.train_folds, *self.validation_folds, *self.test_folds]
+        if len(set(folds)) != len(folds):
+            raise ValueError(f"folds: expected each in one part only (got {folds})")
+        return self
 
 
 Data = Annotated[
