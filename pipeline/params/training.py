@@ -10,10 +10,17 @@ from pipeline.params.sections import Fraction, NonNegativeFloat, NonNegativeInt,
 class Runtime(Section):
     """The machine. `threads` is a param because the number of threads changes the last bits of a sum.
 
-    `workers`: processes that read image files ahead of the training; 0 reads them in between.
+    `precision`: of forward and backward passes in training; weights, scatter matrices and everything that is
+    measured stay in float32 or float64. `compile`: torch.compile in training. `devices`: training processes on
+    each of `num_nodes` machines, one for each GPU. `workers`: processes that read image files ahead of the
+    training; 0 reads them in between.
     """
 
     device: Literal["auto", "cpu", "cuda"]
+    precision: Literal["float32", "bfloat16", "float16"]
+    compile: bool
+    devices: PositiveInt
+    num_nodes: PositiveInt
     threads: PositiveInt
     workers: NonNegativeInt
     eval_batch_size: PositiveInt
