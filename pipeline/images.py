@@ -12,14 +12,19 @@ from torch.utils.data import DataLoader, Dataset
 
 from pipeline.augmentation import center_crop
 from pipeline.data import ImageSet, SplitName, load_image_set
+from pipeline.errors import InputError
 from pipeline.file_index import FileIndex
 
 # Images that are read at a time where all are wanted.
 _AT_A_TIME = 1_000
 
 
-class ImageFiles(Dataset[Tensor]):
-    """Files behind the interface that a DataLoader asks for; an item is a batch, not an image."""
+class ImageFiles(Dataset[Tensor | InputError]):
+    """Files behind the interface that a DataLoader asks for; an item is a batch, not an image.
+
+    A file that cannot be read any more is an item too: raised in a worker, its error would arrive wrapped in
+    that worker's traceback.
+    """
 
     def __init__(self, files: FileIndex) -> None:
         self.files = files
@@ -27,8 +32,11 @@ class ImageFiles(Dataset[Tensor]):
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, idx: list[int]) -> Tensor:
-        return torch.from_numpy(self.files[np.asarray(idx, dtype=np.int64)])
+    def __getitem__(self, idx: list[int]) -> Tensor | InputError:
+        try:
+            return torch.from_numpy(self.files[np.asarray(idx, dtype=np.int64)])
+        except InputError as error:
+            return error
 
 
 @dataclass(frozen=True)
@@ -54,8 +62,12 @@ class Images:
         return self.labels.device
 
     def uncropped(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
-        """For each batch of indices, its images (len(batch), c, h, w) uint8, resized and not yet cropped."""
-        found: Iterable[Tensor]
+        """For each batch of indices, its images (len(batch), c, h, w) uint8, resized and not yet cropped.
+
+        Raises:
+            InputError: if a file is not the one that was prepared.
+        """
+        found: Iterable[Tensor | InputError]
         if isinstance(self.images, Tensor):
             found = (self.images[batch.to(self.device)] for batch in batches)
         else:
@@ -65,8 +77,12 @@ class Images:
                 batch_size=None,
                 num_workers=min(self.workers, len(batches)),
                 pin_memory=self.device.type == "cuda",
+                # Of its own: a draw from the global one would give dropout other numbers than images in memory do.
+                generator=torch.Generator(),
             )
         for images in found:
+            if isinstance(images, InputError):
+                raise images
             yield _resize(images.to(self.device, non_blocking=True), self.resize_px)
 
     def in_batches(self, batch_size: int) -> Iterator[Tensor]:

@@ -81,7 +81,7 @@ def class_names(folder: Path) -> tuple[str, ...]:
     check_folder(folder, "a folder of class folders")
     if beside := _image_in(folder):
         raise InputError(f"{beside}: expected images in class folders only, got one beside them")
-    names = sorted(entry.name for entry in _entries(folder) if entry.is_dir())
+    names = sorted(entry.name for entry in _entries(folder) if _is_folder(entry))
     if not names:
         raise InputError(f"{folder}: expected class folders, got none")
     for name in names:
@@ -133,10 +133,17 @@ def _split_off(split: dict[SplitName, Indices], labels: Labels, params: ImageFol
 
 def check_folder(folder: Path, what: str) -> None:
     """Refuse what is no folder; `what` says what it should have been."""
-    if not folder.is_dir():
+    if not _leads_to_folder(folder):
         raise InputError(
-            f"{folder}: expected {what}, got {'a file' if folder.exists() else 'no such folder'}"
+            f"{folder}: expected {what}, got {'a file' if os.access(folder, os.F_OK) else 'no such folder'}"
         )
+
+
+def _leads_to_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a folder above, or behind a link, may not be looked into
+        return False
 
 
 def _entries(folder: Path) -> list["os.DirEntry[str]"]:
@@ -147,9 +154,13 @@ def _entries(folder: Path) -> list["os.DirEntry[str]"]:
         raise InputError(f"{folder}: expected a folder to read ({error.strerror})") from None
 
 
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    return _leads_to_folder(Path(entry.path)) if entry.is_symlink() else entry.is_dir()
+
+
 def _is_image(entry: "os.DirEntry[str]") -> bool:
     # A link that leads nowhere is one, to be counted among the unreadable.
-    return entry.name.lower().endswith(SUFFIXES) and not entry.is_dir()
+    return entry.name.lower().endswith(SUFFIXES) and not _is_folder(entry)
 
 
 def _image_in(folder: Path) -> str | None:
@@ -164,7 +175,7 @@ def _images_below(root: Path, folder: str, above: tuple[str, ...]) -> Iterator[s
     for entry in _entries(root / folder):
         if _is_image(entry):
             yield f"{folder}/{entry.name}"
-        elif entry.is_dir():
+        elif _is_folder(entry):
             yield from _images_below(root, f"{folder}/{entry.name}", (*above, real))
 
 

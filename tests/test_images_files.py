@@ -1,0 +1,155 @@
+"""Images from files are those from memory, batch by batch and bit by bit."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pipeline.augmentation import augment_images
+from pipeline.batches import Batching, balanced_batches, shuffled_batches
+from pipeline.data import SPLITS, save_image_set
+from pipeline.datasets import read_dataset
+from pipeline.errors import InputError
+from pipeline.images import Images, Parts, load_parts
+from pipeline.params import ImageFolderData, ImagesPerClass
+
+torch.set_num_threads(1)
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """JPEGs and PNGs of many shapes, grey ones among them: three classes of twelve and one folder."""
+    root = tmp_path_factory.mktemp("images")
+    random = np.random.default_rng(0)
+    for name in ("a", "b", "c"):
+        (root / name).mkdir()
+        for i in range(12):
+            shape = (10 + i, 25 - i, 3)[: 2 if i == 5 else 3]
+            pixels = random.integers(0, 256, shape, dtype=np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{i:02d}.{'png' if i % 3 else 'jpg'}")
+    return root
+
+
+def prepare(folder: Path, out: Path, store: str) -> Path:
+    options: dict[str, Any] = {"source": "image_folder", "root": str(folder), "split_seed": 0}
+    options |= {"folders": {"train": ".", "validation": None, "test": None}, "resize_px": 16, "crop_px": 12}
+    options |= {"validation_fraction": 0.25, "test_fraction": 0.25, "max_unreadable_share": 0.0}
+    limits = ImagesPerClass(train=None, validation=None, test=None, perturbed=2)
+    out.mkdir()
+    save_image_set(read_dataset(ImageFolderData(images_per_class=limits, store=store, **options)), out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def prepared(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    out = tmp_path_factory.mktemp("prepared")
+    return {store: prepare(folder, out / store, store) for store in ("pixels", "index")}
+
+
+@pytest.fixture
+def parts(prepared: dict[str, Path]) -> Callable[[str, int], Parts]:
+    return lambda store, workers: load_parts(prepared[store], CPU, workers=workers)
+
+
+def training_batches(images: Images, batching: Batching) -> list[Tensor]:
+    """Two epochs as training sees them: random crops and mirror images."""
+    random = torch.Generator().manual_seed(7)
+    seen = []
+    for _ in range(2):
+        batches = list(batching(images.labels.cpu(), random))
+        seen += [
+            augment_images(uncropped.float() / 255, crop_px=12, shift_px=1, mirror=True, random=random)
+            for uncropped in images.uncropped(batches)
+        ]
+    return seen
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(
+    "batching", [shuffled_batches(5), balanced_batches(2, None)], ids=["shuffled", "balanced"]
+)
+def test_training_batches_are_the_same_from_files_and_from_memory(
+    parts: Callable[[str, int], Parts], batching: Batching, workers: int
+) -> None:
+    expected = training_batches(parts("pixels", 0).train, batching)
+    found = training_batches(parts("index", workers).train, batching)
+    assert len(found) == len(expected) > 4
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+    assert expected[0].shape[1:] == (3, 12, 12)
+    assert len({batch.sum().item() for batch in expected}) == len(expected)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("name", SPLITS)
+def test_every_part_is_the_same_from_files_and_from_memory(
+    parts: Callable[[str, int], Parts], name: str, workers: int
+) -> None:
+    memory, files = getattr(parts("pixels", 0), name), getattr(parts("index", workers), name)
+    assert torch.equal(memory.labels, files.labels)
+    assert torch.equal(memory.scaled(), files.scaled())
+    for one, other in zip(memory.in_batches(4), files.in_batches(4), strict=True):
+        assert torch.equal(one, other)
+    assert torch.equal(memory.first(3), files.first(3))
+    assert torch.equal(memory.take(torch.tensor([2, 0])).scaled(), files.take(torch.tensor([2, 0])).scaled())
+
+
+def test_the_perturbed_images_and_the_normalisation_are_the_same(parts: Callable[[str, int], Parts]) -> None:
+    memory, files = parts("pixels", 0), parts("index", 0)
+    assert torch.bincount(files.perturbed.labels).tolist() == [2, 2, 2]
+    assert torch.equal(memory.perturbed.scaled(), files.perturbed.scaled())
+    assert memory.source.normalization() == files.source.normalization()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        pytest.param(lambda file: file.unlink(), "got no such file", id="gone"),
+        pytest.param(lambda file: file.write_bytes(b"other"), "bytes, got 5", id="changed"),
+    ],
+)
+def test_a_file_that_is_not_the_one_prepared_is_one_line_whoever_reads_it(
+    folder: Path, tmp_path: Path, damage: Callable[[Path], object], words: str, workers: int
+) -> None:
+    copy = tmp_path / "copy"
+    for file in folder.glob("*/*"):
+        (copy / file.parent.name).mkdir(parents=True, exist_ok=True)
+        (copy / file.parent.name / file.name).write_bytes(file.read_bytes())
+    train = load_parts(prepare(copy, tmp_path / "out", "index"), CPU, workers=workers).train
+    damage(copy / str(train.images.files.paths[4]))  # type: ignore[union-attr]
+    with pytest.raises(InputError) as caught:
+        list(train.in_batches(2))
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith(f"{copy}/")
+    assert words in line
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_reading_files_draws_nothing_from_the_generator_of_dropout(
+    parts: Callable[[str, int], Parts], workers: int
+) -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    parts("index", workers).train.scaled()
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_loading_prepared_files_reads_none_of_them(
+    prepared: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stages that start again after a change elsewhere read the index, not a million files."""
+    opened: list[Any] = []
+    monkeypatch.setattr(Image, "open", lambda *args, **_: opened.append(args))
+    parts = load_parts(prepared["index"], CPU)
+    parts.source.normalization()
+    parts.perturbed.take(torch.tensor([0]))
+    assert opened == []
+    assert len(parts.train) == 18
