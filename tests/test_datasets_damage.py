@@ -314,28 +314,25 @@ def test_pixels_that_do_not_fit_in_memory_are_one_line(good: Path, monkeypatch: 
 
 
 @pytest.fixture
-def prepared(workspace: Workspace, tmp_path: Path) -> Callable[..., tuple[int, str, Path]]:
-    """Run the stage on a data section; gives exit code, output and the output's folder."""
-    own = workspace.copy(tmp_path / "workspace")
-    file, yaml = own.path("params.yaml"), YAML()
-
-    def run(root: Path, **changes: Any) -> tuple[int, str, Path]:
-        params = yaml.load(file)
-        params["data"] = data_section(root, **changes)
-        yaml.dump(params, file)
-        result = own.run("python", "-m", "stages.prepare")
-        return result.code, result.output, own.path("runs", params["name"], "prepare")
-
-    return run
+def own(workspace: Workspace, tmp_path: Path) -> Workspace:
+    """A workspace to change."""
+    return workspace.copy(tmp_path / "workspace")
 
 
-def test_the_stage_lists_and_counts_what_it_skipped(
-    good: Path, prepared: Callable[..., tuple[int, str, Path]]
-) -> None:
+def set_data(workspace: Workspace, section: dict[str, Any]) -> Path:
+    """Put another data section into params.yaml; gives the folder that `prepare` will write."""
+    file, yaml = workspace.path("params.yaml"), YAML()
+    params = yaml.load(file)
+    params["data"] = section
+    yaml.dump(params, file)
+    return workspace.path("runs", params["name"], "prepare")
+
+
+def test_the_stage_lists_and_counts_what_it_skipped(good: Path, own: Workspace) -> None:
     (good / "train/bee/2.jpg").write_bytes(b"")
     _truncate(good / "train/bee/3.jpg")
-    code, output, out = prepared(good, max_unreadable_share=0.1)
-    assert code == 0, output
+    out = set_data(own, data_section(good, max_unreadable_share=0.1))
+    output = own.must("python", "-m", "stages.prepare").output
     assert "22 images of 2 classes: 6 train, 8 validation, 8 test; 2 unreadable, see unreadable.csv" in output
     assert sorted(p.name for p in out.iterdir()) == [
         "files.csv",
@@ -349,13 +346,26 @@ def test_the_stage_lists_and_counts_what_it_skipped(
     assert rows[0]["reason"] == "an empty file"
 
 
-def test_the_stage_stops_with_one_line_and_no_traceback(
-    good: Path, prepared: Callable[..., tuple[int, str, Path]]
-) -> None:
+def test_the_stage_stops_with_one_line_and_no_traceback(good: Path, own: Workspace) -> None:
     _truncate(good / "train/bee/3.jpg")
-    code, output, out = prepared(good)
-    (line,) = [line for line in output.splitlines() if line.startswith("prepare: ")]
-    assert code == 1
+    out = set_data(own, data_section(good))
+    result = own.run("python", "-m", "stages.prepare")
+    (line,) = [line for line in result.output.splitlines() if line.startswith("prepare: ")]
+    assert result.code == 1
     assert f"{good}/train/bee/3.jpg: expected an image, got a damaged image" in line
-    assert "Traceback" not in output
+    assert "Traceback" not in result.output
     assert not out.exists()
+
+
+def test_a_second_repro_reads_no_image_and_dvc_keeps_none(good: Path, own: Workspace) -> None:
+    """With the images gone nothing is missed, and none of their bytes are in the cache."""
+    out = set_data(own, data_section(good))
+    assert own.must("dvc", "repro", "prepare").ran == ["prepare"]
+    images = {file.read_bytes() for file in good.glob("*/*/*.jpg")}
+    kept = own.contents(".dvc/cache", str(out.relative_to(own.root)))
+    assert any(path.endswith("files.csv") for path in kept)
+    assert any(path.startswith(".dvc/cache/files/") for path in kept)
+    assert not images & set(kept.values())
+    good.rename(good.with_name("elsewhere"))
+    again = own.must("dvc", "repro", "prepare")
+    assert (again.ran, again.restored) == ([], [])
