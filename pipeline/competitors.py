@@ -20,7 +20,7 @@ from pipeline.lda import discriminants_decorrelated
 from pipeline.magnitude import magnitude_masks, masked
 from pipeline.models.classifier import Classifier
 from pipeline.objectives import Objective
-from pipeline.params import Architecture, Auxiliary, Lda, Schedule, Surgery, Training
+from pipeline.params import Architecture, Auxiliary, Lda, Runtime, Schedule, Surgery, Training
 from pipeline.prune import prune_like
 from pipeline.resume import ResumePoint
 from pipeline.scratch import fresh_copy, train_from_scratch, train_plainly
@@ -59,7 +59,7 @@ class Contest:
     seed: int
     method: str
     resume: ResumePoint
-    batch_size: int
+    runtime: Runtime
 
     def epochs(self, step: int) -> int:
         """Epochs of training that a model of this step has had."""
@@ -79,7 +79,7 @@ class Contest:
             batching=balanced_batches(self.lda.samples_per_class, self.lda.classes_per_batch),
             seed=self.stream("retrain", step),
             resume=self.resume.child(step),
-            eval_batch_size=self.batch_size,
+            runtime=self.runtime,
             description=f"{self.method}, size {step + 1}, seed {self.seed}",
         )
 
@@ -111,7 +111,7 @@ def _scores(contest: Contest, model: Classifier, criterion: FilterCriterion, ste
             validation=contest.parts.validation,
             surgery=contest.surgery,
             seed=contest.stream("images", step),
-            batch_size=contest.batch_size,
+            batch_size=contest.runtime.eval_batch_size,
         )
         return {name: utility.channels for name, utility in found.utilities.items()}
     # As many images as ours traces, so that no criterion sees more of the data than another.
@@ -122,7 +122,7 @@ def _scores(contest: Contest, model: Classifier, criterion: FilterCriterion, ste
         seen.scaled(),
         seen.labels,
         random=generator(contest.stream("scores", step), "scores"),
-        batch_size=contest.batch_size,
+        batch_size=contest.runtime.eval_batch_size,
     )
 
 
@@ -149,7 +149,7 @@ def from_scratch(
             auxiliary=auxiliary,
             seed=contest.stream("train", step),
             resume=contest.resume.child(step),
-            eval_batch_size=contest.batch_size,
+            runtime=contest.runtime,
             description=f"{contest.method}, size {step + 1}, seed {contest.seed}",
         )
         yield contest.enter(model, step)
@@ -168,7 +168,7 @@ def fixed_net(
         purpose=f"contest/{contest.method}",
         wanted_for=wanted_for,
         resume=contest.resume.child("fixed"),
-        eval_batch_size=contest.batch_size,
+        runtime=contest.runtime,
     )
     yield contest.enter(model, n_steps - 1)
 
@@ -176,8 +176,8 @@ def fixed_net(
 def comparison_row(contest: Contest, entrant: Entrant) -> dict[str, object]:
     """An entrant, scored, as a row of `tables.COMPARISON_FIELDS`."""
     model, parts = entrant.model, contest.parts
-    validation = evaluate(model, parts.validation, batch_size=contest.batch_size)
-    test = evaluate(model, parts.test, batch_size=contest.batch_size)
+    validation = evaluate(model, parts.validation, batch_size=contest.runtime.eval_batch_size)
+    test = evaluate(model, parts.test, batch_size=contest.runtime.eval_batch_size)
     return {
         "seed": contest.seed,
         "method": contest.method,

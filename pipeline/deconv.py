@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.layer_outputs import LayerOutputs
+from pipeline.memory import in_fitting_batches
 from pipeline.models.classifier import decision_layer, module_path
 from pipeline.rectifiers import DeconvolutionMode
 
@@ -65,10 +66,15 @@ def trace_utility(
     if len(images) == 0:
         raise ValueError("expected at least one image to trace, got none")
     twin = _float64_twin(model)
-    sums: dict[str, Tensor] = {}
-    for batch in torch.split(images, batch_size):
-        for name, maps in _trace_batch(twin, batch.double(), kept.to(batch.device)).items():
-            sums[name] = sums[name] + maps if name in sums else maps
+
+    def trace(size: int) -> dict[str, Tensor]:
+        sums: dict[str, Tensor] = {}
+        for batch in torch.split(images, size):
+            for name, maps in _trace_batch(twin, batch.double(), kept.to(batch.device)).items():
+                sums[name] = sums[name] + maps if name in sums else maps
+        return sums
+
+    sums = in_fitting_batches(trace, batch_size)
     return {name: Utility(total / len(images)) for name, total in sums.items()}
 
 

@@ -8,6 +8,7 @@ from skimage.filters import threshold_otsu
 from torch import Tensor, nn
 
 from pipeline.images import Images
+from pipeline.memory import in_fitting_batches
 from pipeline.models.classifier import decision_layer, evaluation_mode, latent_and_logits
 from pipeline.params import LatentChoiceRule, SensitivityChoice
 
@@ -31,8 +32,12 @@ class LatentChoice:
 @torch.no_grad()
 def latent_features(model: nn.Module, images: Images, *, batch_size: int) -> Tensor:
     """Latent features (n, d) in evaluation mode of a part of a data set."""
+
+    def forward(size: int) -> Tensor:
+        return torch.cat([latent_and_logits(model, batch)[0] for batch in images.in_batches(size)])
+
     with evaluation_mode(model):
-        return torch.cat([latent_and_logits(model, batch)[0] for batch in images.in_batches(batch_size)])
+        return in_fitting_batches(forward, batch_size)
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from pipeline.distributed import gather
 from pipeline.lda import push_loss
 from pipeline.models.classifier import Classifier, latent_and_logits
 from pipeline.models.inception import Inception
@@ -125,7 +126,9 @@ class PushObjective(Objective):
     def forward(self, model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Adds the three unweighted terms, the number of active neurons and the top discriminant's share."""
         latent, logits = latent_and_logits(model, images)
-        terms = push_loss(latent, labels, self.weights)
+        # In full precision, and over the batches of all processes.
+        with torch.autocast(latent.device.type, enabled=False):
+            terms = push_loss(gather(latent.float()), gather(labels), self.weights)
         collapsed = terms.collapsed(self.weights.collapse_share)
         if collapsed and not self._warned:
             self._warned = True

@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from pipeline.distributed import rank
 from pipeline.files import write_atomically
 
 _STATE = "state"
@@ -30,7 +31,12 @@ class ResumePoint:
         return ResumePoint(self._path.joinpath(*(str(name) for name in names)))
 
     def save(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        """Replace the point by these tensors (any device) and this JSON-able state, atomically."""
+        """Replace the point by these tensors (any device) and this JSON-able state, atomically.
+
+        Of several processes, rank 0 writes for all.
+        """
+        if rank() != 0:
+            return
         held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         write_atomically(self._file, save(held, metadata={_STATE: json.dumps(state)}))
 

@@ -10,7 +10,7 @@ from pipeline.images import Parts
 from pipeline.models.classifier import Classifier
 from pipeline.models.initialisation import draw_weights
 from pipeline.objectives import training_objective
-from pipeline.params import Architecture, Auxiliary, Training
+from pipeline.params import Architecture, Auxiliary, Runtime, Training
 from pipeline.resume import ResumePoint
 from pipeline.seeding import derive_seed, seed_torch
 from pipeline.train import Outcome, fit
@@ -26,7 +26,7 @@ def train_from_scratch(
     purpose: str,
     wanted_for: str,
     resume: ResumePoint,
-    eval_batch_size: int,
+    runtime: Runtime,
 ) -> tuple[Classifier, Outcome]:
     """A fresh classifier, trained; `seed` and `purpose` fix its initial weights, batches and shifts.
 
@@ -39,7 +39,7 @@ def train_from_scratch(
         purpose: keeps the random streams of different stages apart.
         wanted_for: the section's place in params.yaml, for errors.
         resume: where finished epochs are kept.
-        eval_batch_size: images at a time when scoring.
+        runtime: the section of the params.
 
     Raises:
         InputError: if the architecture does not fit the data.
@@ -53,7 +53,7 @@ def train_from_scratch(
         auxiliary=auxiliary,
         seed=derive_seed(seed, purpose),
         resume=resume,
-        eval_batch_size=eval_batch_size,
+        runtime=runtime,
         description=f"{purpose}, seed {seed}",
     )
     return model, outcome
@@ -67,7 +67,7 @@ def train_plainly(
     auxiliary: Auxiliary | None,
     seed: int,
     resume: ResumePoint,
-    eval_batch_size: int,
+    runtime: Runtime,
     description: str,
 ) -> Outcome:
     """Train a classifier on shuffled batches with cross-entropy, in place.
@@ -81,7 +81,7 @@ def train_plainly(
         auxiliary: the auxiliary heads, None for none.
         seed: of batches, shifts and dropout.
         resume: where finished epochs are kept.
-        eval_batch_size: images at a time when scoring.
+        runtime: the section of the params.
         description: names the run in its progress bar.
     """
     model.to(parts.train.device)
@@ -96,7 +96,7 @@ def train_plainly(
         batching=shuffled_batches(settings.batch_size),
         seed=seed,
         resume=resume,
-        eval_batch_size=eval_batch_size,
+        runtime=runtime,
         description=description,
     )
 

@@ -42,4 +42,6 @@ def configure_torch(runtime: Runtime) -> torch.device:
         raise InputError(
             "params.yaml: runtime.device: expected cpu or auto on a machine without GPU (got cuda)"
         )
-    return torch.device("cuda" if has_gpu and runtime.device != "cpu" else "cpu")
+    if not has_gpu or runtime.device == "cpu":
+        return torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device())  # its own, in each of several processes

@@ -21,7 +21,7 @@ from pydantic import BaseModel
 from pipeline.closure import import_closure
 from pipeline.errors import InputError
 from pipeline.files import hash_files
-from pipeline.params import Params
+from pipeline.params import Params, Runtime
 from pipeline.params.file import PARAMS_FILE, read_params
 
 RUNS, METRICS, REPORTS, RESUME = Path("runs"), Path("metrics"), Path("reports"), Path(".resume")
@@ -74,13 +74,20 @@ class StageRun:
         return folder
 
 
-def run_stage(body: Callable[[StageRun], Any], *, out: str, keys: Sequence[str] = ()) -> None:
+def run_stage(
+    body: Callable[[StageRun], Any],
+    *,
+    out: str,
+    keys: Sequence[str] = (),
+    connect: Callable[[Runtime], int] | None = None,
+) -> None:
     """Run a stage script's body and leave its output folder at `out`, whole or not at all.
 
     Args:
         body: gets the run, writes below `run.out`; what it returns is logged as the stage's one line.
         out: the output folder, a template such as `runs/{name}/{seed}/train`.
         keys: command-line flags that the stage needs, for example `seed`.
+        connect: `distributed.connect` of a stage that trains; what other ranks than 0 write is not kept.
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     log.setLevel(logging.INFO)  # ours alone: exporters and plotters narrate
@@ -95,8 +102,10 @@ def run_stage(body: Callable[[StageRun], Any], *, out: str, keys: Sequence[str] 
         code = hash_files(import_closure(script))
         params_hash = hash_files([PARAMS_FILE])
         params = read_params()
+        rank = connect(params.runtime) if connect else 0
         final = Path(out.format(name=params.name, **flags))
-        partial = RESUME / "partial" / _flat_name(script.stem, params.name, *flags.values())
+        of_rank = [f"rank{rank}"] if rank else []
+        partial = RESUME / "partial" / _flat_name(script.stem, params.name, *flags.values(), *of_rank)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         run = StageRun(script.stem, params, flags, partial, code)
@@ -105,6 +114,9 @@ def run_stage(body: Callable[[StageRun], Any], *, out: str, keys: Sequence[str] 
         # those at its start.
         if hash_files(import_closure(script)) != code or hash_files([PARAMS_FILE]) != params_hash:
             raise InputError("its code or params.yaml changed while it ran; run `dvc repro` again")
+        if rank:
+            shutil.rmtree(partial)
+            return
         shutil.rmtree(final, ignore_errors=True)
         final.parent.mkdir(parents=True, exist_ok=True)
         partial.rename(final)

@@ -1,7 +1,7 @@
 """One training run: epochs over a set, a resume point after each, the same bits every time."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +11,17 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from pipeline.augmentation import augment_images
 from pipeline.batches import Batching
+from pipeline.distributed import agree_on, mean_over_processes, n_processes, own_share, rank
+from pipeline.errors import InputError
 from pipeline.images import Images, Parts
+from pipeline.memory import in_fitting_batches
 from pipeline.models.classifier import evaluation_mode, load_state, output_layer
 from pipeline.objectives import Objective
-from pipeline.params import Schedule
+from pipeline.params import Runtime, Schedule
 from pipeline.progress import progress_bar
 from pipeline.resume import ResumePoint
 from pipeline.seeding import derive_seed, generator
+from pipeline.training_step import Step, gradient_scaler, training_step
 
 
 @dataclass(frozen=True)
@@ -49,14 +53,22 @@ class Outcome:
 @torch.no_grad()
 def predict_logits(model: nn.Module, images: Tensor, *, batch_size: int) -> Tensor:
     """Logits (n, classes) in evaluation mode, for images in [0, 1]; the model's mode is restored."""
+
+    def forward(size: int) -> Tensor:
+        return torch.cat([model(batch) for batch in torch.split(images, size)])
+
     with evaluation_mode(model):
-        return torch.cat([model(batch) for batch in torch.split(images, batch_size)])
+        return in_fitting_batches(forward, batch_size)
 
 
 def evaluate(model: nn.Module, data: Images, *, batch_size: int) -> Score:
     """Score a model on images and labels."""
+
+    def forward(size: int) -> Tensor:
+        return torch.cat([model(images) for images in data.in_batches(size)])
+
     with evaluation_mode(model), torch.no_grad():
-        logits = torch.cat([model(images) for images in data.in_batches(batch_size)])
+        logits = in_fitting_batches(forward, batch_size)
     loss = nn.functional.cross_entropy(logits, data.labels)
     return Score(len(data), int((logits.argmax(1) == data.labels).sum()), float(loss))
 
@@ -70,7 +82,7 @@ def fit(
     batching: Batching,
     seed: int,
     resume: ResumePoint,
-    eval_batch_size: int,
+    runtime: Runtime,
     description: str,
 ) -> Outcome:
     """Train `model` in place on the training part; score it on the validation part after every epoch.
@@ -86,40 +98,41 @@ def fit(
         batching: which images form the batches of an epoch.
         seed: of this run's batches, shifts and dropout.
         resume: where finished epochs are kept.
-        eval_batch_size: images at a time when scoring.
+        runtime: the section of the params.
         description: names the run in its progress bar.
     """
     everything = nn.ModuleDict({"model": model, "objective": objective})
-    optimizer = _optimizer(everything, settings)
-    history = _restore(everything, optimizer, resume)
+    optimizer, scaler = _optimizer(everything, settings), gradient_scaler(runtime, parts.train.device)
+    history = _restore(everything, optimizer, scaler, resume)
+    step = training_step(model, objective, runtime, parts.train.device)
     with (
         logging_redirect_tqdm(),
         progress_bar(
-            total=settings.epochs, done=len(history), description=description, unit="epoch"
+            total=settings.epochs,
+            done=len(history),
+            description=description,
+            unit="epoch",
+            quiet=rank() != 0,
         ) as progress,
     ):
         for epoch in range(len(history), settings.epochs):
-            sums: dict[str, float] = {}
-            n_batches = 0
             model.train()
-            for images, labels, step in _epoch_batches(parts.train, settings, batching, seed, epoch):
-                for group in optimizer.param_groups:
-                    group["lr"] = _learning_rate(settings, step)
-                terms = objective(model, images, labels)
-                optimizer.zero_grad(set_to_none=True)
-                terms["total"].backward()
-                optimizer.step()
-                n_batches += 1
-                for name, value in terms.items():
-                    sums[name] = sums.get(name, 0.0) + float(value.detach())
-            score = evaluate(model, parts.validation, batch_size=eval_batch_size)
+            means = _train_epoch(
+                step,
+                optimizer,
+                scaler,
+                _epoch_batches(parts.train, settings, batching, seed, epoch),
+                settings,
+            )
+            agree_on(everything)
+            score = evaluate(model, parts.validation, batch_size=runtime.eval_batch_size)
             history.append(
                 {"epoch": epoch + 1}
-                | {f"train_{name}": total / n_batches for name, total in sums.items()}
+                | {f"train_{name}": mean for name, mean in means.items()}
                 | {"validation_n": score.n, "validation_n_correct": score.n_correct}
                 | {"validation_loss": score.loss}
             )
-            resume.save(_state(everything, optimizer), {"history": history})
+            resume.save(_state(everything, optimizer), {"history": history, "scaler": scaler.state_dict()})
             progress.update()
             progress.set_postfix(validation=f"{score.accuracy:.4f}", refresh=False)
     model.eval()
@@ -129,13 +142,48 @@ def fit(
     )
 
 
+def _train_epoch(
+    step: Step,
+    optimizer: torch.optim.SGD,
+    scaler: torch.amp.GradScaler,
+    batches: Iterable[tuple[Tensor, Tensor, float]],
+    settings: Schedule,
+) -> dict[str, float]:
+    """One pass over the batches; the mean of each term over them."""
+    sums: dict[str, float] = {}
+    n_batches = 0
+    for images, labels, time in batches:
+        for group in optimizer.param_groups:
+            group["lr"] = _learning_rate(settings, time)
+        try:
+            terms = step(images, labels)
+            optimizer.zero_grad(set_to_none=True)
+            scaler.scale(terms["total"]).backward()  # type: ignore[no-untyped-call]
+        except torch.OutOfMemoryError:
+            raise InputError(
+                f"out of memory while training on {len(images)} images of {images.shape[2]}x{images.shape[3]}: "
+                "lower the batch size (lda.samples_per_class for balanced batches), or runtime.precision"
+            ) from None
+        scaler.step(optimizer)
+        scaler.update()
+        n_batches += 1
+        for name, value in terms.items():
+            sums[name] = sums.get(name, 0.0) + float(value.detach())
+    return mean_over_processes({name: total / n_batches for name, total in sums.items()})
+
+
 def _epoch_batches(
     train: Images, settings: Schedule, batching: Batching, seed: int, epoch: int
 ) -> Iterator[tuple[Tensor, Tensor, float]]:
     """Images in [0, 1], labels, and the time in epochs in the middle of each batch."""
-    torch.manual_seed(derive_seed(seed, "dropout", epoch))
+    # Processes agree on the batches, and differ in what they do to their shares.
+    own = (rank(),) if n_processes() > 1 else ()
+    torch.manual_seed(derive_seed(seed, "dropout", epoch, *own))
     random = generator(seed, "batches", epoch)
-    batches = list(batching(train.labels.cpu(), random))
+    batches = [own_share(batch) for batch in batching(train.labels.cpu(), random)]
+    batches = [batch for batch in batches if len(batch)]
+    if own:
+        random = generator(seed, "augmentation", epoch, *own)
     for idx, (batch, uncropped) in enumerate(zip(batches, train.uncropped(batches), strict=True)):
         images = augment_images(
             uncropped.float() / 255,
@@ -183,7 +231,9 @@ def _state(everything: nn.Module, optimizer: torch.optim.SGD) -> dict[str, Tenso
     return state
 
 
-def _restore(everything: nn.Module, optimizer: torch.optim.SGD, resume: ResumePoint) -> list[dict[str, Any]]:
+def _restore(
+    everything: nn.Module, optimizer: torch.optim.SGD, scaler: torch.amp.GradScaler, resume: ResumePoint
+) -> list[dict[str, Any]]:
     loaded = resume.load()
     if loaded is None:
         return []
@@ -196,5 +246,6 @@ def _restore(everything: nn.Module, optimizer: torch.optim.SGD, resume: ResumePo
         if f"momentum.{name}" in tensors:
             buffer = torch.empty_like(parameter).copy_(tensors[f"momentum.{name}"])
             optimizer.state[parameter]["momentum_buffer"] = buffer.detach()
+    scaler.load_state_dict(state["scaler"])
     history: list[dict[str, Any]] = state["history"]
     return history

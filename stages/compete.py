@@ -14,6 +14,7 @@ from pipeline.competitors import (
     prune_filters,
     prune_weights,
 )
+from pipeline.distributed import connect
 from pipeline.files import write_csv
 from pipeline.images import load_parts
 from pipeline.objectives import Objective
@@ -42,7 +43,7 @@ def compete(run: StageRun) -> str:
         seed=run.seed,
         method=method,
         resume=ResumePoint(run.resume_folder([prepared, control, ours], sections) / "fit"),
-        batch_size=runtime.eval_batch_size,
+        runtime=runtime,
     )
     rows = []
     for entrant in _entrants(run, contest, device):
@@ -70,4 +71,6 @@ def _entrants(run: StageRun, contest: Contest, device: torch.device) -> Iterator
 
 
 if __name__ == "__main__":
-    run_stage(compete, out="runs/{name}/{seed}/compete/{competitor}", keys=["seed", "competitor"])
+    run_stage(
+        compete, out="runs/{name}/{seed}/compete/{competitor}", keys=["seed", "competitor"], connect=connect
+    )

@@ -2,6 +2,7 @@
 
 from pipeline.batches import balanced_batches
 from pipeline.checkpoint import load_classifier, read_about, save_model
+from pipeline.distributed import connect
 from pipeline.files import write_csv
 from pipeline.images import load_parts
 from pipeline.objectives import Objective
@@ -26,7 +27,7 @@ def control(run: StageRun) -> str:
         batching=balanced_batches(lda.samples_per_class, lda.classes_per_batch),
         seed=derive_seed(run.seed, "push"),  # the push's own stream: the same batches
         resume=resume,
-        eval_batch_size=runtime.eval_batch_size,
+        runtime=runtime,
         description=f"control, seed {run.seed}",
     )
     epochs = read_about(grown / "model")["epochs"] + training.epochs
@@ -42,4 +43,4 @@ def control(run: StageRun) -> str:
 
 
 if __name__ == "__main__":
-    run_stage(control, out="runs/{name}/{seed}/control", keys=["seed"])
+    run_stage(control, out="runs/{name}/{seed}/control", keys=["seed"], connect=connect)

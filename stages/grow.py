@@ -2,6 +2,7 @@
 
 from pipeline.checkpoint import load_classifier, read_about, save_model
 from pipeline.cost import Cost, measure_cost
+from pipeline.distributed import connect
 from pipeline.files import write_csv
 from pipeline.grow import Candidate, GrowthRules, describe_candidate, grow
 from pipeline.images import load_parts
@@ -49,7 +50,7 @@ def grow_base(run: StageRun) -> str:
             auxiliary=settings.auxiliary,
             seed=derive_seed(run.seed, f"grow/{iteration}/{stage}"),
             resume=resume.child(iteration, stage),
-            eval_batch_size=runtime.eval_batch_size,
+            runtime=runtime,
             description=f"grow, iteration {iteration}, stage {stage + 1}, seed {run.seed}",
         )
         return model, record(model, iteration, stage, outcome.validation)
@@ -93,4 +94,4 @@ def _epochs(settings: Grow, history: list[Candidate], best: Classifier, *, befor
 
 
 if __name__ == "__main__":
-    run_stage(grow_base, out="runs/{name}/{seed}/grow", keys=["seed"])
+    run_stage(grow_base, out="runs/{name}/{seed}/grow", keys=["seed"], connect=connect)

@@ -10,6 +10,7 @@ from torch import nn
 from pipeline.batches import balanced_batches
 from pipeline.checkpoint import load_classifier, save_model
 from pipeline.cost import Cost, measure_cost
+from pipeline.distributed import connect
 from pipeline.files import write_csv, write_json
 from pipeline.images import load_parts
 from pipeline.lda import discriminants
@@ -60,7 +61,7 @@ def prune(run: StageRun) -> str:
             batching=balanced_batches(lda.samples_per_class, lda.classes_per_batch),
             seed=derive_seed(run.seed, "prune", name, sample),
             resume=resume.child(sample),
-            eval_batch_size=runtime.eval_batch_size,
+            runtime=runtime,
             description=f"{name}, {sample}, seed {run.seed}",
         )
         return outcome.history, outcome.validation, measure_cost(pruned, parts.source.image_shape)
@@ -109,4 +110,6 @@ def _pass_through(run: StageRun, previous: Any) -> str:
 
 
 if __name__ == "__main__":
-    run_stage(prune, out="runs/{name}/{seed}/prune/{round}", keys=["seed", "round", "previous"])
+    run_stage(
+        prune, out="runs/{name}/{seed}/prune/{round}", keys=["seed", "round", "previous"], connect=connect
+    )

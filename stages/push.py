@@ -5,6 +5,7 @@ from torch import Tensor
 
 from pipeline.batches import balanced_batches
 from pipeline.checkpoint import load_classifier, read_about, save_model
+from pipeline.distributed import connect
 from pipeline.files import write_csv
 from pipeline.images import load_parts
 from pipeline.latent import latent_features
@@ -39,7 +40,7 @@ def push(run: StageRun) -> str:
         batching=balanced_batches(lda.samples_per_class, lda.classes_per_batch),
         seed=derive_seed(run.seed, "push"),
         resume=resume,
-        eval_batch_size=runtime.eval_batch_size,
+        runtime=runtime,
         description=f"push, seed {run.seed}",
     )
     epochs = read_about(grown / "model")["epochs"] + training.epochs
@@ -55,4 +56,4 @@ def push(run: StageRun) -> str:
 
 
 if __name__ == "__main__":
-    run_stage(push, out="runs/{name}/{seed}/push", keys=["seed"])
+    run_stage(push, out="runs/{name}/{seed}/push", keys=["seed"], connect=connect)

@@ -5,6 +5,7 @@ from functools import partial
 from pipeline.checkpoint import load_classifier, read_about, save_model
 from pipeline.competitors import Contest, comparison_row
 from pipeline.cost import count_params
+from pipeline.distributed import connect
 from pipeline.files import write_csv, write_json
 from pipeline.images import load_parts
 from pipeline.lda import discriminants
@@ -39,7 +40,7 @@ def shrink(run: StageRun) -> str:
         seed=run.seed,
         method=OURS,
         resume=resume,
-        batch_size=runtime.eval_batch_size,
+        runtime=runtime,
     )
     rows, etas = [], {}
     for step, size in enumerate(settings.sizes):
@@ -69,4 +70,4 @@ def shrink(run: StageRun) -> str:
 
 
 if __name__ == "__main__":
-    run_stage(shrink, out="runs/{name}/{seed}/shrink", keys=["seed"])
+    run_stage(shrink, out="runs/{name}/{seed}/shrink", keys=["seed"], connect=connect)

@@ -1,6 +1,7 @@
 """Train a third model, on the same split, that attacks are crafted on."""
 
 from pipeline.checkpoint import save_model
+from pipeline.distributed import connect
 from pipeline.errors import InputError
 from pipeline.files import write_csv
 from pipeline.images import load_parts
@@ -26,7 +27,7 @@ def source(run: StageRun) -> str:
         purpose=f"source/{name}",
         wanted_for=f"sources.{name}.model",
         resume=resume,
-        eval_batch_size=runtime.eval_batch_size,
+        runtime=runtime,
     )
     accuracy = outcome.validation.accuracy
     if accuracy < settings.min_validation_accuracy:
@@ -41,4 +42,4 @@ def source(run: StageRun) -> str:
 
 
 if __name__ == "__main__":
-    run_stage(source, out="runs/{name}/{seed}/source/{source}", keys=["seed", "source"])
+    run_stage(source, out="runs/{name}/{seed}/source/{source}", keys=["seed", "source"], connect=connect)

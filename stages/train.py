@@ -1,6 +1,7 @@
 """Train the base model, with auxiliary heads."""
 
 from pipeline.checkpoint import save_model
+from pipeline.distributed import connect
 from pipeline.files import write_csv
 from pipeline.images import load_parts
 from pipeline.resume import ResumePoint
@@ -24,7 +25,7 @@ def train(run: StageRun) -> str:
         purpose="train",
         wanted_for="model",
         resume=resume,
-        eval_batch_size=runtime.eval_batch_size,
+        runtime=runtime,
     )
     about = {
         "stage": "train",
@@ -38,4 +39,4 @@ def train(run: StageRun) -> str:
 
 
 if __name__ == "__main__":
-    run_stage(train, out="runs/{name}/{seed}/train", keys=["seed"])
+    run_stage(train, out="runs/{name}/{seed}/train", keys=["seed"], connect=connect)

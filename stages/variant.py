@@ -2,6 +2,7 @@
 
 from pipeline.batches import balanced_batches
 from pipeline.checkpoint import load_classifier
+from pipeline.distributed import connect
 from pipeline.files import write_csv
 from pipeline.images import load_parts
 from pipeline.latent import latent_features
@@ -31,7 +32,7 @@ def variant(run: StageRun) -> str:
         batching=balanced_batches(lda.samples_per_class, lda.classes_per_batch),
         seed=derive_seed(run.seed, "push"),  # the main push's own stream: the same batches
         resume=resume,
-        eval_batch_size=runtime.eval_batch_size,
+        runtime=runtime,
         description=f"push variant {name}, seed {run.seed}",
     )
     features = latent_features(model, parts.train, batch_size=runtime.eval_batch_size)
@@ -56,4 +57,4 @@ def variant(run: StageRun) -> str:
 
 
 if __name__ == "__main__":
-    run_stage(variant, out="runs/{name}/{seed}/variant/{variant}", keys=["seed", "variant"])
+    run_stage(variant, out="runs/{name}/{seed}/variant/{variant}", keys=["seed", "variant"], connect=connect)

@@ -40,6 +40,7 @@ from pipeline.target_size import prune_to_size
 from pipeline.task_utility import unravel_utility
 from pipeline.train import evaluate
 
+RUNTIME = read_params(ROOT / "presets/tiny.yaml").runtime.model_copy(update={"eval_batch_size": 64})
 torch.set_num_threads(1)  # on nets this small two threads spend their time waiting
 
 CRITERIA: tuple[FilterCriterion, ...] = (*get_args(Criterion), "lda_after_the_fact")
@@ -96,7 +97,7 @@ def references() -> list[Classifier]:
             validation=parts().validation,
             surgery=tiny().surgery,
             seed=0,
-            batch_size=64,
+            runtime=RUNTIME,
         )
         model, _, _ = prune_to_size(
             model, utility.utilities, round(size * n_params), utility.images[:1], remove_branches=True
@@ -117,7 +118,7 @@ def contest(folder: Path, method: str = "some", *, seed: int = 0, epochs_before:
         seed=seed,
         method=method,
         resume=ResumePoint(folder / method / str(seed) / "fit"),
-        batch_size=64,
+        runtime=RUNTIME,
     )
 
 

@@ -16,10 +16,20 @@ from pipeline.magnitude import magnitude_masks, masked
 from pipeline.models import build_model
 from pipeline.models.classifier import lay_out
 from pipeline.objectives import Objective
-from pipeline.params import Schedule
+from pipeline.params import Runtime, Schedule
 from pipeline.resume import ResumePoint
 from pipeline.train import fit
 
+RUNTIME = Runtime(
+    device="cpu",
+    precision="float32",
+    compile=False,
+    devices=1,
+    num_nodes=1,
+    threads=1,
+    workers=0,
+    eval_batch_size=6,
+)
 torch.set_num_threads(1)  # on nets this small two threads spend their time waiting
 
 
@@ -79,7 +89,7 @@ def train(model: nn.Module, folder: Path, *, epochs: int = 3) -> None:
         batching=shuffled_batches(6),
         seed=0,
         resume=ResumePoint(folder / "run"),
-        eval_batch_size=6,
+        runtime=RUNTIME,
         description="test",
     )
 

@@ -14,10 +14,20 @@ from pipeline.images import Images, Parts
 from pipeline.models import build_model
 from pipeline.models.inception import Inception
 from pipeline.objectives import AuxiliaryObjective, Objective, PushObjective
-from pipeline.params import Lda, Schedule
+from pipeline.params import Lda, Runtime, Schedule
 from pipeline.resume import ResumePoint
 from pipeline.train import Outcome, evaluate, fit, predict_logits
 
+RUNTIME = Runtime(
+    device="cpu",
+    precision="float32",
+    compile=False,
+    devices=1,
+    num_nodes=1,
+    threads=1,
+    workers=0,
+    eval_batch_size=7,
+)
 torch.set_num_threads(1)  # on nets this small two threads spend their time waiting
 
 
@@ -103,7 +113,7 @@ def run(
         batching=shuffled_batches(6),
         seed=seed,
         resume=ResumePoint(folder / "run"),
-        eval_batch_size=7,
+        runtime=RUNTIME,
         description="test",
     )
 
@@ -159,7 +169,7 @@ def test_a_run_stopped_in_epoch_three_and_resumed_ends_with_the_same_bits(
         "batching": StopsInEpochThree() if where == "batching" else shuffled_batches(6),
         "seed": 3,
         "resume": ResumePoint(tmp_path / "stopped" / "run"),
-        "eval_batch_size": 7,
+        "runtime": RUNTIME,
         "description": "test",
     }
     if where == "objective":
@@ -349,7 +359,7 @@ def test_one_step_shrinks_the_decision_weights_by_rate_times_decay(tmp_path: Pat
         batching=shuffled_batches(20),  # one step, in the middle of the cosine: half the rate
         seed=0,
         resume=ResumePoint(tmp_path / "run"),
-        eval_batch_size=7,
+        runtime=RUNTIME,
         description="test",
     )
     torch.testing.assert_close(decision.detach(), before * (1 - 0.1 * 0.5), rtol=1e-6, atol=0)
@@ -416,7 +426,7 @@ def test_pushing_runs_on_balanced_batches(tmp_path: Path) -> None:
         batching=balanced_batches(8, 2),
         seed=0,
         resume=ResumePoint(tmp_path / "run"),
-        eval_batch_size=7,
+        runtime=RUNTIME,
         description="test",
     )
     terms = ("total", "l_lda", "l_cov", "l_align", "n_active", "top_share", "collapsed")
@@ -436,7 +446,7 @@ def test_the_history_of_a_push_holds_the_share_of_collapsed_batches(
         batching=balanced_batches(8, None),
         seed=0,
         resume=ResumePoint(tmp_path / "run"),
-        eval_batch_size=7,
+        runtime=RUNTIME,
         description="test",
     )
     assert [row["train_collapsed"] for row in outcome.history] == [collapsed] * 2

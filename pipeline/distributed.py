@@ -1,0 +1,105 @@
+"""Several training processes: each takes its share of a batch, gradients and scatter matrices are the whole batch's.
+
+Lightning Fabric starts the processes, or joins those that torchrun or SLURM started. Every process runs the whole
+stage: what is not training comes out the same in each, and rank 0 writes. A single process needs none of this, and
+imports none of it.
+"""
+
+import logging
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from pipeline.params import Runtime
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def connect(runtime: Runtime) -> int:
+    """Start or join `devices` processes on each of `num_nodes` machines, nothing where that is one; the rank.
+
+    A process that dies ends the others within seconds; Fabric's line says which.
+    """
+    if runtime.devices * runtime.num_nodes == 1:
+        return 0
+    from lightning_fabric import Fabric  # 5 seconds, which a single process need not wait
+
+    logging.getLogger("lightning_fabric").setLevel(logging.INFO)
+    on_gpu = torch.cuda.is_available() and runtime.device != "cpu"
+    Fabric(
+        accelerator="cuda" if on_gpu else "cpu",
+        devices=runtime.devices,
+        num_nodes=runtime.num_nodes,
+        strategy="ddp",
+    ).launch()
+    return dist.get_rank()
+
+
+def rank() -> int:
+    """This process's number; 0 writes."""
+    return dist.get_rank() if n_processes() > 1 else 0
+
+
+def n_processes() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def own_share(batch: Tensor) -> Tensor:
+    """This process's part of a batch of indices.
+
+    All parts have the same length, so that the mean over processes is the mean over images; what is left over of a
+    batch is dropped.
+    """
+    n = n_processes()
+    return batch if n == 1 else batch[: len(batch) // n * n][rank() :: n]
+
+
+def gather(values: Tensor) -> Tensor:
+    """The rows of all processes, one below the other; gradients flow back to the process that a row came from.
+
+    Every process adds its own gradient of the same loss, and their mean is taken over parameters afterwards: the
+    result is the gradient of one process that sees all rows.
+    """
+    if n_processes() == 1:
+        return values
+    if not values.requires_grad:
+        parts = [torch.empty_like(values) for _ in range(n_processes())]
+        dist.all_gather(parts, values.contiguous())
+        return torch.cat(parts)
+    from torch.distributed.nn.functional import all_gather  # imports much, for several processes only
+
+    return torch.cat(all_gather(values.contiguous()))  # type: ignore[no-untyped-call]
+
+
+def average_gradients_of(
+    module: Module, device: torch.device
+) -> Module | nn.parallel.DistributedDataParallel:
+    """The module itself, or behind torch's DistributedDataParallel."""
+    if n_processes() == 1:
+        return module
+    return nn.parallel.DistributedDataParallel(module, device_ids=[device] if device.type == "cuda" else None)
+
+
+def agree_on(module: nn.Module) -> None:
+    """Give every process rank 0's parameters and buffers: batch norm has counted other images in each."""
+    if n_processes() == 1:
+        return
+    for tensor in module.state_dict().values():
+        # DistributedDataParallel may have laid out a parameter anew: broadcast what is dense.
+        dense = tensor.detach().contiguous()
+        dist.broadcast(dense, src=0)
+        tensor.copy_(dense)
+
+
+def mean_over_processes(values: dict[str, float]) -> dict[str, float]:
+    """The mean of each value over the processes."""
+    if n_processes() == 1:
+        return values
+    summed = torch.tensor(list(values.values()), dtype=torch.float64)
+    if torch.cuda.is_available() and dist.get_backend() == "nccl":
+        summed = summed.cuda()
+    dist.all_reduce(summed)
+    return dict(zip(values, (summed / n_processes()).tolist(), strict=True))

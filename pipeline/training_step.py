@@ -1,0 +1,71 @@
+"""One forward pass of training, in the precision and compiled as params say, over all processes."""
+
+import logging
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.distributed import average_gradients_of
+from pipeline.objectives import Objective
+from pipeline.params import Runtime
+
+log = logging.getLogger(__name__)
+
+Terms = dict[str, Tensor]
+Step = Callable[[Tensor, Tensor], Terms]
+
+_LOW_PRECISION = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class _Step(nn.Module):
+    """Model and objective as one module, which is what is compiled and what gradients are averaged over."""
+
+    def __init__(self, model: nn.Module, objective: Objective, precision: str) -> None:
+        super().__init__()
+        self.model, self.objective, self.precision = model, objective, precision
+
+    def forward(self, images: Tensor, labels: Tensor) -> Terms:
+        if self.precision == "float32":
+            return self.objective(self.model, images, labels)  # type: ignore[no-any-return]
+        with torch.autocast(images.device.type, dtype=_LOW_PRECISION[self.precision]):
+            return self.objective(self.model, images, labels)  # type: ignore[no-any-return]
+
+
+def training_step(model: nn.Module, objective: Objective, runtime: Runtime, device: torch.device) -> Step:
+    """From images in [0, 1] and labels to the objective's terms.
+
+    Args:
+        model: in training mode, on `device`.
+        objective: on the same device.
+        runtime: section of the params.
+        device: where batches lie.
+    """
+    step: Step = average_gradients_of(_Step(model, objective, runtime.precision), device)
+    return _compiled(step) if runtime.compile else step
+
+
+def gradient_scaler(runtime: Runtime, device: torch.device) -> torch.amp.GradScaler:
+    """Keeps float16's gradients from underflow; hands everything through in other precisions."""
+    return torch.amp.GradScaler(device.type, enabled=runtime.precision == "float16")
+
+
+def _compiled(step: Step) -> Step:
+    """The step by torch.compile, or as it is from the moment that it cannot be compiled."""
+    compiled: Step = torch.compile(step)
+    usable = True
+
+    def run(images: Tensor, labels: Tensor) -> Terms:
+        nonlocal usable
+        if usable:
+            try:
+                return compiled(images, labels)
+            except torch._dynamo.exc.TorchDynamoException as error:
+                usable = False
+                reason = " ".join(str(error).split())[:200]
+                log.warning(
+                    "torch.compile failed, going on without it (%s: %s)", type(error).__name__, reason
+                )
+        return step(images, labels)
+
+    return run
