@@ -35,7 +35,7 @@ UNREADABLE = (
     Image.DecompressionBombWarning,
 )
 
-_SHA256_BYTES = 32
+SHA256_BYTES = 32
 
 
 def decode_image(file: Path | IO[bytes], size_px: int) -> Pixels:
@@ -106,11 +106,10 @@ class FileIndex:
         Raises:
             ValueError: if the lists differ in length or a hash is none.
         """
-        digests = np.frombuffer(bytes.fromhex("".join(hashes)), dtype=np.uint8).reshape(-1, _SHA256_BYTES)
+        digests = np.frombuffer(bytes.fromhex("".join(hashes)), dtype=np.uint8).reshape(-1, SHA256_BYTES)
         if not len(paths) == len(sizes) == len(digests):
             raise ValueError(f"{len(paths)} paths, {len(sizes)} sizes, {len(digests)} hashes")
-        names = np.array(paths, dtype=np.dtypes.StringDType())
-        return cls(root, names, np.array(sizes, dtype=np.int64), digests, resize_px)
+        return cls(root, path_array(paths), np.array(sizes, dtype=np.int64), digests, resize_px)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -139,7 +138,7 @@ class FileIndex:
     def hex_hashes(self) -> list[str]:
         """The files' SHA-256 in hexadecimal."""
         digits = self.hashes.tobytes().hex()
-        step = 2 * _SHA256_BYTES
+        step = 2 * SHA256_BYTES
         return [digits[start : start + step] for start in range(0, len(digits), step)]
 
     def _decode(self, at: int) -> Pixels:
@@ -155,6 +154,11 @@ class FileIndex:
             raise InputError(
                 f"{path}: expected the image that was prepared, got {reason}; {advice}"
             ) from None
+
+
+def path_array(paths: Sequence[str]) -> npt.NDArray[Any]:
+    """Strings of any length as an array (n,)."""
+    return np.array(paths, dtype=np.dtypes.StringDType())
 
 
 def read_problem(error: BaseException) -> str:

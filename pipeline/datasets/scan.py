@@ -10,12 +10,20 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline.data import ImageSet, Indices, Labels, SplitName
 from pipeline.datasets.limits import limit_parts
 from pipeline.errors import InputError
-from pipeline.file_index import UNREADABLE, FileIndex, Pixels, decode_image, decoder_warnings, read_problem
+from pipeline.file_index import (
+    SHA256_BYTES,
+    UNREADABLE,
+    FileIndex,
+    Pixels,
+    decode_image,
+    decoder_warnings,
+    path_array,
+    read_problem,
+)
 from pipeline.params import FolderData, ImagesPerClass
 from pipeline.progress import progress_bar
 
@@ -47,8 +55,8 @@ class Listing:
 @dataclass(frozen=True)
 class _File:
     size_bytes: int
-    sha256: str
-    pixels: Pixels | None
+    sha256: bytes
+    pixels: Pixels
 
 
 def scan_files(listing: Listing, params: FolderData) -> ImageSet:
@@ -64,22 +72,30 @@ def scan_files(listing: Listing, params: FolderData) -> ImageSet:
     n = len(listing.paths)
     if n == 0:
         raise InputError(f"{listing.root}: expected images, got none")
-    room = _room(n, params) if params.store == "pixels" else None
-    read, files = np.zeros(n, dtype=bool), list[_File]()
-    skipped: list[tuple[str, str]] = []
-    for at, found in enumerate(_read_all(listing, params)):
+    pixels = _room(n, params) if params.store == "pixels" else None
+    sizes, hashes = np.empty(n, dtype=np.int64), np.empty((n, SHA256_BYTES), dtype=np.uint8)
+    read = np.zeros(n, dtype=bool)
+    n_read, skipped = 0, list[tuple[str, str]]()
+    for at, found in enumerate(_read_all(listing, params.resize_px)):
         if isinstance(found, str):
             shown = listing.paths[at].encode("utf-8", "backslashreplace").decode()
             skipped.append((shown, found))
             continue
-        if room is not None and found.pixels is not None:
-            room[len(files)] = found.pixels
+        if pixels is not None:
+            pixels[n_read] = found.pixels
+        sizes[n_read], hashes[n_read] = found.size_bytes, np.frombuffer(found.sha256, dtype=np.uint8)
         read[at] = True
-        files.append(_File(found.size_bytes, found.sha256, None))
+        n_read += 1
     _refuse_too_many(skipped, n, listing.root, params.max_unreadable_share)
+    images: Pixels | FileIndex
+    if pixels is not None:
+        images = pixels[:n_read]
+    else:
+        paths = path_array([listing.paths[i] for i in np.flatnonzero(read).tolist()])
+        images = FileIndex(listing.root, paths, sizes[:n_read], hashes[:n_read], params.resize_px)
     moved = np.cumsum(read) - 1
     return ImageSet(
-        images=_index(listing, read, files, params.resize_px) if room is None else room[: len(files)],
+        images=images,
         labels=listing.labels[read],
         classes=listing.classes,
         split={name: moved[idx[read[idx]]] for name, idx in listing.split.items()},
@@ -98,19 +114,11 @@ def _room(n: int, params: FolderData) -> Pixels:
         ) from None
 
 
-def _index(
-    listing: Listing, read: npt.NDArray[np.bool_], files: Sequence[_File], resize_px: int
-) -> FileIndex:
-    paths = [listing.paths[i] for i in np.flatnonzero(read).tolist()]
-    sizes, hashes = [file.size_bytes for file in files], [file.sha256 for file in files]
-    return FileIndex.of(listing.root, paths, sizes, hashes, resize_px=resize_px)
-
-
-def _read_all(listing: Listing, params: FolderData) -> Iterator[_File | str]:
+def _read_all(listing: Listing, size_px: int) -> Iterator[_File | str]:
     """What became of each file, in order: its contents, or why it cannot be read."""
 
     def read(path: str) -> _File | str:
-        return _read_file(listing.root, path, params)
+        return _read_file(listing.root, path, size_px)
 
     with (
         decoder_warnings(),
@@ -123,7 +131,7 @@ def _read_all(listing: Listing, params: FolderData) -> Iterator[_File | str]:
                 bar.update()
 
 
-def _read_file(root: Path, path: str, params: FolderData) -> _File | str:
+def _read_file(root: Path, path: str, size_px: int) -> _File | str:
     try:
         path.encode()
     except UnicodeEncodeError:
@@ -135,11 +143,10 @@ def _read_file(root: Path, path: str, params: FolderData) -> _File | str:
         content = file.read_bytes()
         if not content:
             return "an empty file"
-        pixels = decode_image(BytesIO(content), params.resize_px)
+        pixels = decode_image(BytesIO(content), size_px)
     except UNREADABLE as error:
         return read_problem(error)
-    digest = hashlib.sha256(content).hexdigest()
-    return _File(len(content), digest, pixels if params.store == "pixels" else None)
+    return _File(len(content), hashlib.sha256(content).digest(), pixels)
 
 
 def _refuse_too_many(skipped: Sequence[tuple[str, str]], n: int, root: Path, allowed_share: float) -> None:
