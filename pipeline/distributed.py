@@ -6,7 +6,8 @@ imports none of it.
 """
 
 import logging
-from typing import TypeVar
+import warnings
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -63,15 +64,24 @@ def gather(values: Tensor) -> Tensor:
     Every process adds its own gradient of the same loss, and their mean is taken over parameters afterwards: the
     result is the gradient of one process that sees all rows.
     """
-    if n_processes() == 1:
-        return values
-    if not values.requires_grad:
+    return values if n_processes() == 1 else _Gather.apply(values)  # type: ignore[no-untyped-call, no-any-return]
+
+
+class _Gather(torch.autograd.Function):
+    """all_gather along the rows, with the gradient that its deprecated namesake in torch.distributed.nn had."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        ctx.n_rows = len(values)
         parts = [torch.empty_like(values) for _ in range(n_processes())]
         dist.all_gather(parts, values.contiguous())
         return torch.cat(parts)
-    from torch.distributed.nn.functional import all_gather  # imports much, for several processes only
 
-    return torch.cat(all_gather(values.contiguous()))  # type: ignore[no-untyped-call]
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        summed = gradients[0].contiguous()
+        dist.all_reduce(summed)
+        return summed[rank() * ctx.n_rows : (rank() + 1) * ctx.n_rows]
 
 
 def average_gradients_of(
@@ -80,6 +90,8 @@ def average_gradients_of(
     """The module itself, or behind torch's DistributedDataParallel."""
     if n_processes() == 1:
         return module
+    # Channels-last 1x1 filters: "not an error, but may impair performance".
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     return nn.parallel.DistributedDataParallel(module, device_ids=[device] if device.type == "cuda" else None)
 
 
