@@ -1,7 +1,6 @@
 """From a list of image files to a data set: every file is read once, whole, before anything trains on it."""
 
 import hashlib
-import os
 import stat
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -122,7 +121,7 @@ def _read_all(listing: Listing, size_px: int) -> Iterator[_File | str]:
 
     with (
         decoder_warnings(),
-        ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads,
+        ThreadPoolExecutor() as threads,
         progress_bar(total=len(listing.paths), description="reading images", unit="image") as bar,
     ):
         for start in range(0, len(listing.paths), _AT_A_TIME):
