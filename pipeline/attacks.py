@@ -14,7 +14,7 @@ from foolbox.attacks.base import (
     raise_if_kwargs,
     verify_input_bounds,
 )
-from foolbox.distances import l2
+from foolbox.distances import l2, linf
 from torch import Tensor, nn
 
 from pipeline.errors import InputError
@@ -167,7 +167,8 @@ def build_attack(attack: Attack) -> tuple[Any, float | None]:
     """The foolbox attack of a section of the params, and its budget with pixels in [0, 1].
 
     Raises:
-        InputError: for an attack that foolbox does not have, or options that it does not take.
+        InputError: for an attack that foolbox does not have, options that it does not take, or a budget that
+            no pixel can spend.
     """
     if isinstance(attack, FgsmAttack):
         return Fgsm(), attack.epsilon / 255
@@ -185,5 +186,9 @@ def build_attack(attack: Attack) -> tuple[Any, float | None]:
     if attack.epsilon is None and isinstance(built, FixedEpsilonAttack):
         raise InputError(
             f"epsilon of {attack.attack}: expected a budget, which this attack spends whole (got null)"
+        )
+    if attack.epsilon is not None and attack.epsilon > 255 and getattr(built, "distance", None) is linf:
+        raise InputError(
+            f"epsilon of {attack.attack}: expected at most 255, the range of a pixel (got {attack.epsilon:g})"
         )
     return built, None if attack.epsilon is None else attack.epsilon / 255

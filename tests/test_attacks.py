@@ -503,6 +503,14 @@ def test_an_attack_of_fixed_epsilon_without_one_is_refused_in_one_line() -> None
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["LinfPGD", "LinfDeepFoolAttack"])
+def test_a_budget_above_a_pixels_range_is_refused_where_it_is_a_pixels(name: str) -> None:
+    with pytest.raises(InputError, match=rf"^epsilon of {name}: expected at most 255.* \(got 256\)$"):
+        build_attack(named(name, 256.0))
+    assert build_attack(named(name, 255.0))[1] == 1
+    assert build_attack(named("L2PGD", 2550.0))[1] == 10  # of the whole image
+
+
 @pytest.mark.parametrize(
     ("name", "options"),
     [("DatasetAttack", {}), ("L2DeepFoolAttack", {"loss": "hinge"})],
