@@ -6,6 +6,7 @@ from torch import Tensor
 
 from pipeline.cost import count_params
 from pipeline.deconv import Utility
+from pipeline.errors import InputError
 from pipeline.models.classifier import Net
 from pipeline.prune import LayerPruning, prune_model
 
@@ -40,7 +41,7 @@ def prune_to_size(
         The smaller model, its rows, and the eta.
 
     Raises:
-        ValueError: if even the best channel of every layer is more than `n_params`.
+        InputError: if even the best channel of every layer is more than `n_params`.
     """
 
     def prune(eta: float) -> tuple[Net, list[LayerPruning], int]:
@@ -53,7 +54,10 @@ def prune_to_size(
     found = prune(high)
     while found[2] > n_params:
         if all(row.n_after <= max(1, round_to) for row in found[1]) or high > 1e9:
-            raise ValueError(f"expected a size that pruning can reach, at least {found[2]}, got {n_params}")
+            raise InputError(
+                "prune.sizes or shrink.sizes: expected a size that pruning can reach, at least "
+                f"{found[2]:,} parameters here, got {n_params:,}"
+            )
         low, high = high, 2 * high
         found = prune(high)
     # Down to an eta at which only channels without any utility go.

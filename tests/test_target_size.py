@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from pipeline.cost import count_params, measure_cost
 from pipeline.deconv import Utility
+from pipeline.errors import InputError
 from pipeline.models import build_model
 from pipeline.models.classifier import blueprint_of, output_layer
 from pipeline.prune import prune_model
@@ -133,7 +134,7 @@ def test_the_smallest_size_can_be_reached_and_nothing_under_it(name: str) -> Non
     smallest = size_at(name, 1e12)
     pruned, _, _ = prune_to_size(model, utilities, smallest, image())
     assert count_params(pruned) == smallest
-    with pytest.raises(ValueError, match=rf"\b{smallest}\b.*\b{smallest - 1}\b") as refused:
+    with pytest.raises(InputError, match=rf"\b{smallest:,}\b.*\b{smallest - 1:,}\b") as refused:
         prune_to_size(model, utilities, smallest - 1, image())
     assert "\n" not in str(refused.value)
 
@@ -142,14 +143,14 @@ def test_the_smallest_size_can_be_reached_and_nothing_under_it(name: str) -> Non
 def test_the_smallest_size_named_is_that_of_the_rounding(round_to: int) -> None:
     smallest = size_at("fc", 1e12, round_to=round_to)
     assert smallest > size_at("fc", 1e12)
-    with pytest.raises(ValueError, match=rf"\b{smallest}\b"):
+    with pytest.raises(InputError, match=rf"\b{smallest:,}\b"):
         prune_to_size(net_of("fc"), utilities_of("fc"), smallest - 1, image(), round_to=round_to)
 
 
 def test_layers_without_spread_bound_the_smallest_size() -> None:
     utilities = utilities_of("fc") | {"hidden2": Utility(torch.ones(20, 1, 1, dtype=torch.float64))}
     smallest = count_params(prune_model(net_of("fc"), utilities, 1e12, image())[0])
-    with pytest.raises(ValueError, match=rf"\b{smallest}\b"):
+    with pytest.raises(InputError, match=rf"\b{smallest:,}\b"):
         prune_to_size(net_of("fc"), utilities, smallest - 1, image())
 
 
