@@ -7,6 +7,7 @@ from safetensors.torch import save_file
 
 from pipeline.attacks import craft
 from pipeline.checkpoint import load_classifier
+from pipeline.errors import InputError
 from pipeline.images import load_parts
 from pipeline.seeding import configure_torch, seed_torch
 from pipeline.stage import StageRun, run_stage
@@ -18,8 +19,14 @@ def craft_attack(run: StageRun) -> str:
     name, source_name = run.keys["attack"], run.keys["source"]
     runtime, attack = run.params.runtime, run.params.attacks[name]
     device = configure_torch(runtime)
-    test = load_parts(run.artefact("prepare"), device, workers=runtime.workers).perturbed
+    parts = load_parts(run.artefact("prepare"), device, workers=runtime.workers)
+    test = parts.perturbed
     source = load_classifier(run.artefact(run.seed, "source", source_name) / "model").to(device)
+    if source.classes != parts.source.classes:
+        expected, got = (", ".join(map(repr, each)) for each in (parts.source.classes, source.classes))
+        raise InputError(
+            f"source {source_name}: expected a model for the labels {expected}, got one for {got}"
+        )
     batch_size = runtime.eval_batch_size
     seed_torch(run.seed, "craft", source_name, name)
     crafted = craft(attack, source, test.scaled(), test.labels, batch_size=batch_size)

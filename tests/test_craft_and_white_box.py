@@ -217,3 +217,17 @@ def test_equal_models_have_equal_rows_random_starts_and_all(runs: Path) -> None:
     rows = white_box_rows("pgd").set_index("model")
     assert rows.loc["base"].to_dict() == rows.loc["pushed"].to_dict()
     assert rows.loc["base"].to_dict() != rows.loc["grown"].to_dict()
+
+
+def test_a_source_for_other_labels_is_refused_before_anything_is_crafted(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = classifier(0)
+    model.classes = CLASSES[::-1]
+    save_model(model, runs / "0" / "source" / "resnet" / "model")
+    monkeypatch.setattr("stages.craft.craft", lambda *_, **__: pytest.fail("crafted"))
+    with pytest.raises(InputError) as caught:
+        crafted("fgsm")
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith("source resnet: expected a model for the labels ")
+    assert not list(Path("out").iterdir())

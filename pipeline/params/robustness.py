@@ -1,12 +1,14 @@
 """Sections on robustness: the sources of attacks, noise, attacks, and the comparison."""
 
+from difflib import get_close_matches
 from math import isfinite
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
 from pydantic_core import PydanticCustomError
 
 from pipeline.params.architectures import Architecture
+from pipeline.params.foolbox_names import FOOLBOX_NAMES
 from pipeline.params.sections import Fraction, NonNegativeInt, OpenFraction, Section, Slug
 from pipeline.params.training import Training
 
@@ -99,6 +101,15 @@ class FoolboxAttack(Section):
     attack: str
     epsilon: Annotated[float, Field(gt=0)] | None
     options: dict[str, Option]
+
+    @model_validator(mode="after")
+    def _known_to_foolbox(self) -> Self:
+        if self.attack not in FOOLBOX_NAMES:
+            alike = get_close_matches(self.attack, sorted(FOOLBOX_NAMES), cutoff=0)
+            raise ValueError(
+                f"attack: expected a class of foolbox.attacks, such as {', '.join(alike)} (got {self.attack!r})"
+            )
+        return self
 
 
 Attack = Annotated[FgsmAttack | NewtonFoolAttack | FoolboxAttack, Field(discriminator="method")]
