@@ -16,8 +16,9 @@ def image(name: str, alternative: str) -> str:
 
 
 def percent(fraction: float, *, signed: bool = False) -> str:
-    """`98.52` or `+0.28`, in percent."""
-    return f"{100 * fraction:+.2f}" if signed else f"{100 * fraction:.2f}"
+    """`98.52` or `+0.28`, in percent; what rounds to nothing is `+0.00`."""
+    value = round(100 * fraction, 2) + 0.0  # -0.0 + 0.0 is 0.0
+    return f"{value:+.2f}" if signed else f"{value:.2f}"
 
 
 def thousands(count: float) -> str:

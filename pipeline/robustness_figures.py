@@ -31,7 +31,7 @@ def draw_drops(results: Results, folder: Path) -> None:
                 width,
                 yerr=[100 * np.nan_to_num(each.half_width) for each in intervals],
                 color=COLORS[name],
-                error_kw={"lw": 0.8, "capsize": 2, "ecolor": "#555555"},
+                error_kw={"lw": 0.8, "capsize": 2, "ecolor": "#999999"},
                 label=LABELS[name],
             )
         ax.axhline(0, color="black", lw=0.8)

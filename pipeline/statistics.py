@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from pipeline.markdown import percent
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -23,7 +25,7 @@ class Interval:
 
     def percent(self, *, signed: bool = False) -> str:
         """For a table: `98.52 ± 0.40`, in percent; the mean alone where there is one seed."""
-        mean = f"{100 * self.mean:+.2f}" if signed else f"{100 * self.mean:.2f}"
+        mean = percent(self.mean, signed=signed)
         return mean if np.isnan(self.half_width) else f"{mean} ± {100 * self.half_width:.2f}"
 
 

@@ -60,3 +60,9 @@ def test_percent_prints_two_decimals_with_the_half_width_where_there_is_one() ->
 def test_signed_percent_shows_the_sign_of_a_gain_and_of_a_drop() -> None:
     assert Interval(0.0125, 0.01, 0.015, 3).percent(signed=True) == "+1.25 ± 0.25"
     assert Interval(-0.0125, -0.015, -0.01, 3).percent(signed=True) == "-1.25 ± 0.25"
+
+
+def test_what_rounds_to_nothing_has_no_minus() -> None:
+    assert mean_interval([-0.00001, 0.0], confidence=0.95).percent(signed=True).startswith("+0.00 ")
+    assert mean_interval([-0.00001], confidence=0.95).percent() == "0.00"
+    assert mean_interval([-0.001], confidence=0.95).percent(signed=True) == "-0.10"
