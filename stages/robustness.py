@@ -1,6 +1,6 @@
 """Put every model on the same clean, noisy and attacked test images."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,10 @@ from pipeline.checkpoint import load_classifier
 from pipeline.conditions import CLEAN, Condition, list_conditions, list_models, list_pairs
 from pipeline.errors import InputError
 from pipeline.files import write_csv, write_json
+from pipeline.gallery import Gallery
 from pipeline.images import Images, load_parts
 from pipeline.paired import compare_pair
-from pipeline.robustness import (
-    Predictions,
-    compare_outcomes,
-    gallery_rows,
-    perturbation_norms,
-    pick_examples,
-    predict,
-)
+from pipeline.robustness import Predictions, perturbation_norms, predict
 from pipeline.seeding import configure_torch, derive_seed
 from pipeline.stage import StageRun, run_stage
 from pipeline.tables import CONFIDENCE_LEVEL
@@ -42,21 +36,24 @@ def robustness(run: StageRun) -> str:
         for name, (folder, file) in list_models(lineup.size, lineup.competitors, run.params.sources).items()
     }
     predictions: AllPredictions = {name: {} for name in models}
-    stored: dict[str, Tensor] = {}
+    clean = test.scaled()
+    gallery = Gallery(run.seed, run.params.robustness, labels)
     perturbations = []
-    for condition, images in _perturbed(run, test):
-        stored[condition.name] = images.cpu()
+    # One condition's images at a time: large ones do not fit in memory all at once.
+    for condition, images in _perturbed(run, test, clean):
         perturbations.append(
-            {"seed": run.seed, "condition": condition.name} | perturbation_norms(test.scaled(), images)
+            {"seed": run.seed, "condition": condition.name} | perturbation_norms(clean, images)
         )
         for name, model in models.items():
             predictions[name][condition.name] = predict(model, images, batch_size=runtime.eval_batch_size)
+        if condition.kind == "attack":
+            gallery.add(condition.name, predictions["base"], predictions["parameter_first"], clean, images)
     write_csv(run.out / "perturbations.csv", perturbations)
     write_csv(run.out / "accuracy.csv", _accuracy(run, predictions, labels))
     write_csv(run.out / "reliability.csv", _reliability(run, predictions, labels))
     write_csv(run.out / "pairs.csv", _pairs(run, predictions, labels))
     _save_predictions(run.out / "predictions.safetensors", predictions, labels)
-    _save_galleries(run, predictions, labels, stored)
+    gallery.save(run.out)
     drops = {name: _drops(each, labels) for name, each in predictions.items()}
     write_json(run.metrics(run.seed, "accuracy_drop.json"), drops)
     worst = min(drops["base"], key=lambda condition: drops["base"][condition])
@@ -65,11 +62,11 @@ def robustness(run: StageRun) -> str:
     )
 
 
-def _perturbed(run: StageRun, test: Images) -> Iterator[tuple[Condition, Tensor]]:
+def _perturbed(run: StageRun, test: Images, clean: Tensor) -> Iterator[tuple[Condition, Tensor]]:
     """Every condition that the params name (never what else lies in the folders), and its images."""
     for each in list_conditions(run.params.noise, run.params.attacks, run.params.sources):
         if each.kind == CLEAN:
-            yield each, test.scaled()
+            yield each, clean
             continue
         folder = (
             run.artefact("noise", each.key)
@@ -146,34 +143,6 @@ def _save_predictions(path: Path, predictions: AllPredictions, labels: Tensor) -
             tensors[f"{name}.{condition}.predicted"] = found.predicted
             tensors[f"{name}.{condition}.confidence"] = found.confidence
     save_file(tensors, path)
-
-
-def _save_galleries(
-    run: StageRun, predictions: AllPredictions, labels: Tensor, stored: dict[str, Tensor]
-) -> None:
-    """For each attack: images that fooled the base and not the parameter-first model, and the reverse."""
-    settings = run.params.robustness
-    first, second = predictions["base"], predictions["parameter_first"]
-    rows, counts, images = [], [], {}
-    for attack in _attacks(run):
-        outcomes = compare_outcomes(labels, first, second, attack)
-        counts.append({"seed": run.seed, "attack": attack} | outcomes.counts())
-        for kind, mask in (("only_base", outcomes.only_first), ("only_pruned", outcomes.only_second)):
-            random = derive_seed(settings.gallery_seed, run.seed, attack, kind)
-            chosen = pick_examples(mask, settings.gallery_images, random)
-            key = {"seed": run.seed, "attack": attack, "fooled": kind}
-            rows += [key | row for row in gallery_rows(chosen, labels, first, second, attack)]
-            images[f"{attack}.{kind}.clean"] = stored[CLEAN][chosen]
-            images[f"{attack}.{kind}.attacked"] = stored[attack][chosen]
-    fields = ["seed", "attack", "fooled", *gallery_rows([0], labels, first, second, CLEAN)[0]]
-    write_csv(run.out / "gallery.csv", rows, fields=fields)
-    write_csv(run.out / "outcomes.csv", counts)
-    save_file(images, run.out / "gallery.safetensors")
-
-
-def _attacks(run: StageRun) -> Sequence[str]:
-    listed = list_conditions(run.params.noise, run.params.attacks, run.params.sources)
-    return [each.name for each in listed if each.kind == "attack"]
 
 
 if __name__ == "__main__":
