@@ -5,37 +5,122 @@ stage: what is not training comes out the same in each, and rank 0 writes. A sin
 imports none of it.
 """
 
+import atexit
 import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
 import warnings
+from types import TracebackType
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from pipeline.errors import InputError
 from pipeline.params import Runtime
 
+log = logging.getLogger(__name__)
+
 Module = TypeVar("Module", bound=nn.Module)
+
+_POLL_SECONDS = 0.2
+# The closed connection is noticed first; whoever started the lost process needs this long to say which one it was.
+_GRACE_SECONDS = 2.0
+# What rank 0 gives the others to tidy up once it has ended itself.
+_ENDING_SECONDS = 15.0
+_GO_ON = "run it again, it goes on from the last finished epoch"
 
 
 def connect(runtime: Runtime) -> int:
     """Start or join `devices` processes on each of `num_nodes` machines, nothing where that is one; the rank.
 
-    A process that dies ends the others within seconds; Fabric's line says which.
+    From here on, a process that is lost ends the others within seconds, and a line says which one it was.
     """
     if runtime.devices * runtime.num_nodes == 1:
         return 0
+    started_from = os.getppid()
+    if int(os.environ.get("LOCAL_RANK", 0)) > 0:
+        threading.Thread(target=_end_after, args=(started_from,), daemon=True).start()
     from lightning_fabric import Fabric  # 5 seconds, which a single process need not wait
 
-    logging.getLogger("lightning_fabric").setLevel(logging.INFO)
+    # Fabric's own watch: it says what it does while processes are still starting, when ours has not begun.
+    launcher_log = logging.getLogger("lightning_fabric.strategies.launchers.subprocess_script")
+    launcher_log.setLevel(logging.INFO)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     on_gpu = torch.cuda.is_available() and runtime.device != "cpu"
-    Fabric(
+    fabric = Fabric(
         accelerator="cuda" if on_gpu else "cpu",
         devices=runtime.devices,
         num_nodes=runtime.num_nodes,
         strategy="ddp",
-    ).launch()
-    return dist.get_rank()
+    )
+    fabric.launch()
+    sys.excepthook = _explain
+    if rank() > 0:
+        for handler in logging.getLogger().handlers:
+            handler.setFormatter(logging.Formatter(f"process {rank()}: %(message)s"))
+    children: list[subprocess.Popen[bytes]] = getattr(fabric.strategy.launcher, "procs", [])
+    if children:
+        ended = threading.Event()
+        atexit.register(_wait_for, children, ended)
+        threading.Thread(target=_end_with, args=(children, ended), daemon=True).start()
+    return rank()
+
+
+def _end_with(children: "list[subprocess.Popen[bytes]]", ended: threading.Event) -> None:
+    """End this process with one line as soon as one that it started has failed."""
+    first = rank() + 1
+    while not ended.wait(_POLL_SECONDS):
+        for number, child in enumerate(children, start=first):
+            code = child.poll()
+            if not code:
+                continue
+            if code > 0 and ended.wait(_GRACE_SECONDS):
+                return  # it said why itself, and so does this process
+            how = f"was killed ({signal.Signals(-code).name})" if code < 0 else f"failed (exit code {code})"
+            log.error("process %d of %d %s, which ends this run: %s", number, n_processes(), how, _GO_ON)
+            for each in children:
+                each.kill()
+            logging.shutdown()
+            os._exit(1)
+
+
+def _end_after(parent: int) -> None:
+    """End this process as soon as the one that started it is gone, wherever it is: in a collective it would wait."""
+    while os.getppid() == parent:
+        time.sleep(_POLL_SECONDS)
+    log.error("the process that started this one is gone, which ends this run: %s", _GO_ON)
+    logging.shutdown()
+    os._exit(1)
+
+
+def _wait_for(children: "list[subprocess.Popen[bytes]]", ended: threading.Event) -> None:
+    """Let the others tidy up at the end of the process that started them, however it ends."""
+    ended.set()
+    if dist.is_initialized():
+        dist.destroy_process_group()  # those that still wait for this one learn of it
+    deadline = time.monotonic() + _ENDING_SECONDS
+    for child in children:
+        try:
+            child.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            child.kill()
+
+
+def _explain(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    """One line for a lost connection, which is no fault of this process; a traceback for everything else."""
+    text = str(error)
+    lost = isinstance(error, dist.DistError) or "Connection closed" in text or "Connection reset" in text
+    if not lost:
+        sys.__excepthook__(kind, error, traceback)
+        return
+    time.sleep(_GRACE_SECONDS)
+    log.error("the connection to another process is lost, which ends this run: %s", _GO_ON)
 
 
 def rank() -> int:
@@ -52,10 +137,13 @@ def own_share(batch: Tensor) -> Tensor:
     """This process's part of a batch of indices.
 
     All parts have the same length, so that the mean over processes is the mean over images; what is left over of a
-    batch is dropped.
+    batch is dropped. So is a batch too small for two images each, which batch norm needs.
     """
     n = n_processes()
-    return batch if n == 1 else batch[: len(batch) // n * n][rank() :: n]
+    if n == 1:
+        return batch
+    n_each = len(batch) // n
+    return batch[: n_each * n if n_each > 1 else 0][rank() :: n]
 
 
 def gather(values: Tensor) -> Tensor:
@@ -107,9 +195,18 @@ def agree_on(module: nn.Module) -> None:
 
 
 def mean_over_processes(values: dict[str, float]) -> dict[str, float]:
-    """The mean of each value over the processes."""
+    """The mean of each value over the processes.
+
+    Raises:
+        InputError: if there are none, because no batch was large enough to be shared out.
+    """
     if n_processes() == 1:
         return values
+    if not values:
+        raise InputError(
+            f"no batch has two images for each of {n_processes()} processes: raise the batch size "
+            "(lda.samples_per_class for balanced batches), or lower runtime.devices"
+        )
     summed = torch.tensor(list(values.values()), dtype=torch.float64)
     if torch.cuda.is_available() and dist.get_backend() == "nccl":
         summed = summed.cuda()

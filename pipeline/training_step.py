@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.distributed import average_gradients_of
-from pipeline.objectives import Objective
+from pipeline.objectives import Objective, PushObjective
 from pipeline.params import Runtime
 
 log = logging.getLogger(__name__)
@@ -35,6 +35,10 @@ class _Step(nn.Module):
 def training_step(model: nn.Module, objective: Objective, runtime: Runtime, device: torch.device) -> Step:
     """From images in [0, 1] and labels to the objective's terms.
 
+    Keep it until the backward pass is over: with several processes it averages the gradients. A step with the
+    push loss is not compiled: it reads the latent space by hooks that come and go and logs numbers that steer it,
+    which costs a minute of compilation and fails in the second step (torch 2.15).
+
     Args:
         model: in training mode, on `device`.
         objective: on the same device.
@@ -42,7 +46,7 @@ def training_step(model: nn.Module, objective: Objective, runtime: Runtime, devi
         device: where batches lie.
     """
     step: Step = average_gradients_of(_Step(model, objective, runtime.precision), device)
-    return _compiled(step) if runtime.compile else step
+    return _compiled(step) if runtime.compile and not isinstance(objective, PushObjective) else step
 
 
 def gradient_scaler(runtime: Runtime, device: torch.device) -> torch.amp.GradScaler:

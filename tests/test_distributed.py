@@ -1,0 +1,360 @@
+"""Two processes: the loss and the gradients of one, one artefact of each kind, and an end when one is lost."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+import torch.distributed as dist
+from conftest import ROOT, Workspace
+from safetensors.torch import load_file, save_file
+from test_objectives import lda_weights
+from test_train import RUNTIME, parts, schedule
+from torch import Tensor, nn
+
+from pipeline.batches import shuffled_batches
+from pipeline.distributed import agree_on, gather, mean_over_processes, n_processes, own_share, rank
+from pipeline.errors import InputError
+from pipeline.images import Images
+from pipeline.models import build_model
+from pipeline.models.classifier import Classifier
+from pipeline.objectives import Objective, PushObjective
+from pipeline.resume import ResumePoint
+from pipeline.train import fit
+from pipeline.training_step import training_step
+
+# One process for all that share a workspace.
+pytestmark = pytest.mark.xdist_group("workspace")
+torch.set_num_threads(1)  # on nets this small two threads spend their time waiting
+
+_TIMEOUT = 120
+N_IMAGES = 24
+
+
+def classifier(name: str, **options: Any) -> Classifier:
+    """In float64, so that the order of a sum does not blur what is compared."""
+    torch.manual_seed(0)
+    net = build_model(name, 3, in_channels=1, **options) if name != "fc" else build_model(name, 3, **options)
+    return Classifier(net, image_shape=(1, 8, 8), mean=(0.5,), std=(0.25,), classes=("a", "b", "c")).double()
+
+
+CASES: dict[str, Callable[[], tuple[Classifier, Objective]]] = {
+    "push, fully connected": lambda: (
+        classifier("fc", in_features=64, hidden=(10, 6)),
+        PushObjective(lda_weights()),
+    ),
+    "push, log_det, convolutions": lambda: (
+        classifier("vgg16", width=0.0625, hidden=(9,), stem="small", dropout=0.0),
+        PushObjective(lda_weights(separation="log_det"), label_smoothing=0.1),
+    ),
+    "plain": lambda: (classifier("fc", in_features=64, hidden=(10, 6)), Objective(label_smoothing=0.1)),
+}
+
+
+def step_of(name: str, share: Tensor) -> dict[str, Tensor]:
+    """The terms and every parameter's gradient of one step of training on a share of the batch."""
+    model, objective = CASES[name]()
+    random = torch.Generator().manual_seed(1)
+    images = torch.rand(N_IMAGES, 1, 8, 8, generator=random).double()
+    labels = torch.arange(N_IMAGES) % 3
+    step = training_step(model.train(), objective, RUNTIME, torch.device("cpu"))
+    terms = step(images[share], labels[share])
+    terms["total"].backward()  # type: ignore[no-untyped-call]
+    means = mean_over_processes({term: float(value.detach()) for term, value in terms.items()})
+    result = {f"term.{term}": torch.tensor(mean, dtype=torch.float64) for term, mean in means.items()}
+    for parameter, value in model.named_parameters():
+        assert value.grad is not None
+        result[f"gradient.{parameter}"] = value.grad.contiguous()
+    return result
+
+
+class Spy(Objective):
+    """Notes what each step of training saw, and what dropout would draw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[dict[str, Any]] = []
+
+    def forward(self, model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        self.seen.append(
+            {
+                "images": [round(float(image.double().sum()), 5) for image in images],
+                "labels": labels.tolist(),
+                "columns": [int(image.sum((0, 1)).argmax()) for image in images],
+                "dropout": round(float(torch.rand(())), 6),
+            }
+        )
+        return super().forward(model, images, labels)
+
+
+def stripes(n: int) -> Images:
+    """The same image `n` times: one bright column, so that a shift can be read from it."""
+    image = torch.zeros(1, 8, 8, dtype=torch.uint8)
+    image[:, :, 4] = 200
+    return Images(image.repeat(n, 1, 1, 1), torch.arange(n) % 3)
+
+
+def trained(folder: Path, *, same_images: bool = False) -> tuple[Spy, Classifier, list[dict[str, Any]]]:
+    """Two epochs on 20 images in batches of 9, 9 and 2, with batch norm and, if they are all the same, shifts."""
+    torch.manual_seed(rank())  # every process starts with other weights, which rank 0's replace
+    net = build_model("resnet", 3, config="i64-c128", width=0.0625, stem="small", in_channels=1)
+    model = Classifier(net, image_shape=(1, 8, 8), mean=(0.5,), std=(0.25,), classes=("a", "b", "c"))
+    data = parts()
+    if same_images:
+        data = type(data)(**(vars(data) | {"train": stripes(20)}))
+    spy = Spy()
+    outcome = fit(
+        model,
+        spy,
+        data,
+        schedule(epochs=2, shift_px=2 if same_images else 0),
+        batching=shuffled_batches(9),
+        seed=3,
+        resume=ResumePoint(folder / f"fit{same_images}"),
+        runtime=RUNTIME,
+        description="test",
+    )
+    return spy, model, outcome.history
+
+
+def work(number: int, folder: Path) -> None:
+    """What each of the two processes does; results go to files."""
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    if number >= 0:
+        dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=number, world_size=2)
+    own = folder / f"rank{number}"
+    own.mkdir()
+    for name in CASES:
+        save_file(step_of(name, own_share(torch.arange(N_IMAGES))), own / f"{name}.safetensors")
+    facts: dict[str, Any] = {"rank": rank(), "n_processes": n_processes()}
+    facts["shares"] = [own_share(torch.arange(n)).tolist() for n in (0, 1, 2, 3, 4, 7, 8)]
+    facts["gathered"] = gather(torch.tensor([[rank(), 0], [rank(), 1]])).tolist()
+    facts["mean"] = mean_over_processes({"a": 1.0 + rank(), "b": 3.0 - 2 * rank()})
+    if number >= 0:
+        with pytest.raises(InputError, match="no batch has two images for each of 2 processes"):
+            mean_over_processes({})
+    module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).to(memory_format=torch.channels_last)
+    for tensor in module.state_dict().values():
+        tensor.fill_(7 + rank())
+    agree_on(module)
+    facts["agreed"] = [tensor.unique().tolist() for tensor in module.state_dict().values()]
+    spy, model, history = trained(folder)
+    facts |= {"seen": spy.seen, "history": history}
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, own / "model.safetensors")
+    facts["seen_same"] = trained(folder, same_images=True)[0].seen
+    (own / "facts.json").write_text(json.dumps(facts))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of two processes, `rank0` and `rank1`, and of one alone, `rank-1`."""
+    folder = tmp_path_factory.mktemp("processes")
+    (folder / "alone").mkdir()
+    program = (
+        f"import sys, pathlib; sys.path[:0] = {[str(ROOT), str(ROOT / 'tests')]!r}; import test_distributed\n"
+        "test_distributed.work(int(sys.argv[1]), pathlib.Path(sys.argv[2]))"
+    )
+    outputs = {}
+    with ExitStack() as stack:
+        started = {}
+        for number, place in ((0, folder), (1, folder), (-1, folder / "alone")):
+            command = [sys.executable, "-c", program, str(number), str(place)]
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            started[number] = stack.enter_context(process)
+            stack.callback(process.kill)
+        for number, process in started.items():
+            outputs[number], _ = process.communicate(timeout=_TIMEOUT)
+    assert all(process.returncode == 0 for process in started.values()), outputs
+    (folder / "alone/rank-1").rename(folder / "rank-1")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def facts(folder: Path) -> list[dict[str, Any]]:
+    """What rank 0, rank 1, and a process alone (at -1) wrote down."""
+    return [json.loads((folder / f"rank{number}/facts.json").read_text()) for number in (0, 1, -1)]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_loss_and_gradients_are_those_of_one_process_on_the_whole_batch(folder: Path, name: str) -> None:
+    expected = load_file(folder / f"rank-1/{name}.safetensors")
+    assert any(
+        float(value.abs().max()) > 1e-3 for key, value in expected.items() if key.startswith("gradient")
+    )
+    for number in (0, 1):
+        values = load_file(folder / f"rank{number}/{name}.safetensors")
+        assert values.keys() == expected.keys()
+        for key, value in values.items():
+            assert (value - expected[key]).abs().max() <= 1e-6, (number, key)
+
+
+def test_a_share_alone_has_other_gradients(folder: Path) -> None:
+    """The comparison above could fail: half of the batch by itself is far off."""
+    name = "push, fully connected"
+    expected = load_file(folder / f"rank-1/{name}.safetensors")
+    half = step_of(name, torch.arange(N_IMAGES)[::2])
+    assert max(float((half[key] - expected[key]).abs().max()) for key in expected) > 1e-3
+
+
+def test_processes_know_their_number(facts: list[dict[str, Any]]) -> None:
+    assert [(each["rank"], each["n_processes"]) for each in facts] == [(0, 2), (1, 2), (0, 1)]
+
+
+def test_shares_are_equally_long_and_drop_what_is_left_over(facts: list[dict[str, Any]]) -> None:
+    assert facts[0]["shares"] == [[], [], [], [], [0, 2], [0, 2, 4], [0, 2, 4, 6]]
+    assert facts[1]["shares"] == [[], [], [], [], [1, 3], [1, 3, 5], [1, 3, 5, 7]]
+    assert facts[-1]["shares"] == [list(range(n)) for n in (0, 1, 2, 3, 4, 7, 8)]
+
+
+def test_gathered_rows_are_in_the_order_of_the_processes(facts: list[dict[str, Any]]) -> None:
+    assert facts[0]["gathered"] == facts[1]["gathered"] == [[0, 0], [0, 1], [1, 0], [1, 1]]
+    assert facts[-1]["gathered"] == [[0, 0], [0, 1]]
+
+
+def test_means_and_rank_0s_values_reach_every_process(facts: list[dict[str, Any]]) -> None:
+    assert facts[0]["mean"] == facts[1]["mean"] == {"a": 1.5, "b": 2.0}
+    assert facts[-1]["mean"] == {"a": 1.0, "b": 3.0}
+    assert all(each["agreed"] == [[7]] * 7 for each in facts)
+
+
+def test_processes_share_each_batch_of_one_process(facts: list[dict[str, Any]]) -> None:
+    first, second, alone = (each["seen"] for each in facts)
+    assert [len(step["images"]) for step in alone] == [9, 9, 2] * 2
+    assert [len(step["images"]) for step in first] == [len(step["images"]) for step in second] == [4, 4] * 2
+    whole = [step for step in alone if len(step["images"]) == 9]
+    for one, other, both in zip(first, second, whole, strict=True):
+        interleaved = [each for pair in zip(one["images"], other["images"], strict=True) for each in pair]
+        assert interleaved == both["images"][:8]
+
+
+def test_processes_draw_dropout_and_shifts_of_their_own(facts: list[dict[str, Any]]) -> None:
+    first, second, _ = (each["seen_same"] for each in facts)
+    for one, other in zip(first, second, strict=True):
+        assert one["dropout"] != other["dropout"]
+    columns = [[column for step in steps for column in step["columns"]] for steps in (first, second)]
+    assert columns[0] != columns[1]
+    assert all(set(each) <= {2, 3, 4, 5, 6} and len(set(each)) > 1 for each in columns)
+
+
+def test_processes_end_with_one_model_and_one_history(folder: Path, facts: list[dict[str, Any]]) -> None:
+    assert facts[0]["history"] == facts[1]["history"]
+    assert len(facts[0]["history"]) == 2
+    first, second = (load_file(folder / f"rank{number}/model.safetensors") for number in (0, 1))
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+    assert any("running_var" in name for name in first)
+
+
+def _stage(name: str) -> list[str]:
+    return [sys.executable, "-m", f"stages.{name}", *(() if name == "prepare" else ("--seed", "0"))]
+
+
+_TRAIN = """
+import runpy, sys
+sys.path.insert(0, "")
+sys.argv = ["stages/train.py", "--seed", "0"]
+runpy.run_module("stages.train", run_name="__main__")
+import torch.distributed
+print("lightning_fabric" in sys.modules, torch.distributed.is_initialized())
+"""
+
+
+@pytest.fixture(scope="module")
+def prepared(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """Prepared and trained by one process; the base stands in for the grown net, which takes longer."""
+    made = workspace.copy(tmp_path_factory.mktemp("processes") / "one")
+    made.edit_params(after="push:", old="epochs: 3", new="epochs: 6")
+    made.must(*_stage("prepare"))
+    result = made.must(sys.executable, "-c", _TRAIN)
+    assert result.output.splitlines()[-1] == "False False", "one process pays for several"
+    shutil.copytree(made.path("runs/tiny/0/train"), made.path("runs/tiny/0/grow"))
+    return made
+
+
+@pytest.fixture(scope="module")
+def two(prepared: Workspace) -> Workspace:
+    """The same, pushed by two processes."""
+    made = prepared.copy(prepared.root.with_name("two"))
+    made.edit_params(after="runtime:", old="devices: 1", new="devices: 2")
+    result = made.must(*_stage("push"))
+    assert result.output.count("push seed 0: validation accuracy") == 1, result.output
+    return made
+
+
+@pytest.fixture(scope="module")
+def one(prepared: Workspace) -> Workspace:
+    """The same, pushed by one process."""
+    prepared.must(*_stage("push"))
+    return prepared
+
+
+def _last_accuracy(workspace: Workspace, stage: str) -> float:
+    last = json.loads(workspace.path(f"runs/tiny/0/{stage}/model.json").read_text())["about"]["validation"]
+    return float(last["n_correct"] / last["n"])
+
+
+def test_two_processes_write_what_one_writes(two: Workspace, one: Workspace) -> None:
+    assert two.contents("runs").keys() == one.contents("runs").keys()
+    assert two.path("runs/tiny/0/push/model.safetensors").is_file()
+    assert list(two.path(".resume").rglob("*")) == [two.path(".resume/partial")]
+
+
+def test_two_processes_train_as_well_as_one(two: Workspace, one: Workspace) -> None:
+    """Batch norm counts half a batch in each, so the bits differ; the accuracy is the same within noise."""
+    assert two.contents("runs/tiny/0/push") != one.contents("runs/tiny/0/push")
+    assert abs(_last_accuracy(two, "push") - _last_accuracy(one, "push")) < 0.05
+    assert _last_accuracy(two, "push") > _last_accuracy(two, "train")
+
+
+def _push_until_lost(workspace: Workspace, lost: int) -> tuple[int, str, float]:
+    """Push with two processes, kill one after the next epoch; the exit code, the output and the seconds until."""
+    started = time.time()
+    deadline = time.monotonic() + _TIMEOUT
+    with workspace.start(*_stage("push")) as process:
+        try:
+            while not any(
+                file.stat().st_mtime > started
+                for file in workspace.path(".resume").glob("push-*/**/*.safetensors")
+            ):
+                assert process.poll() is None, process.communicate()[0]
+                assert time.monotonic() < deadline
+                time.sleep(0.005)
+            killed = time.monotonic()
+            of_rank = [psutil.Process(process.pid), *psutil.Process(process.pid).children()]
+            of_rank[lost].kill()
+            output, _ = process.communicate(timeout=_TIMEOUT)  # to the end of both, which share the pipe
+        finally:
+            process.kill()
+        return process.returncode, output, time.monotonic() - killed
+
+
+def test_a_lost_process_ends_the_run_which_then_goes_on(two: Workspace) -> None:
+    undisturbed = two.contents("runs/tiny/0/push")
+    shutil.rmtree(two.path("runs/tiny/0/push"))
+
+    code, output, seconds = _push_until_lost(two, lost=1)
+    assert (code, seconds < 15) == (1, True), output
+    assert "process 1 of 2 was killed (SIGKILL), which ends this run: run it again" in output
+    assert "Traceback" not in output
+
+    code, output, seconds = _push_until_lost(two, lost=0)
+    assert (code, seconds < 15) == (-signal.SIGKILL, True), output
+    assert "process 1: the process that started this one is gone, which ends this run" in output
+    assert "Traceback" not in output
+
+    assert not two.path("runs/tiny/0/push").exists()
+    (point,) = two.path(".resume").glob("push-*/*.safetensors")
+    n_epochs = len(ResumePoint(point.with_suffix("")).load()[1]["history"])  # type: ignore[index]
+    assert n_epochs >= 2, "the second run went on from the first one's point"
+    two.must(*_stage("push"))
+    assert two.contents("runs/tiny/0/push") == undisturbed
+    assert list(two.path(".resume").rglob("*")) == [two.path(".resume/partial")]

@@ -1,0 +1,127 @@
+"""Out of memory: what is measured goes on in smaller batches, training ends with one line."""
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from test_train import RUNTIME, parts, schedule
+from torch import Tensor, nn
+
+from pipeline.batches import balanced_batches, shuffled_batches
+from pipeline.errors import InputError
+from pipeline.memory import in_fitting_batches
+from pipeline.models import build_model
+from pipeline.objectives import Objective
+from pipeline.resume import ResumePoint
+from pipeline.train import evaluate, fit, predict_logits
+
+torch.set_num_threads(1)  # on nets this small two threads spend their time waiting
+
+
+class Narrow(nn.Module):
+    """A net that runs out of memory above so many images at a time, and notes what it was given."""
+
+    def __init__(self, n_fitting: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = build_model("fc", 3, in_features=64, hidden=(5,))
+        self.n_fitting = n_fitting
+        self.sizes: list[int] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.sizes.append(len(images))
+        if len(images) > self.n_fitting:
+            raise torch.OutOfMemoryError("tried to allocate 20.00 GiB")
+        logits: Tensor = self.net(images)
+        return logits
+
+
+@pytest.mark.parametrize(
+    ("n_fitting", "tried"),
+    [(100, [100]), (99, [100, 50]), (13, [100, 50, 25, 12]), (1, [100, 50, 25, 12, 6, 3, 1])],
+)
+def test_a_batch_is_halved_until_it_fits(
+    n_fitting: int, tried: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    seen = []
+
+    def compute(batch_size: int) -> str:
+        seen.append(batch_size)
+        if batch_size > n_fitting:
+            raise torch.OutOfMemoryError
+        return f"by {batch_size}"
+
+    with caplog.at_level(logging.WARNING):
+        assert in_fitting_batches(compute, 100) == f"by {tried[-1]}"
+    assert seen == tried
+    assert caplog.messages == [f"out of memory: {size} images at a time from here on" for size in tried[1:]]
+
+
+def test_a_single_image_too_many_is_one_line() -> None:
+    def compute(_: int) -> None:
+        raise torch.OutOfMemoryError("tried to allocate 20.00 GiB")
+
+    with pytest.raises(InputError) as caught:
+        in_fitting_batches(compute, 4)
+    assert str(caught.value) == "the device's memory cannot hold this model and a single image"
+    assert caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize("error", [RuntimeError("out of range"), ValueError("no"), MemoryError()])
+def test_other_errors_pass_at_once(error: Exception) -> None:
+    sizes = []
+
+    def compute(batch_size: int) -> None:
+        sizes.append(batch_size)
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        in_fitting_batches(compute, 8)
+    assert caught.value is error
+    assert sizes == [8]
+
+
+def test_predictions_and_scores_are_those_of_the_smaller_batches() -> None:
+    data = parts()
+    model, roomy = Narrow(3).eval(), Narrow(100).eval()
+    images = data.validation.first(15)
+    assert len(images) == 15
+    logits = predict_logits(model, images, batch_size=14)
+    assert model.sizes == [14, 7, 3, 3, 3, 3, 3]
+    assert torch.equal(logits, predict_logits(roomy, images, batch_size=3))
+    model.sizes.clear()
+    score = evaluate(model, data.validation, batch_size=14)
+    assert model.sizes == [14, 7, 3, 3, 3, 3, 3]
+    assert score == evaluate(roomy, data.validation, batch_size=3)
+
+
+def test_the_mode_of_a_model_survives_a_halving() -> None:
+    model = Narrow(2).train()
+    evaluate(model, parts().validation, batch_size=8)
+    assert model.training
+
+
+@pytest.mark.parametrize(
+    ("batching", "n"),
+    [(shuffled_batches(10), 10), (balanced_batches(4, None), 12)],
+    ids=["shuffled", "balanced"],
+)
+def test_training_stops_with_a_line_that_names_the_batch(batching: object, n: int, tmp_path: Path) -> None:
+    """Half a batch would be another training."""
+    with pytest.raises(InputError) as caught:
+        fit(
+            Narrow(n - 1),
+            Objective(),
+            parts(),
+            schedule(),
+            batching=batching,  # type: ignore[arg-type]
+            seed=0,
+            resume=ResumePoint(tmp_path / "fit"),
+            runtime=RUNTIME,
+            description="test",
+        )
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith(f"out of memory while training on {n} images of 8x8: lower the batch size")
+    assert "lda.samples_per_class" in line
+    assert caught.value.__suppress_context__
