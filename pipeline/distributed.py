@@ -22,7 +22,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from pipeline.errors import InputError
-from pipeline.params import Runtime
+from pipeline.params import Params
 
 log = logging.getLogger(__name__)
 
@@ -36,11 +36,12 @@ _ENDING_SECONDS = 15.0
 _GO_ON = "run it again, it goes on from the last finished epoch"
 
 
-def connect(runtime: Runtime) -> int:
+def connect(params: Params) -> int:
     """Start or join `devices` processes on each of `num_nodes` machines, nothing where that is one; the rank.
 
     From here on, a process that is lost ends the others within seconds, and a line says which one it was.
     """
+    runtime = params.runtime
     if runtime.devices * runtime.num_nodes == 1:
         return 0
     started_from = os.getppid()

@@ -21,7 +21,7 @@ from pydantic import BaseModel
 from pipeline.closure import import_closure
 from pipeline.errors import InputError
 from pipeline.files import hash_files
-from pipeline.params import Params, Runtime
+from pipeline.params import Params
 from pipeline.params.file import PARAMS_FILE, read_params
 
 RUNS, METRICS, REPORTS, RESUME = Path("runs"), Path("metrics"), Path("reports"), Path(".resume")
@@ -79,7 +79,7 @@ def run_stage(
     *,
     out: str,
     keys: Sequence[str] = (),
-    connect: Callable[[Runtime], int] | None = None,
+    connect: Callable[[Params], int] | None = None,
 ) -> None:
     """Run a stage script's body and leave its output folder at `out`, whole or not at all.
 
@@ -102,7 +102,7 @@ def run_stage(
         code = hash_files(import_closure(script))
         params_hash = hash_files([PARAMS_FILE])
         params = read_params()
-        rank = connect(params.runtime) if connect else 0
+        rank = connect(params) if connect else 0
         final = Path(out.format(name=params.name, **flags))
         of_rank = [f"rank{rank}"] if rank else []
         partial = RESUME / "partial" / _flat_name(script.stem, params.name, *flags.values(), *of_rank)
