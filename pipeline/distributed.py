@@ -31,6 +31,8 @@ Module = TypeVar("Module", bound=nn.Module)
 _POLL_SECONDS = 0.2
 # The closed connection is noticed first; whoever started the lost process needs this long to say which one it was.
 _GRACE_SECONDS = 2.0
+# Within this time, processes that fail did so for the same reason.
+_SAME_FAULT_SECONDS = 0.5
 # What rank 0 gives the others to tidy up once it has ended itself.
 _ENDING_SECONDS = 15.0
 _GO_ON = "run it again, it goes on from the last finished epoch"
@@ -40,6 +42,9 @@ def connect(params: Params) -> int:
     """Start or join `devices` processes on each of `num_nodes` machines, nothing where that is one; the rank.
 
     From here on, a process that is lost ends the others within seconds, and a line says which one it was.
+
+    Raises:
+        InputError: if the machine, or whoever started the processes, has other numbers of them.
     """
     runtime = params.runtime
     if runtime.devices * runtime.num_nodes == 1:
@@ -48,19 +53,28 @@ def connect(params: Params) -> int:
     if int(os.environ.get("LOCAL_RANK", 0)) > 0:
         threading.Thread(target=_end_after, args=(started_from,), daemon=True).start()
     from lightning_fabric import Fabric  # 5 seconds, which a single process need not wait
+    from lightning_fabric.utilities.exceptions import MisconfigurationException
 
     # Fabric's own watch: it says what it does while processes are still starting, when ours has not begun.
     launcher_log = logging.getLogger("lightning_fabric.strategies.launchers.subprocess_script")
     launcher_log.setLevel(logging.INFO)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     on_gpu = torch.cuda.is_available() and runtime.device != "cpu"
-    fabric = Fabric(
-        accelerator="cuda" if on_gpu else "cpu",
-        devices=runtime.devices,
-        num_nodes=runtime.num_nodes,
-        strategy="ddp",
-    )
-    fabric.launch()
+    try:
+        fabric = Fabric(
+            accelerator="cuda" if on_gpu else "cpu",
+            devices=runtime.devices,
+            num_nodes=runtime.num_nodes,
+            strategy="ddp",
+        )
+        fabric.launch()
+    except (
+        MisconfigurationException,
+        ValueError,
+    ) as error:  # more devices than there are, or than SLURM gives
+        raise InputError(
+            f"params.yaml: runtime.devices, runtime.num_nodes: {' '.join(str(error).split())}"
+        ) from None
     sys.excepthook = _explain
     if rank() > 0:
         for handler in logging.getLogger().handlers:
@@ -81,7 +95,7 @@ def _end_with(children: "list[subprocess.Popen[bytes]]", ended: threading.Event)
             code = child.poll()
             if not code:
                 continue
-            if code > 0 and ended.wait(_GRACE_SECONDS):
+            if code > 0 and ended.wait(_SAME_FAULT_SECONDS):
                 return  # it said why itself, and so does this process
             how = f"was killed ({signal.Signals(-code).name})" if code < 0 else f"failed (exit code {code})"
             log.error("process %d of %d %s, which ends this run: %s", number, n_processes(), how, _GO_ON)

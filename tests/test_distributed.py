@@ -358,3 +358,16 @@ def test_a_lost_process_ends_the_run_which_then_goes_on(two: Workspace) -> None:
     two.must(*_stage("push"))
     assert two.contents("runs/tiny/0/push") == undisturbed
     assert list(two.path(".resume").rglob("*")) == [two.path(".resume/partial")]
+
+
+def test_processes_that_were_not_asked_for_are_one_line(prepared: Workspace) -> None:
+    """As in a SLURM job of one task, where somebody else is to start the processes."""
+    copy = prepared.copy(prepared.root.with_name("slurm"))
+    copy.edit_params(after="runtime:", old="devices: 1", new="devices: 2")
+    slurm = {"NTASKS": "1", "NTASKS_PER_NODE": "1", "NNODES": "1", "JOB_NAME": "train", "JOB_ID": "1"}
+    slurm |= {"PROCID": "0", "LOCALID": "0", "NODEID": "0"}
+    settings = [f"SLURM_{name}={value}" for name, value in slurm.items()]
+    result = copy.run("env", *settings, *_stage("push"))
+    assert result.code == 1
+    (line,) = result.output.splitlines()
+    assert line.startswith("push seed 0: params.yaml: runtime.devices, runtime.num_nodes: ")
