@@ -87,7 +87,7 @@ def run_stage(
         body: gets the run, writes below `run.out`; what it returns is logged as the stage's one line.
         out: the output folder, a template such as `runs/{name}/{seed}/train`.
         keys: command-line flags that the stage needs, for example `seed`.
-        connect: `distributed.connect` of a stage that trains; what other ranks than 0 write is not kept.
+        connect: `processes.connect` of a stage that trains; what other ranks than 0 write is not kept.
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     log.setLevel(logging.INFO)  # ours alone: exporters and plotters narrate

@@ -14,11 +14,11 @@ from pipeline.competitors import (
     prune_filters,
     prune_weights,
 )
-from pipeline.distributed import connect
 from pipeline.files import write_csv
 from pipeline.images import load_parts
 from pipeline.objectives import Objective
 from pipeline.params import FilterCompetitor, FixedCompetitor, WeightCompetitor
+from pipeline.processes import connect
 from pipeline.resume import ResumePoint
 from pipeline.seeding import configure_torch
 from pipeline.stage import StageRun, run_stage

@@ -2,13 +2,13 @@
 
 from pipeline.checkpoint import load_classifier, read_about, save_model
 from pipeline.cost import Cost, measure_cost
-from pipeline.distributed import connect
 from pipeline.files import write_csv
 from pipeline.grow import Candidate, GrowthRules, describe_candidate, grow
 from pipeline.images import load_parts
 from pipeline.models.classifier import Classifier, blueprint_of
 from pipeline.models.inception import Inception
 from pipeline.params import Grow
+from pipeline.processes import connect
 from pipeline.resume import ResumePoint
 from pipeline.scratch import train_plainly
 from pipeline.seeding import configure_torch, derive_seed

@@ -10,11 +10,11 @@ from torch import nn
 from pipeline.batches import balanced_batches
 from pipeline.checkpoint import load_classifier, save_model
 from pipeline.cost import Cost, measure_cost
-from pipeline.distributed import connect
 from pipeline.files import write_csv, write_json
 from pipeline.images import load_parts
 from pipeline.lda import discriminants
 from pipeline.objectives import PushObjective
+from pipeline.processes import connect
 from pipeline.pruning_round import (
     latent_rows,
     layer_rows,

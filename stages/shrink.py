@@ -5,11 +5,11 @@ from functools import partial
 from pipeline.checkpoint import load_classifier, read_about, save_model
 from pipeline.competitors import Contest, comparison_row
 from pipeline.cost import count_params
-from pipeline.distributed import connect
 from pipeline.files import write_csv, write_json
 from pipeline.images import load_parts
 from pipeline.lda import discriminants
 from pipeline.objectives import PushObjective
+from pipeline.processes import connect
 from pipeline.resume import ResumePoint
 from pipeline.seeding import configure_torch
 from pipeline.stage import StageRun, run_stage

@@ -1,10 +1,10 @@
 """Train a third model, on the same split, that attacks are crafted on."""
 
 from pipeline.checkpoint import save_model
-from pipeline.distributed import connect
 from pipeline.errors import InputError
 from pipeline.files import write_csv
 from pipeline.images import load_parts
+from pipeline.processes import connect
 from pipeline.resume import ResumePoint
 from pipeline.scratch import train_from_scratch
 from pipeline.seeding import configure_torch

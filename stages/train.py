@@ -1,9 +1,9 @@
 """Train the base model, with auxiliary heads."""
 
 from pipeline.checkpoint import save_model
-from pipeline.distributed import connect
 from pipeline.files import write_csv
 from pipeline.images import load_parts
+from pipeline.processes import connect
 from pipeline.resume import ResumePoint
 from pipeline.scratch import train_from_scratch
 from pipeline.seeding import configure_torch

@@ -2,12 +2,12 @@
 
 from pipeline.batches import balanced_batches
 from pipeline.checkpoint import load_classifier
-from pipeline.distributed import connect
 from pipeline.files import write_csv
 from pipeline.images import load_parts
 from pipeline.latent import latent_features
 from pipeline.lda import describe_latent
 from pipeline.objectives import PushObjective
+from pipeline.processes import connect
 from pipeline.resume import ResumePoint
 from pipeline.seeding import configure_torch, derive_seed
 from pipeline.stage import StageRun, run_stage
