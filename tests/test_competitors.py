@@ -97,7 +97,7 @@ def references() -> list[Classifier]:
             validation=parts().validation,
             surgery=tiny().surgery,
             seed=0,
-            runtime=RUNTIME,
+            batch_size=64,
         )
         model, _, _ = prune_to_size(
             model, utility.utilities, round(size * n_params), utility.images[:1], remove_branches=True
