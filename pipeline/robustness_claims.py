@@ -28,7 +28,7 @@ def claims_section(results: Results) -> str:
             "",
             "The thesis finds that pruning along discriminants lowers the accuracy drop under noise and transferred "
             "attacks (section 5.3); public studies disagree on whether pruning helps or harms. Here: supported where "
-            "the interval of the difference in drop over seeds lies above zero, contradicted where it lies below, "
+            "the interval of the difference in drop over seeds lies above zero, not supported where it lies below, "
             f"undecided at this sample size ({len(results.params.seeds)} seeds) otherwise.",
             "",
             *lines,
@@ -41,7 +41,7 @@ def verdict(gain: Interval) -> str:
     """Whether a gain in robustness is there, by its interval."""
     if gain.low > 0:
         return "supported"
-    return "contradicted" if gain.high < 0 else "undecided"
+    return "not supported" if gain.high < 0 else "undecided"
 
 
 def same_size_section(results: Results) -> str:

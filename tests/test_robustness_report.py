@@ -232,7 +232,7 @@ def by_first_cell(rows: list[list[str]]) -> dict[str, list[str]]:
     ("interval", "expected"),
     [
         (Interval(0.02, 0.01, 0.03, 3), "supported"),
-        (Interval(-0.02, -0.03, -0.01, 3), "contradicted"),
+        (Interval(-0.02, -0.03, -0.01, 3), "not supported"),
         (Interval(0.02, -0.01, 0.05, 3), "undecided"),
         (Interval(-0.02, -0.05, 0.01, 3), "undecided"),
         (Interval(0.0, 0.0, 0.0, 3), "undecided"),
@@ -271,7 +271,7 @@ def test_claims_name_each_pruned_model_under_each_headline_condition_with_its_ve
     best, smallest = LABELS["accuracy_first"], LABELS["parameter_first"]
     assert found["fgsm", best].endswith("**supported**.")
     assert "(-4.50 against -10.00 points, difference +5.50" in found["fgsm", best]
-    assert found["fgsm", smallest].endswith("**contradicted**.")
+    assert found["fgsm", smallest].endswith("**not supported**.")
     assert "(-14.50 against -10.00 points, difference -4.50" in found["fgsm", smallest]
     assert found["gaussian", best].endswith("**undecided**.")
     assert found["speckle", smallest].endswith("**undecided**.")
