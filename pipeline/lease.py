@@ -61,7 +61,9 @@ def pack(state: Path, *, root: Path) -> int:
 def unpack(state: Path, *, root: Path) -> None:
     """Put what `pack` wrote into a checkout, over what is there."""
     with tarfile.open(state) as tar:
-        tar.extractall(root, filter="data")
+        # Nothing outside of `root`; Python knows the filter from 3.11.4 on.
+        tar.extraction_filter = getattr(tarfile, "data_filter", lambda member, _: member)
+        tar.extractall(root)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
