@@ -5,11 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from sklearn.model_selection import train_test_split
 
 from pipeline.data import SPLITS, Indices, Labels, SplitName
 from pipeline.datasets.scan import Listing
-from pipeline.datasets.splits import hold_out, split_by_fractions
+from pipeline.datasets.splits import draw_share, hold_out, split_by_fractions
 from pipeline.errors import InputError
 from pipeline.params import ImageFolderData, ImageNetData
 
@@ -119,15 +118,9 @@ def _split_off(split: dict[SplitName, Indices], labels: Labels, params: ImageFol
     elif missing:
         (name,) = missing
         key = f"{name}_fraction"
-        try:
-            train, drawn = train_test_split(
-                split["train"],
-                test_size=getattr(params, key),
-                random_state=params.split_seed,
-                stratify=labels,
-            )
-        except ValueError as error:  # a class with one image, or fewer images than classes
-            raise InputError(f"data.{key}: {len(labels)} images cannot be split so ({error})") from None
+        train, drawn = draw_share(
+            labels, split["train"], getattr(params, key), params.split_seed, f"data.{key}"
+        )
         split |= {"train": np.sort(train), name: np.sort(drawn)}
 
 

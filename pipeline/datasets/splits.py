@@ -23,12 +23,12 @@ def split_by_fractions(labels: Labels, params: FractionSplit) -> dict[SplitName,
     Raises:
         InputError: if there are too few images of a class for that.
     """
-    rest, test = _stratified(
+    rest, test = draw_share(
         labels, np.arange(len(labels)), params.test_fraction, params.split_seed, "data.test_fraction"
     )
     # `rest` stays in the order in which it was drawn: that is part of what the seed means for the second draw.
     share = params.validation_fraction / (1 - params.test_fraction)
-    train, validation = _stratified(labels, rest, share, params.split_seed, "data.validation_fraction")
+    train, validation = draw_share(labels, rest, share, params.split_seed, "data.validation_fraction")
     return {"train": np.sort(train), "validation": np.sort(validation), "test": np.sort(test)}
 
 
@@ -62,7 +62,7 @@ def hold_out(labels: Labels, rule: ValidationRule) -> tuple[Indices, Indices]:
         case LastSharePerClass():
             validation = _join([_last(of_class, label, rule) for label, of_class in _by_class(labels)])
         case StratifiedShare():
-            _, drawn = _stratified(
+            _, drawn = draw_share(
                 labels, np.arange(len(labels)), rule.share, rule.seed, "data.validation.share"
             )
             validation = np.sort(drawn)
@@ -97,8 +97,12 @@ def _last(of_class: Indices, label: int, rule: LastSharePerClass) -> Indices:
     return of_class[-n:]
 
 
-def _stratified(labels: Labels, idx: Indices, share: float, seed: int, key: str) -> tuple[Indices, Indices]:
-    """The images `idx` without a share of each class, and that share, both in the order of the draw."""
+def draw_share(labels: Labels, idx: Indices, share: float, seed: int, key: str) -> tuple[Indices, Indices]:
+    """The images `idx` without a share of each class, and that share, both in the order of the draw.
+
+    Raises:
+        InputError: naming `key`, if there are too few images for that.
+    """
     try:
         rest, drawn = train_test_split(idx, test_size=share, random_state=seed, stratify=labels[idx])
     except ValueError as error:  # a class with one image, or fewer images than classes
