@@ -87,8 +87,8 @@ ValidationRule = Annotated[
 
 
 class ResizedData(DataSection):
-    """Images in memory. `resize_px`: side of the square that they are resized to, whatever their shape, when
-    a batch is made; null: as they are."""
+    """`resize_px`: side of the square that images are resized to, whatever their shape, when a batch is made;
+    null: as they are."""
 
     resize_px: PositiveInt | None
 
@@ -117,7 +117,7 @@ class ArraysData(ResizedData):
     validation: ValidationRule | None
 
 
-class FolderData(DataSection):
+class FolderData(ResizedData):
     """Image files. `resize_px`: side of the square that they are resized to, whatever their shape.
 
     `store: pixels` keeps the resized images; `index` keeps paths, sizes and hashes, and reads the files
@@ -129,12 +129,6 @@ class FolderData(DataSection):
     resize_px: PositiveInt
     store: Literal["pixels", "index"]
     max_unreadable_share: Fraction
-
-    @model_validator(mode="after")
-    def _crop_within_resized(self) -> Self:
-        if self.crop_px is not None and self.crop_px > self.resize_px:
-            raise ValueError(f"crop_px: expected at most resize_px, {self.resize_px} (got {self.crop_px})")
-        return self
 
 
 class FolderParts(Section):
