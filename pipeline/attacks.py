@@ -18,6 +18,7 @@ from foolbox.distances import l2, linf
 from torch import Tensor, nn
 
 from pipeline.errors import InputError
+from pipeline.memory import in_fitting_batches
 from pipeline.params import Attack, FgsmAttack, FoolboxAttack, NewtonFoolAttack
 from pipeline.progress import progress_bar
 
@@ -136,7 +137,7 @@ def craft(attack: Attack, model: nn.Module, images: Tensor, labels: Tensor, *, b
         model: the model to attack, images in [0, 1] to logits.
         images: (n, channels, height, width) float in [0, 1].
         labels: (n,) the true labels.
-        batch_size: images at a time.
+        batch_size: images at a time; halved when memory runs out.
 
     Raises:
         InputError: for options that an attack does not take.
@@ -144,22 +145,33 @@ def craft(attack: Attack, model: nn.Module, images: Tensor, labels: Tensor, *, b
     method, epsilon = build_attack(attack)
     model.eval()
     wrapped = PyTorchModel(model, bounds=(0, 1), device=images.device)
-    crafted = []
-    parts = list(zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True))
-    with progress_bar(total=len(images), description=attack.method, unit="image") as progress:
-        for batch, batch_labels in parts:
-            try:
-                _, clipped, _ = method(wrapped, batch, Misclassification(batch_labels), epsilons=epsilon)
-            except (AssertionError, TypeError, ValueError) as error:
-                if not isinstance(attack, FoolboxAttack):
-                    raise
-                reason = " ".join(str(error).split()) or type(error).__name__
-                raise InputError(f"{type(method).__name__}: cannot run as the params say: {reason}") from None
-            # A minimisation attack that finds nothing may return what is no image: the original stays.
-            usable = clipped.flatten(1).isfinite().all(1)
-            crafted.append(torch.where(usable.view(-1, 1, 1, 1), clipped, batch).clamp(0, 1).detach())
-            progress.update(len(batch))
-    return torch.cat(crafted)
+
+    def attack_all(size: int) -> Tensor:
+        crafted = []
+        parts = list(zip(torch.split(images, size), torch.split(labels, size), strict=True))
+        with progress_bar(total=len(images), description=attack.method, unit="image") as progress:
+            for batch, batch_labels in parts:
+                crafted.append(_attack_batch(attack, method, wrapped, batch, batch_labels, epsilon))
+                progress.update(len(batch))
+        return torch.cat(crafted)
+
+    return in_fitting_batches(attack_all, batch_size)
+
+
+def _attack_batch(
+    attack: Attack, method: Any, model: Model, images: Tensor, labels: Tensor, epsilon: float | None
+) -> Tensor:
+    try:
+        _, clipped, _ = method(model, images, Misclassification(labels), epsilons=epsilon)
+    except (AssertionError, TypeError, ValueError) as error:
+        if not isinstance(attack, FoolboxAttack):
+            raise
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{type(method).__name__}: cannot run as the params say: {reason}") from None
+    # A minimisation attack that finds nothing may return what is no image: the original stays.
+    usable = clipped.flatten(1).isfinite().all(1)
+    attacked: Tensor = torch.where(_per_image(usable), clipped, images).clamp(0, 1).detach()
+    return attacked
 
 
 def build_attack(attack: Attack) -> tuple[Any, float | None]:

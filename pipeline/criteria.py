@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from pipeline.layer_outputs import LayerOutputs, ObservingMode
+from pipeline.memory import in_fitting_batches
 from pipeline.models.classifier import evaluation_mode, output_layer
 
 Criterion = Literal["l1", "fpgm", "activation_mean", "activation_variance", "apoz", "taylor", "random"]
@@ -47,7 +48,7 @@ def score_filters(
         images: (n, channels, height, width) training images, as the model takes them.
         labels: (n,) their labels; only `taylor` looks at them.
         random: draws the `random` scores, on the CPU.
-        batch_size: images at a time; memory does not grow with n.
+        batch_size: images at a time, halved when memory runs out; memory does not grow with n.
 
     Raises:
         ValueError: for an unknown criterion, or no images where it needs some.
@@ -63,10 +64,14 @@ def score_filters(
         raise ValueError(f"expected a criterion of pipeline.criteria, got {criterion!r}")
     if len(images) == 0:
         raise ValueError(f"expected at least one image to score by {criterion}, got none")
-    with evaluation_mode(model):
+
+    def score(size: int) -> Scores:
         if criterion == "taylor":
-            return _taylor(model, images, labels, batch_size)
-        return _OF_ACTIVATIONS[criterion](_moments(model, images, batch_size))
+            return _taylor(model, images, labels, size)
+        return _OF_ACTIVATIONS[criterion](_moments(model, images, size))
+
+    with evaluation_mode(model):
+        return in_fitting_batches(score, batch_size)
 
 
 def _layers(model: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:

@@ -102,6 +102,13 @@ class ImageSet:
         return digest.hexdigest()
 
 
+def first_per_class(labels: Labels, n: int | None) -> Indices:
+    """Indices, rising, of the first `n` of each class; None for all."""
+    if n is None or not len(labels):
+        return np.arange(len(labels))
+    return np.sort(np.concatenate([np.flatnonzero(labels == label)[:n] for label in np.unique(labels)]))
+
+
 def check_image_set(data: ImageSet, where: str) -> None:
     """Refuse sets that would only fail hours later.
 

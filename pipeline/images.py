@@ -11,7 +11,7 @@ from torch.nn.functional import interpolate
 from torch.utils.data import DataLoader, Dataset
 
 from pipeline.augmentation import center_crop
-from pipeline.data import ImageSet, SplitName, load_image_set
+from pipeline.data import ImageSet, SplitName, first_per_class, load_image_set
 from pipeline.errors import InputError
 from pipeline.file_index import FileIndex
 
@@ -111,9 +111,7 @@ class Images:
         """The first `n` images of each class, in the part's order; None for all."""
         if n is None:
             return self
-        labels = self.labels.cpu()
-        chosen = [(labels == label).nonzero().flatten()[:n] for label in torch.unique(labels)]
-        return self.take(torch.cat(chosen).sort().values)
+        return self.take(torch.from_numpy(first_per_class(self.labels.cpu().numpy(), n)))
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
 from pipeline.cost import count_params
+from pipeline.models.classifier import output_layer
 
 
-def magnitude_masks(model: nn.Module, n_params: int) -> dict[str, Tensor]:
+def magnitude_masks(model: nn.Module, n_params: int, *, output_share: float = 0.0) -> dict[str, Tensor]:
     """Which weights stay so that `n_params` weights and biases are not zero, by layer name.
 
     Han et al. 2015 cut each layer at a quality parameter times the standard deviation of its weights; the
@@ -19,6 +20,7 @@ def magnitude_masks(model: nn.Module, n_params: int) -> dict[str, Tensor]:
     Args:
         model: its convolutions and linear layers are looked at; left as it was.
         n_params: weights and biases to keep, at least the biases and one weight.
+        output_share: of the output layer's weights, the largest ones that stay whatever the others do.
 
     Raises:
         ValueError: if `n_params` is out of range.
@@ -29,6 +31,8 @@ def magnitude_masks(model: nn.Module, n_params: int) -> dict[str, Tensor]:
     if not 1 <= n_kept <= n_weights:
         raise ValueError(f"expected between 1 and {n_weights} weights to keep, got {n_kept}")
     relative = {name: _in_deviations(layer.weight) for name, layer in layers.items()}
+    last = next(name for name, layer in layers.items() if layer is output_layer(model))
+    relative[last] = _largest_first(relative[last], round(output_share * relative[last].numel()))
     together = torch.cat([each.flatten() for each in relative.values()])
     # A stable order, so that ties fall the same way every time.
     order = torch.argsort(together, descending=True, stable=True)
@@ -61,3 +65,12 @@ def _in_deviations(weight: Tensor) -> Tensor:
     values = weight.detach().double()
     deviation = float(values.std()) if values.numel() > 1 else 1.0
     return values.abs() / (deviation if deviation > 0 else 1.0)
+
+
+def _largest_first(relative: Tensor, n: int) -> Tensor:
+    """The same values with the `n` largest at infinity: before those of any other layer. Zeros stay zeros."""
+    values = relative.flatten()
+    largest = torch.argsort(values, descending=True, stable=True)[:n]
+    first = torch.zeros_like(values, dtype=torch.bool)
+    first[largest] = True
+    return torch.where(first & (values > 0), torch.inf, values).reshape(relative.shape)

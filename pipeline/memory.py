@@ -16,7 +16,7 @@ Result = TypeVar("Result")
 def in_fitting_batches(compute: Callable[[int], Result], batch_size: int) -> Result:
     """`compute(batch_size)`, from the beginning again at half the size whenever a device's memory is exhausted.
 
-    For what does not depend on its batch size: scores, features, utilities. Training is not among it.
+    For what does not depend on its batch size: scores, features, utilities, attacks. Training is not among it.
 
     Raises:
         InputError: if a single image is too much.

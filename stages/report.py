@@ -1,7 +1,7 @@
 """Write the reports, from tables only."""
 
 from pipeline.report import write_report
-from pipeline.results import load_results
+from pipeline.report.results import load_results
 from pipeline.stage import StageRun, run_stage
 
 

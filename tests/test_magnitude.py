@@ -167,6 +167,31 @@ def test_a_layer_of_equal_weights_or_a_single_one_has_no_deviation_and_is_taken_
     assert int(masks["1"].sum()) == 2
 
 
+def a_flat_output() -> nn.Sequential:
+    """A hidden layer with 6 weights of 40 far beyond the rest, an output layer of 20 that are all alike."""
+    model = nn.Sequential(nn.Linear(8, 5, bias=False), nn.ReLU(), nn.Linear(5, 4, bias=False))
+    model[0].weight.data = ((torch.arange(40) % 7 == 0) * 4.0 + 0.1).view(5, 8)
+    model[2].weight.data = torch.linspace(-1.0, 1.1, 20).view(4, 5)
+    return model
+
+
+@pytest.mark.parametrize(("share", "n_output"), [(0.0, 0), (0.1, 2), (0.2, 4), (0.3, 6)])
+def test_the_output_layer_keeps_its_share_of_largest_weights(share: float, n_output: int) -> None:
+    model = a_flat_output()
+    largest = model[2].weight.detach().abs().flatten().sort().values
+    masks = magnitude_masks(model, 6, output_share=share)
+    assert (int(masks["0"].sum()), int(masks["2"].sum())) == (6 - n_output, n_output)
+    kept = model[2].weight.detach()[masks["2"]].abs().sort().values
+    assert kept.tolist() == largest[20 - n_output :].tolist()
+
+
+def test_a_share_of_the_output_layer_brings_no_zero_back() -> None:
+    model = a_flat_output()
+    model[2].weight.data.view(-1)[:18] = 0.0
+    masks = magnitude_masks(model, 10, output_share=0.5)
+    assert masks["2"].flatten().tolist() == [False] * 18 + [True] * 2
+
+
 def test_making_masks_leaves_the_model_alone() -> None:
     model = net().train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

@@ -8,11 +8,14 @@ import torch
 from test_train import RUNTIME, parts, schedule
 from torch import Tensor, nn
 
+from pipeline.attacks import craft
 from pipeline.batches import balanced_batches, shuffled_batches
+from pipeline.criteria import Criterion, score_filters
 from pipeline.errors import InputError
 from pipeline.memory import in_fitting_batches
 from pipeline.models import build_model
 from pipeline.objectives import Objective
+from pipeline.params import Attack, FgsmAttack, NewtonFoolAttack
 from pipeline.resume import ResumePoint
 from pipeline.train import evaluate, fit, predict_logits
 
@@ -94,6 +97,32 @@ def test_predictions_and_scores_are_those_of_the_smaller_batches() -> None:
     score = evaluate(model, data.validation, batch_size=14)
     assert model.sizes == [14, 7, 3, 3, 3, 3, 3]
     assert score == evaluate(roomy, data.validation, batch_size=3)
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [FgsmAttack(method="fgsm", epsilon=8.0), NewtonFoolAttack(method="newton_fool", steps=2, eta=0.01)],
+    ids=["fgsm", "newton_fool"],
+)
+def test_attacks_are_those_of_the_smaller_batches(attack: Attack) -> None:
+    data = parts().validation
+    model, images, labels = Narrow(3), data.first(15), data.labels[:15]
+    attacked = craft(attack, model, images, labels, batch_size=14)
+    assert model.sizes[:3] == [14, 7, 3]
+    assert torch.equal(attacked, craft(attack, Narrow(100), images, labels, batch_size=3))
+    assert not torch.equal(attacked, images)
+
+
+@pytest.mark.parametrize("criterion", ["taylor", "apoz"])
+def test_scores_of_filters_are_those_of_the_smaller_batches(criterion: Criterion) -> None:
+    data = parts().validation
+    images, labels, random = data.first(15), data.labels[:15], torch.Generator()
+    model = Narrow(3)
+    scores = score_filters(model, criterion, images, labels, random=random, batch_size=14)
+    assert model.sizes == [14, 7, 3, 3, 3, 3, 3]
+    roomy = score_filters(Narrow(100), criterion, images, labels, random=random, batch_size=3)
+    assert scores
+    assert all(torch.equal(score, roomy[name]) for name, score in scores.items())
 
 
 def test_the_mode_of_a_model_survives_a_halving() -> None:

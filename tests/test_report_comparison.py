@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
-from pipeline.comparison_report import comparison_section, draw_comparison
 from pipeline.params import FilterCompetitor, Params
 from pipeline.params.file import read_params
-from pipeline.results import Results
+from pipeline.report.comparison import comparison_section, draw_comparison
+from pipeline.report.results import Results
 from pipeline.tables import COMPARISON_FIELDS, OURS
 
 N = 1000

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pipeline.data import SPLITS, Indices, Labels, SplitName
+from pipeline.data import SPLITS, Indices, Labels, SplitName, first_per_class
 from pipeline.params import ImagesPerClass
 
 
@@ -20,13 +20,7 @@ def limit_parts(
         Indices (n_kept,) of the images that are in a part still, rising, and the split in terms of these.
     """
     limited = {
-        name: split[name][_first_per_class(labels[split[name]], getattr(limits, name))] for name in SPLITS
+        name: split[name][first_per_class(labels[split[name]], getattr(limits, name))] for name in SPLITS
     }
     kept = np.unique(np.concatenate([limited[name] for name in SPLITS]))
     return kept, {name: np.searchsorted(kept, idx) for name, idx in limited.items()}
-
-
-def _first_per_class(labels: Labels, n: int | None) -> Indices:
-    if n is None or not len(labels):
-        return np.arange(len(labels))
-    return np.sort(np.concatenate([np.flatnonzero(labels == label)[:n] for label in np.unique(labels)]))

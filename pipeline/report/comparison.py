@@ -8,12 +8,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from pipeline.figures import MARKERS, figure, label_axes, short_number
-from pipeline.markdown import image, percent, table, thousands
 from pipeline.params import FilterCompetitor, FixedCompetitor
-from pipeline.results import Results
-from pipeline.statistics import Interval, mean_interval
-from pipeline.summary import score_interval
+from pipeline.report.figures import MARKERS, figure, label_axes, short_number
+from pipeline.report.markdown import image, percent, table, thousands
+from pipeline.report.results import Results
+from pipeline.report.statistics import Interval, mean_interval
+from pipeline.report.summary import over_seeds, score_interval
 from pipeline.tables import OURS
 
 _LABELS = {
@@ -59,8 +59,7 @@ def comparison_section(results: Results) -> str:
             "on for as many epochs without the push, and retrain with cross-entropy alone. Single weights (Han et "
             "al.) are zeros in the dense net: as many are left as ours has parameters, and no FLOP is saved. In "
             "the figure whiskers run from the lowest to the highest seed. Test "
-            f"accuracy in %, mean and {results.params.report.confidence:.0%} interval over "
-            f"{len(results.params.seeds)} seeds:",
+            f"accuracy in %, {over_seeds(results)}:",
             "",
             table(header, accuracies),
             "Less ours, in points, seed by seed (bold where the interval leaves out zero):",

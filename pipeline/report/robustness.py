@@ -2,17 +2,17 @@
 
 from pathlib import Path
 
-from pipeline import robustness_figures as draw
-from pipeline.calibration_report import calibration_section, draw_reliability
 from pipeline.conditions import CLEAN, Condition
-from pipeline.figures import LABELS
-from pipeline.markdown import image, table
 from pipeline.params import FoolboxAttack, ImpulseNoise, NewtonFoolAttack, PoissonNoise
-from pipeline.published_report import published_drops
-from pipeline.results import Results, with_accuracy
-from pipeline.robustness_claims import claims_section, pairs_section, same_size_section
-from pipeline.robustness_tables import conditions_of, drop_interval, headline_of, label_of, models_of
-from pipeline.statistics import mean_interval
+from pipeline.report import robustness_figures as draw
+from pipeline.report.calibration import calibration_section, draw_reliability
+from pipeline.report.figures import LABELS
+from pipeline.report.markdown import counted, image, table
+from pipeline.report.published_sections import published_drops
+from pipeline.report.results import Results, with_accuracy
+from pipeline.report.robustness_claims import claims_section, pairs_section, same_size_section
+from pipeline.report.robustness_tables import conditions_of, drop_interval, headline_of, label_of, models_of
+from pipeline.report.statistics import mean_interval
 from pipeline.tables import MODELS
 
 _FOOLED = {"only_base": "fooled the base, not the pruned model", "only_pruned": "the reverse"}
@@ -51,11 +51,12 @@ def _head(results: Results) -> str:
         [
             f"# Robustness: {params.name}",
             "",
-            f"{len(params.seeds)} seeds, {n_test} test images; every image is in every number, none is excluded. Every "
-            "model sees the same perturbed images. Attacks are crafted once on a third model trained on the same "
-            f"split with the seed of its row, {sources}, and transferred: attacks that know the victim's weights "
-            "would be adapted to each model, and models could not be compared on the same images (thesis 5.2.2). "
-            "Transfer alone is weak evidence of robustness, so a white-box column stands beside it as a diagnostic.",
+            f"{counted(len(params.seeds), 'seed')}, {n_test} test images; every image is in every number, none is "
+            "excluded. Every model sees the same perturbed images. Attacks are crafted once on a third model trained "
+            f"on the same split with the seed of its row, {sources}, and transferred: attacks that know the victim's "
+            "weights would be adapted to each model, and models could not be compared on the same images (thesis "
+            "5.2.2). Transfer alone is weak evidence of robustness, so a white-box column stands beside it as a "
+            "diagnostic.",
             "",
             *(f"* {note}" for note in params.report.notes),
             *([""] if params.report.notes else []),

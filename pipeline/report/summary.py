@@ -1,10 +1,10 @@
 """The result in one table and a few sentences; the README carries it too."""
 
-from pipeline.figures import LABELS
-from pipeline.markdown import percent, table, thousands
-from pipeline.results import Results, with_accuracy
-from pipeline.robustness_tables import drop_interval, headline_of
-from pipeline.statistics import Interval, mean_interval
+from pipeline.report.figures import LABELS
+from pipeline.report.markdown import counted, percent, table, thousands
+from pipeline.report.results import Results, with_accuracy
+from pipeline.report.robustness_tables import drop_interval, headline_of
+from pipeline.report.statistics import Interval, mean_interval
 from pipeline.tables import MODELS
 
 
@@ -18,6 +18,14 @@ def score_interval(results: Results, model: str, split: str) -> Interval:
 def mean_size(results: Results, model: str, column: str) -> float:
     """Mean parameters or FLOPs of a model over seeds."""
     return float(results.scores.loc[results.scores["model"] == model, column].mean())
+
+
+def over_seeds(results: Results) -> str:
+    """What the cells of a table are: means with intervals, or the numbers of a single seed."""
+    n_seeds = len(results.params.seeds)
+    if n_seeds == 1:
+        return "one seed, therefore without an interval"
+    return f"mean and {results.params.report.confidence:.0%} interval over {n_seeds} seeds"
 
 
 def summary(results: Results) -> str:
@@ -42,9 +50,8 @@ def summary(results: Results) -> str:
     return "\n".join(
         [
             table(header, rows),
-            f"Mean and {results.params.report.confidence:.0%} interval over {len(results.params.seeds)} "
-            f"seeds, {n_test} test images. The columns after the accuracy are its change, in points, under "
-            "each perturbation.",
+            f"{over_seeds(results).capitalize()}; {counted(n_test, 'test image')}. The columns after the accuracy "
+            "are its change, in points, under each perturbation.",
             "",
             *(f"* {sentence}" for sentence in expectations(results)),
             "",

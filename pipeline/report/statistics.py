@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from pipeline.markdown import percent
+from pipeline.report.markdown import percent
 
 
 @dataclass(frozen=True)

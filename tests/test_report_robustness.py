@@ -13,17 +13,18 @@ import pytest
 from conftest import ROOT
 from matplotlib.figure import Figure
 
-from pipeline import robustness_figures, robustness_report
-from pipeline.calibration_report import calibration_section
 from pipeline.conditions import CLEAN, OURS_AT_SIZE, at_size, list_conditions, list_models, source_name
-from pipeline.figures import LABELS
 from pipeline.params import Attack, FgsmAttack, FoolboxAttack, GaussianNoise, Noise, Params
 from pipeline.params.file import read_params
-from pipeline.results import Results
-from pipeline.robustness_claims import claims_section, pairs_section, same_size_section, verdict
-from pipeline.robustness_tables import drop_interval, drop_values, label_of, models_of
-from pipeline.statistics import Interval
-from pipeline.summary import summary
+from pipeline.report import robustness as robustness_report
+from pipeline.report import robustness_figures
+from pipeline.report.calibration import calibration_section
+from pipeline.report.figures import LABELS
+from pipeline.report.results import Results
+from pipeline.report.robustness_claims import claims_section, pairs_section, same_size_section, verdict
+from pipeline.report.robustness_tables import drop_interval, drop_values, label_of, models_of
+from pipeline.report.statistics import Interval
+from pipeline.report.summary import summary
 from pipeline.tables import MODELS
 
 N = 200

@@ -3,10 +3,10 @@
 import numpy as np
 import pandas as pd
 
-from pipeline.markdown import image, percent, table
 from pipeline.params import SensitivityChoice
-from pipeline.results import Results, with_accuracy
-from pipeline.statistics import mean_interval
+from pipeline.report.markdown import image, percent, table
+from pipeline.report.results import Results, with_accuracy
+from pipeline.report.statistics import mean_interval
 
 
 def discriminants_section(results: Results) -> str:

@@ -1,11 +1,11 @@
 """The thesis's claims on robustness held against a run: supported, not supported, or undecided."""
 
 from pipeline.conditions import OURS_AT_SIZE, at_size
-from pipeline.figures import LABELS
-from pipeline.markdown import percent, table
-from pipeline.results import Results
-from pipeline.robustness_tables import drop_interval, drop_values, headline_of, label_of
-from pipeline.statistics import Interval, mean_interval
+from pipeline.report.figures import LABELS
+from pipeline.report.markdown import counted, percent, table
+from pipeline.report.results import Results
+from pipeline.report.robustness_tables import drop_interval, drop_values, headline_of, label_of
+from pipeline.report.statistics import Interval, mean_interval
 from pipeline.tables import CONFIDENCE_LEVEL
 
 _PRUNED = ("accuracy_first", "parameter_first")
@@ -29,7 +29,7 @@ def claims_section(results: Results) -> str:
             "The thesis finds that pruning along discriminants lowers the accuracy drop under noise and transferred "
             "attacks (section 5.3); public studies disagree on whether pruning helps or harms. Here: supported where "
             "the interval of the difference in drop over seeds lies above zero, not supported where it lies below, "
-            f"undecided at this sample size ({len(results.params.seeds)} seeds) otherwise.",
+            f"undecided at this sample size ({counted(len(results.params.seeds), 'seed')}) otherwise.",
             "",
             *lines,
             "",

@@ -9,9 +9,9 @@ from pipeline.conditions import (
     list_models,
     source_name,
 )
-from pipeline.figures import LABELS
-from pipeline.results import Results
-from pipeline.statistics import Interval, mean_interval
+from pipeline.report.figures import LABELS
+from pipeline.report.results import Results
+from pipeline.report.statistics import Interval, mean_interval
 
 
 def conditions_of(results: Results) -> list[Condition]:

@@ -5,10 +5,10 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from pipeline.files import write_atomically
-from pipeline.pruning_report import pruning_report
-from pipeline.results import Results, with_accuracy
-from pipeline.robustness_report import robustness_report
-from pipeline.summary import summary
+from pipeline.report.pruning import pruning_report
+from pipeline.report.results import Results, with_accuracy
+from pipeline.report.robustness import robustness_report
+from pipeline.report.summary import summary
 
 _MORE = (
     "variants",

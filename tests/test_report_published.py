@@ -9,9 +9,9 @@ from conftest import ROOT
 
 from pipeline.params import FixedCompetitor, Params, PublishedName
 from pipeline.params.file import read_params
-from pipeline.published import DROPS, SCORES
-from pipeline.published_report import published_drops, published_scores
-from pipeline.results import Results
+from pipeline.report.published import DROPS, SCORES
+from pipeline.report.published_sections import published_drops, published_scores
+from pipeline.report.results import Results
 from pipeline.tables import COMPARISON_FIELDS, MODELS, OURS
 
 NAMES: tuple[PublishedName, ...] = get_args(PublishedName)

@@ -10,9 +10,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from pipeline.conditions import CLEAN, Condition
-from pipeline.figures import COLORS, LABELS, figure, label_axes
-from pipeline.results import Results, with_accuracy
-from pipeline.robustness_tables import conditions_of, drop_interval, headline_of
+from pipeline.report.figures import COLORS, LABELS, figure, label_axes
+from pipeline.report.results import Results, with_accuracy
+from pipeline.report.robustness_tables import conditions_of, drop_interval, headline_of
 from pipeline.tables import MODELS
 
 
@@ -43,7 +43,8 @@ def draw_drops(results: Results, folder: Path) -> None:
 def draw_severities(results: Results, folder: Path) -> None:
     """Test accuracy against strength, a panel for each method that comes in several strengths.
 
-    An attack without a budget has no place on such an axis; it has its row in the tables.
+    Noise has one scale of accuracies and attacks another: beside attacks that take half of all hits, noise would be
+    a flat line. An attack without a budget has no place on such an axis; it has its row in the tables.
     """
     families: dict[str, list[Condition]] = {}
     for each in conditions_of(results):
@@ -57,7 +58,7 @@ def draw_severities(results: Results, folder: Path) -> None:
     scores = with_accuracy(results.accuracy)
     size = (3.2 * columns, 2.7 * n_rows + 0.6)
     with figure(folder, "severities", size=size, dpi=results.params.report.dpi) as drawing:
-        axes = list(np.asarray(drawing.subplots(n_rows, columns, squeeze=False, sharey=True)).flat)
+        axes = list(np.asarray(drawing.subplots(n_rows, columns, squeeze=False)).flat)
         for ax, (family, conditions) in zip(axes, panels.items(), strict=False):
             strengths = [0.0, *(each.strength for each in conditions)]
             names = [CLEAN, *(each.name for each in conditions)]
@@ -71,6 +72,10 @@ def draw_severities(results: Results, folder: Path) -> None:
                     strengths, by_seed.min(), by_seed.max(), color=COLORS[model], alpha=0.08, lw=0
                 )
             label_axes(ax, x=conditions[0].unit, y="", title=family)
+        for kind in {each[0].kind for each in panels.values()}:
+            alike = [ax for ax, each in zip(axes, panels.values(), strict=False) if each[0].kind == kind]
+            for ax in alike[1:]:
+                ax.sharey(alike[0])
         for ax in axes[len(panels) :]:
             ax.set_visible(False)
         for ax in drawing.axes[::columns]:

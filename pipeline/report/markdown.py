@@ -26,5 +26,10 @@ def thousands(count: float) -> str:
     return f"{round(count):,}"
 
 
+def counted(n: int, noun: str) -> str:
+    """`1 seed`, `3 seeds`."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
 def _escape(cell: object) -> str:
     return str(cell).replace("|", "\\|")

@@ -1,13 +1,13 @@
 """The reports' sections that hold a run against what the papers print."""
 
 from pipeline.conditions import CLEAN
-from pipeline.figures import LABELS
-from pipeline.markdown import table, thousands
-from pipeline.published import DROPS, SCORES, PublishedScore
-from pipeline.results import Results
-from pipeline.robustness_tables import drop_interval
-from pipeline.statistics import mean_interval
-from pipeline.summary import mean_size, score_interval
+from pipeline.report.figures import LABELS
+from pipeline.report.markdown import table, thousands
+from pipeline.report.published import DROPS, SCORES, PublishedScore
+from pipeline.report.results import Results
+from pipeline.report.robustness_tables import drop_interval
+from pipeline.report.statistics import mean_interval
+from pipeline.report.summary import mean_size, score_interval
 from pipeline.tables import MODELS
 
 

@@ -8,9 +8,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from pipeline.figures import COLORS, LABELS, MARKERS, figure, label_axes, short_number
-from pipeline.results import Results, with_accuracy
-from pipeline.statistics import mean_interval
+from pipeline.report.figures import COLORS, LABELS, MARKERS, figure, label_axes, short_number
+from pipeline.report.results import Results, with_accuracy
+from pipeline.report.statistics import mean_interval
 from pipeline.tables import MODELS
 
 

@@ -7,11 +7,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from pipeline.conditions import CLEAN
-from pipeline.figures import COLORS, LABELS, figure, label_axes
-from pipeline.markdown import image, table
-from pipeline.results import Results
-from pipeline.robustness_tables import conditions_of, headline_of, label_of, models_of
-from pipeline.statistics import mean_interval
+from pipeline.report.figures import COLORS, LABELS, figure, label_axes
+from pipeline.report.markdown import image, table
+from pipeline.report.results import Results
+from pipeline.report.robustness_tables import conditions_of, headline_of, label_of, models_of
+from pipeline.report.statistics import mean_interval
 
 _DRAWN = ("base", "pushed", "accuracy_first", "parameter_first")
 _KINDS = (CLEAN, "noise", "attack")

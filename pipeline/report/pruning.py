@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from pipeline import pruning_figures as draw
-from pipeline.comparison_report import comparison_section, draw_comparison
-from pipeline.figures import LABELS
-from pipeline.latent_report import discriminants_section, sensitivity_section, variants_section
-from pipeline.markdown import image, percent, table, thousands
-from pipeline.published_report import published_scores
-from pipeline.results import Results, with_accuracy
-from pipeline.summary import expectations, mean_size, score_interval
+from pipeline.report import pruning_figures as draw
+from pipeline.report.comparison import comparison_section, draw_comparison
+from pipeline.report.figures import LABELS
+from pipeline.report.latent import discriminants_section, sensitivity_section, variants_section
+from pipeline.report.markdown import counted, image, percent, table, thousands
+from pipeline.report.published_sections import published_scores
+from pipeline.report.results import Results, with_accuracy
+from pipeline.report.summary import expectations, mean_size, score_interval
 from pipeline.tables import MODELS
 
 
@@ -20,7 +20,8 @@ def pruning_report(results: Results, figures: Path) -> str:
     draw.draw_layers(results, figures)
     draw.draw_discriminants(results, figures)
     draw.draw_covariances(results, figures)
-    draw.draw_growth(results, figures)
+    if results.params.grow.max_modules:
+        draw.draw_growth(results, figures)
     draw.draw_latent_sensitivity(results, figures)
     draw.draw_pushing(results, figures)
     sections = (
@@ -48,7 +49,7 @@ def _conditions(results: Results) -> str:
     lines = [
         f"# Pruning: {params.name}",
         "",
-        f"{len(params.seeds)} seeds ({', '.join(map(str, params.seeds))}); {len(data['classes'])} classes, "
+        f"{counted(len(params.seeds), 'seed')} ({', '.join(map(str, params.seeds))}); {len(data['classes'])} classes, "
         f"images {size} (channels, height, width): {counts}. Models are chosen on validation; the test part "
         "chooses nothing.",
         f"Intervals are {params.report.confidence:.0%} Student's t intervals of the mean over seeds. "
@@ -144,7 +145,8 @@ def _stops(results: Results) -> list[str]:
     running = [seed for seed in results.params.seeds if seed not in stopped]
     if running:
         names = ", ".join(map(str, running))
-        ended.append(f"* seeds {names}: all {len(results.params.rounds)} rounds ran; more could follow")
+        who = "seed" if len(running) == 1 else "seeds"
+        ended.append(f"* {who} {names}: all {len(results.params.rounds)} rounds ran; more could follow")
     return ["How the rounds ended (Algorithm 1):", "", *ended, ""]
 
 
@@ -227,6 +229,8 @@ def _layers(results: Results) -> str:
 
 
 def _growth(results: Results) -> str:
+    if results.params.grow.max_modules == 0:
+        return "## Growth\n\nNothing was grown (`grow.max_modules` is 0): the grown model is the base.\n"
     growth = with_accuracy(results.growth)
     rows = [
         [
