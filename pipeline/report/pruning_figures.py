@@ -163,11 +163,14 @@ def draw_pushing(results: Results, folder: Path) -> None:
 
 
 def layerwise(results: Results, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Layers of the pushed and the parameter-first model of a seed, by name, in the order of the net."""
+    """Layers of the pushed and the parameter-first model of a seed, by name, in the order of the net.
+
+    A layer that went with its whole branch is there with zeros.
+    """
     rows = results.layers[results.layers["seed"] == seed]
     before = rows[rows["model"] == "pushed"].set_index("layer")
-    after = rows[rows["model"] == "parameter_first"].set_index("layer").reindex(before.index, fill_value=0)
-    return before, after
+    sizes = rows[rows["model"] == "parameter_first"].set_index("layer")[["out", "params", "flops"]]
+    return before, sizes.reindex(before.index, fill_value=0)
 
 
 def _scatter_samples(ax: Axes, results: Results, column: str) -> None:
