@@ -150,7 +150,7 @@ def _train_epoch(
     settings: Schedule,
 ) -> dict[str, float]:
     """One pass over the batches; the mean of each term over them."""
-    sums: dict[str, float] = {}
+    sums: dict[str, Tensor] = {}
     n_batches = 0
     for images, labels, time in batches:
         for group in optimizer.param_groups:
@@ -168,8 +168,9 @@ def _train_epoch(
         scaler.update()
         n_batches += 1
         for name, value in terms.items():
-            sums[name] = sums.get(name, 0.0) + float(value.detach())
-    return mean_over_processes({name: total / n_batches for name, total in sums.items()})
+            # Added up where they lie: reading a number makes the host wait for the device in every step.
+            sums[name] = sums.get(name, torch.zeros_like(value, dtype=torch.float64)) + value.detach()
+    return mean_over_processes({name: float(total) / n_batches for name, total in sums.items()})
 
 
 def _epoch_batches(
