@@ -56,7 +56,8 @@ def draw_severities(results: Results, folder: Path) -> None:
     columns = min(3, len(panels))
     n_rows = -(-len(panels) // columns)
     scores = with_accuracy(results.accuracy)
-    size = (3.2 * columns, 2.7 * n_rows + 0.6)
+    # The legend has as many columns as there are panels: three would be wider than one panel.
+    size = (3.2 * columns, 2.7 * n_rows + 0.22 * -(-len(MODELS) // columns) + 0.15)
     with figure(folder, "severities", size=size, dpi=results.params.report.dpi) as drawing:
         axes = list(np.asarray(drawing.subplots(n_rows, columns, squeeze=False)).flat)
         for ax, (family, conditions) in zip(axes, panels.items(), strict=False):
@@ -80,7 +81,8 @@ def draw_severities(results: Results, folder: Path) -> None:
             ax.set_visible(False)
         for ax in drawing.axes[::columns]:
             ax.set_ylabel("test accuracy (%)")
-        drawing.legend(*drawing.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+        handles, labels = drawing.axes[0].get_legend_handles_labels()
+        drawing.legend(handles, labels, loc="outside lower center", ncols=columns)
 
 
 def draw_gallery(results: Results, seed: int, attack: str, fooled: str, name: str, folder: Path) -> bool:
