@@ -95,12 +95,12 @@ def random_parts(n: int, device: torch.device) -> Parts:
     return Parts(part(slice(None)), part(slice(N_CLASSES)), part(slice(N_CLASSES)), source)
 
 
-def classifier(name: str, parts: Parts, device: torch.device) -> Classifier:
+def classifier(name: str, parts: Parts, device: torch.device, width: float) -> Classifier:
     """A fresh net for a set, on the device."""
     torch.manual_seed(0)
     architecture, options = NETS[name]
     mean, std = parts.source.normalization()
-    net = build_model(architecture, len(parts.source.classes), **options)
+    net = build_model(architecture, len(parts.source.classes), **options, width=width)
     shape = parts.source.image_shape
     return Classifier(net, image_shape=shape, mean=mean, std=std, classes=parts.source.classes).to(device)
 
@@ -151,10 +151,12 @@ def bare_loop(model: nn.Module, n: int, batch_size: int, device: torch.device, m
         optimizer.step()
 
 
-def measure(name: str, device: torch.device, precision: str, n: int, batch_size: int) -> dict[str, float]:
+def measure(
+    name: str, device: torch.device, precision: str, n: int, batch_size: int, width: float
+) -> dict[str, float]:
     """Images a second of everything that the pipeline does with a net, each after a first go that is not timed."""
     machine, parts = runtime(device.type, precision), random_parts(n, device)
-    model = classifier(name, parts, device)
+    model = classifier(name, parts, device, width)
     batching, balanced = shuffled_batches(batch_size), balanced_batches(LDA.samples_per_class, None)
     train(model, Objective(), parts, batching, machine, 1)
     trained = EPOCHS * n
@@ -197,10 +199,12 @@ def peak_gib(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def accuracy(prepared: Path, name: str, device: torch.device, precision: str, epochs: int) -> float:
+def accuracy(
+    prepared: Path, name: str, device: torch.device, precision: str, epochs: int, width: float
+) -> float:
     """Validation accuracy after training a fresh net on a prepared set."""
     parts = load_parts(prepared, device)
-    model = classifier(name, parts, device)
+    model = classifier(name, parts, device, width)
     train(model, Objective(), parts, shuffled_batches(128), runtime(device.type, precision), epochs)
     return evaluate(model, parts.validation, batch_size=256).accuracy
 
@@ -212,6 +216,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--images", type=int, default=5120, help="images of an epoch")
     parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument(
+        "--width", type=float, default=1.0, help="multiplier of all channels, for a slow machine"
+    )
     parser.add_argument("--nets", nargs="+", choices=NETS, default=list(NETS))
     parser.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--prepared", type=Path, help="a set of colour images that stage prepare wrote")
@@ -226,11 +233,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found = []
     for name in chosen.nets:
         for precision in chosen.precisions:
-            rates = measure(name, device, precision, chosen.images, chosen.batch_size)
-            row = {"net": name, "precision": precision} | rates | {"peak GiB": peak_gib(device)}
+            rates = measure(name, device, precision, chosen.images, chosen.batch_size, chosen.width)
+            row = (
+                {"net": name, "width": chosen.width, "precision": precision}
+                | rates
+                | {"peak GiB": peak_gib(device)}
+            )
             row["training / bare loop"] = rates["training"] / rates["bare loop"]
             if chosen.prepared is not None:
-                row["validation accuracy"] = accuracy(chosen.prepared, name, device, precision, chosen.epochs)
+                row["validation accuracy"] = accuracy(
+                    chosen.prepared, name, device, precision, chosen.epochs, chosen.width
+                )
             found.append(row)
             print(
                 ", ".join(f"{k} {v if isinstance(v, str) else f'{v:,.4g}'}" for k, v in row.items()),
