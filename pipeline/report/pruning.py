@@ -146,7 +146,7 @@ def _stops(results: Results) -> list[str]:
     if running:
         names = ", ".join(map(str, running))
         who = "seed" if len(running) == 1 else "seeds"
-        ended.append(f"* {who} {names}: all {len(results.params.rounds)} rounds ran; more could follow")
+        ended.append(f"* {who} {names}: every round ran; more could follow")
     return ["How the rounds ended (Algorithm 1):", "", *ended, ""]
 
 
