@@ -27,7 +27,8 @@ COMPARISON_FIELDS = (
     "test_n",
     "test_n_correct",
 )
-# One row a seed; eigenvalues of Eq. 6 on training images, `collapsed` the share of the last epoch's batches.
+# One row a seed; eigenvalues of Eq. 6 on training images, `collapsed` the share of the last epoch's batches. A
+# push that diverged has none of the numbers.
 VARIANT_FIELDS = ("seed", "variant", "n", "n_correct", "n_active", "v_sum", "v_top", "collapsed")
 
 # Of the paired bootstrap within a seed; those over seeds are `report.confidence`.

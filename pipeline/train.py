@@ -42,6 +42,17 @@ class Score:
         return {"n": self.n, "n_correct": self.n_correct, "loss": self.loss}
 
 
+class DivergedError(InputError):
+    """Training whose loss is no finite number any more; `history` has the epochs before."""
+
+    def __init__(self, description: str, history: list[dict[str, Any]]) -> None:
+        super().__init__(
+            f"{description}: the loss is no finite number in epoch {len(history) + 1}: lower the learning rate or, "
+            "where the push takes part, its weights (lda)"
+        )
+        self.history = history
+
+
 @dataclass(frozen=True)
 class Outcome:
     """A finished run: a row an epoch, and the validation score of the last one."""
@@ -100,6 +111,10 @@ def fit(
         resume: where finished epochs are kept.
         runtime: the section of the params.
         description: names the run in its progress bar.
+
+    Raises:
+        DivergedError: after the first epoch whose mean loss, or the validation loss after it, is not finite.
+        InputError: if a batch does not fit into the device's memory.
     """
     everything = nn.ModuleDict({"model": model, "objective": objective})
     optimizer, scaler = _optimizer(everything, settings), gradient_scaler(runtime, parts.train.device)
@@ -126,6 +141,8 @@ def fit(
             )
             agree_on(everything)
             score = evaluate(model, parts.validation, batch_size=runtime.eval_batch_size)
+            if not math.isfinite(means["total"] + score.loss):
+                raise DivergedError(description, history)
             history.append(
                 {"epoch": epoch + 1}
                 | {f"train_{name}": mean for name, mean in means.items()}

@@ -12,11 +12,14 @@ from pipeline.resume import ResumePoint
 from pipeline.seeding import configure_torch, derive_seed
 from pipeline.stage import StageRun, run_stage
 from pipeline.tables import VARIANT_FIELDS
-from pipeline.train import fit
+from pipeline.train import DivergedError, fit
 
 
 def variant(run: StageRun) -> str:
-    """From the grown model to `history.csv` and `variant.csv`, the latent space that this push ends with."""
+    """From the grown model to `history.csv` and `variant.csv`, the latent space that this push ends with.
+
+    A push that diverges has neither a history nor numbers in its row.
+    """
     runtime, training, name = run.params.runtime, run.params.push.training, run.keys["variant"]
     lda = run.params.lda.model_copy(update=dict(run.params.variants[name]))
     device = configure_torch(runtime)
@@ -24,24 +27,27 @@ def variant(run: StageRun) -> str:
     resume = ResumePoint(run.resume_folder([prepared, grown], [runtime, lda, training]) / "fit")
     parts = load_parts(prepared, device, workers=runtime.workers)
     model = load_classifier(grown / "model").to(device)
-    outcome = fit(
-        model,
-        PushObjective(lda, label_smoothing=training.label_smoothing),
-        parts,
-        training,
-        batching=balanced_batches(lda.samples_per_class, lda.classes_per_batch),
-        seed=derive_seed(run.seed, "push"),  # the main push's own stream: the same batches
-        resume=resume,
-        runtime=runtime,
-        description=f"push variant {name}, seed {run.seed}",
-    )
+    row: dict[str, object] = {"seed": run.seed, "variant": name, "n": len(parts.validation)}
+    try:
+        outcome = fit(
+            model,
+            PushObjective(lda, label_smoothing=training.label_smoothing),
+            parts,
+            training,
+            batching=balanced_batches(lda.samples_per_class, lda.classes_per_batch),
+            seed=derive_seed(run.seed, "push"),  # the main push's own stream: the same batches
+            resume=resume,
+            runtime=runtime,
+            description=f"push variant {name}, seed {run.seed}",
+        )
+    except DivergedError as error:
+        # How strong a push may be is what variants are there to find out: this one was too strong.
+        write_csv(run.out / "variant.csv", [row], fields=VARIANT_FIELDS)
+        return str(error)
     features = latent_features(model, parts.train, batch_size=runtime.eval_batch_size)
     space = describe_latent(features, parts.train.labels, lda)
     spectrum = space["spectrum"].clamp_min(0)
-    row = {
-        "seed": run.seed,
-        "variant": name,
-        "n": outcome.validation.n,
+    row |= {
         "n_correct": outcome.validation.n_correct,
         "n_active": int(space["active"].sum()),
         "v_sum": float(spectrum.sum()),
@@ -52,7 +58,7 @@ def variant(run: StageRun) -> str:
     write_csv(run.out / "variant.csv", [row], fields=VARIANT_FIELDS)
     return (
         f"validation accuracy {outcome.validation.accuracy:.2%}, {row['n_active']} active neurons, largest "
-        f"eigenvalue {row['v_top'] / max(row['v_sum'], 1e-30):.0%} of the sum"
+        f"eigenvalue {float(spectrum.max() / spectrum.sum().clamp_min(1e-30)):.0%} of the sum"
     )
 
 

@@ -16,7 +16,7 @@ from pipeline.models.inception import Inception
 from pipeline.objectives import AuxiliaryObjective, Objective, PushObjective
 from pipeline.params import Lda, Runtime, Schedule
 from pipeline.resume import ResumePoint
-from pipeline.train import Outcome, evaluate, fit, predict_logits
+from pipeline.train import DivergedError, Outcome, evaluate, fit, predict_logits
 
 RUNTIME = Runtime(
     device="cpu",
@@ -415,6 +415,48 @@ def test_an_epochs_row_holds_mean_terms_over_batches_and_validation_counts(tmp_p
     last = outcome.history[-1]
     assert (last["validation_n"], last["validation_n_correct"]) == (15, score.n_correct)
     assert outcome.validation == evaluate(model, validation, batch_size=7)
+
+
+class NoNumber(Objective):
+    """Cross-entropy whose value is `value` from the second epoch on, four batches each."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value, self.n_calls = value, 0
+
+    def forward(self, model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        self.n_calls += 1
+        terms = super().forward(model, images, labels)
+        return {"total": terms["total"] * self.value} if self.n_calls > 4 else terms
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_training_that_diverges_stops_after_the_epoch_with_one_line(value: float, tmp_path: Path) -> None:
+    objective = NoNumber(value)
+    with pytest.raises(DivergedError) as caught:
+        run(fully_connected(), objective, tmp_path)
+    assert str(caught.value) == (
+        "test: the loss is no finite number in epoch 2: lower the learning rate or, where the push takes part, "
+        "its weights (lda)"
+    )
+    assert [row["epoch"] for row in caught.value.history] == [1]
+    assert objective.n_calls == 8  # no third epoch
+    loaded = ResumePoint(tmp_path / "run").load()
+    assert loaded is not None
+    assert [row["epoch"] for row in loaded[1]["history"]] == [1]
+
+
+def test_weights_that_diverge_in_the_last_step_are_not_handed_on(tmp_path: Path) -> None:
+    class Overshoots(NoNumber):
+        """The loss is a number; its gradient is none."""
+
+        def forward(self, model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+            loss = Objective.forward(self, model, images, labels)["total"]
+            self.n_calls += 1
+            return {"total": loss + (0 * loss).sqrt() if self.n_calls == 4 else loss}
+
+    with pytest.raises(DivergedError, match="in epoch 1:"):
+        run(fully_connected(), Overshoots(1.0), tmp_path, settings=schedule(epochs=1))
 
 
 def test_pushing_runs_on_balanced_batches(tmp_path: Path) -> None:

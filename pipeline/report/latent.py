@@ -1,5 +1,7 @@
 """The pruning report's sections on the latent space."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 
@@ -82,11 +84,11 @@ def variants_section(results: Results) -> str:
                 "the main push" if name == "main" else name,
                 "trace (Eq. 7)" if weights.separation == "trace" else "log det (ours)",
                 f"{weights.gamma:g}, {weights.lambda_:g}, {weights.beta:g}",
-                ", ".join(str(int(n)) for n in mine["n_active"]),
-                ", ".join(f"{v:.3g}" for v in mine["v_sum"]),
-                ", ".join(percent(v) for v in mine["v_top"] / mine["v_sum"].clip(lower=1e-30)),
-                ", ".join(percent(v) for v in mine["collapsed"]),
-                mean_interval(mine["accuracy"].tolist(), confidence=confidence).percent(),
+                _by_seed(mine["n_active"], lambda n: str(int(n))),
+                _by_seed(mine["v_sum"], lambda v: f"{v:.3g}"),
+                _by_seed(mine["v_top"] / mine["v_sum"].clip(lower=1e-30), percent),
+                _by_seed(mine["collapsed"], percent),
+                _accuracy(mine["accuracy"], confidence),
             ]
         )
     header = [
@@ -112,6 +114,21 @@ def variants_section(results: Results) -> str:
             table(header, rows),
         ]
     )
+
+
+def _by_seed(values: "pd.Series[float]", written: Callable[[float], str]) -> str:
+    """A value for each seed; a dash where the push diverged."""
+    return ", ".join("-" if np.isnan(value) else written(value) for value in values)
+
+
+def _accuracy(values: "pd.Series[float]", confidence: float) -> str:
+    """Mean and interval over the seeds that ended, and how many did not."""
+    ended = values.dropna().tolist()
+    if not ended:
+        return "diverged"
+    mean = mean_interval(ended, confidence=confidence).percent()
+    n_diverged = len(values) - len(ended)
+    return f"{mean} ({n_diverged} of {len(values)} seeds diverged)" if n_diverged else mean
 
 
 def _main_push(results: Results) -> pd.DataFrame:
