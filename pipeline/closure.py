@@ -1,7 +1,7 @@
 """The import closure of a script: which files of the project its result depends on.
 
-DVC does not follow Python imports. dvc.yaml's `deps` name the closure (a test compares), and a stage hashes
-it when it starts, because DVC does so only when the command has ended.
+DVC does not follow Python imports. dvc.yaml's `deps` name the closure (a test compares), packages below `pipeline`
+as a whole, and a stage hashes it when it starts, because DVC does so only when the command has ended.
 """
 
 import ast
@@ -56,8 +56,18 @@ def _files(module: str, root: Path) -> Iterator[Path]:
                 yield candidate
 
 
+def code_deps(script: Path, root: Path = Path()) -> list[str]:
+    """The closure as dvc.yaml names it: a package below `pipeline` as one folder, everything else file by file.
+
+    DVC reads and writes the whole of dvc.lock after every stage: with each file named by itself that took as long as
+    many a stage.
+    """
+    closure = import_closure(script, root)
+    return sorted({Path(*path.parts[:2]).as_posix() for path in closure})
+
+
 def write_deps(dvc_file: Path = Path("dvc.yaml")) -> None:
-    """Bring the .py entries of every stage's `deps` up to date; everything else in the file stays."""
+    """Bring the code among every stage's `deps` up to date; everything else in the file stays."""
     from ruamel.yaml import YAML
 
     yaml = YAML()
@@ -65,9 +75,8 @@ def write_deps(dvc_file: Path = Path("dvc.yaml")) -> None:
     yaml.indent(mapping=2, sequence=4, offset=2)
     document = yaml.load(dvc_file.read_text(encoding="utf-8"))
     for name, stage in document["stages"].items():
-        data = [dep for dep in stage["deps"] if not dep.endswith(".py")]
-        code = [path.as_posix() for path in import_closure(Path("stages") / f"{name}.py")]
-        stage["deps"] = code + data
+        data = [dep for dep in stage["deps"] if Path(dep).parts[0] not in _PACKAGES]
+        stage["deps"] = code_deps(Path("stages") / f"{name}.py") + data
     with dvc_file.open("w", encoding="utf-8") as file:
         yaml.dump(document, file)
 
