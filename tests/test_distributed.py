@@ -33,7 +33,7 @@ from pipeline.train import fit
 from pipeline.training_step import training_step
 
 # One process for all that share a workspace.
-pytestmark = pytest.mark.xdist_group("workspace")
+pytestmark = pytest.mark.xdist_group("processes")  # beside the other group, which is the longer one
 torch.set_num_threads(1)  # on nets this small two threads spend their time waiting
 
 _TIMEOUT = 120
