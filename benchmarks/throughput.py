@@ -25,10 +25,11 @@ from pipeline.images import Images, Parts, load_parts
 from pipeline.models import build_model
 from pipeline.models.classifier import Classifier, decision_layer
 from pipeline.objectives import Objective, PushObjective
-from pipeline.params import FgsmAttack, Lda, NewtonFoolAttack, Runtime, Schedule
+from pipeline.params import FgsmAttack, NewtonFoolAttack, Runtime, Schedule
+from pipeline.params.file import read_params
 from pipeline.resume import ResumePoint
 from pipeline.seeding import configure_torch
-from pipeline.train import Outcome, evaluate, fit
+from pipeline.train import Outcome, fit
 
 NETS: dict[str, tuple[str, dict[str, object]]] = {
     "VGG-16-BN": ("vgg16", {"batch_norm": True, "stem": "small", "pool": 1, "hidden": (512,)}),
@@ -37,47 +38,19 @@ NETS: dict[str, tuple[str, dict[str, object]]] = {
 SIDE_PX = 32
 N_CLASSES = 10
 EPOCHS = 2
-LDA = Lda(
-    separation="trace",
-    gamma=0.1,
-    **{"lambda": 0.0001},  # a word of Python's
-    beta=0.000003,
-    ridge=0.01,
-    active_variance=0.01,
-    align_max_dim=512,
-    classes_per_batch=None,
-    samples_per_class=12,
-    collapse_share=0.8,
-)
+# The push's weights, and what a training run is, come from the preset that is nearest to these images.
+PRESET = read_params(Path(__file__).parents[1] / "presets" / "cifar10_small.yaml")
 
 
 def runtime(device: str, precision: str) -> Runtime:
     """One process; as many threads as torch has chosen."""
-    return Runtime(
-        device=device,  # type: ignore[arg-type]
-        precision=precision,  # type: ignore[arg-type]
-        compile=False,
-        devices=1,
-        num_nodes=1,
-        threads=torch.get_num_threads(),
-        workers=0,
-        eval_batch_size=256,
-    )
+    changes = {"device": device, "precision": precision, "threads": torch.get_num_threads()}
+    return PRESET.runtime.model_copy(update=changes)
 
 
 def schedule(epochs: int) -> Schedule:
-    """SGD with the augmentation of the CIFAR presets."""
-    return Schedule(
-        epochs=epochs,
-        learning_rate=0.05,
-        momentum=0.9,
-        weight_decay=0.0005,
-        decision_weight_decay=0.0005,
-        warmup_epochs=1,
-        label_smoothing=0.0,
-        shift_px=2,
-        mirror=True,
-    )
+    """SGD with shifts and mirror images."""
+    return PRESET.push.training.model_copy(update={"epochs": epochs, "shift_px": 2, "mirror": True})
 
 
 def random_parts(n: int, device: torch.device) -> Parts:
@@ -155,9 +128,11 @@ def measure(
     name: str, device: torch.device, precision: str, n: int, batch_size: int, width: float
 ) -> dict[str, float]:
     """Images a second of everything that the pipeline does with a net, each after a first go that is not timed."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
     machine, parts = runtime(device.type, precision), random_parts(n, device)
     model = classifier(name, parts, device, width)
-    batching, balanced = shuffled_batches(batch_size), balanced_batches(LDA.samples_per_class, None)
+    batching, balanced = shuffled_batches(batch_size), balanced_batches(PRESET.lda.samples_per_class, None)
     train(model, Objective(), parts, batching, machine, 1)
     trained = EPOCHS * n
     rates = {
@@ -165,9 +140,9 @@ def measure(
         "training": trained
         / seconds(lambda: train(model, Objective(), parts, batching, machine, EPOCHS), device),
     }
-    train(model, PushObjective(LDA, label_smoothing=0.0), parts, balanced, machine, 1)
+    train(model, PushObjective(PRESET.lda), parts, balanced, machine, 1)
     rates["push"] = trained / seconds(
-        lambda: train(model, PushObjective(LDA, label_smoothing=0.0), parts, balanced, machine, EPOCHS),
+        lambda: train(model, PushObjective(PRESET.lda), parts, balanced, machine, EPOCHS),
         device,
     )
     images, labels = parts.train.first(batch_size), parts.train.labels[:batch_size]
@@ -193,7 +168,7 @@ def measure(
 
 
 def peak_gib(device: torch.device) -> float:
-    """Peak memory of the device, or of this process on the CPU, so far."""
+    """Peak memory of the device since `measure` began, or of this process so far on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
@@ -205,8 +180,8 @@ def accuracy(
     """Validation accuracy after training a fresh net on a prepared set."""
     parts = load_parts(prepared, device)
     model = classifier(name, parts, device, width)
-    train(model, Objective(), parts, shuffled_batches(128), runtime(device.type, precision), epochs)
-    return evaluate(model, parts.validation, batch_size=256).accuracy
+    machine = runtime(device.type, precision)
+    return train(model, Objective(), parts, shuffled_batches(128), machine, epochs).validation.accuracy
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
