@@ -18,6 +18,7 @@ from foolbox.distances import l2, linf
 from torch import Tensor, nn
 
 from pipeline.errors import InputError
+from pipeline.float64 import float64
 from pipeline.memory import in_fitting_batches
 from pipeline.params import Attack, FgsmAttack, FoolboxAttack, NewtonFoolAttack
 from pipeline.progress import progress_bar
@@ -110,13 +111,13 @@ class NewtonFool(MinimizationAttack):  # type: ignore[misc]
         margin = logits.gather(1, of_label)[:, 0] - logits.scatter(1, of_label, -torch.inf).logsumexp(1)
         # With respect to the images alone: the weights' gradients would be half of the work.
         (margin_grad,) = torch.autograd.grad(margin.sum(), x)
-        x, logits, margin = x.detach(), logits.detach(), margin.detach().double()
+        x, logits, margin = x.detach(), logits.detach(), float64(margin.detach())
         grad_norm = margin_grad.flatten(1).norm(dim=1)
         alive = (logits.argmax(1) == labels) & (grad_norm > 0) & grad_norm.isfinite()
         # delta / |g|_2 = min(eta |x_0|_2, (p - 1/C) / |g|_2), and |g|_2 = p (1 - p) |grad m|_2.
         p, q = margin.sigmoid(), (-margin).sigmoid()
-        newton_length = (p - 1 / n_classes).clamp_min(0) / (p * q * grad_norm.double())
-        length = torch.minimum(self.eta * x_norm.double(), newton_length).to(x.dtype)
+        newton_length = (p - 1 / n_classes).clamp_min(0) / (p * q * float64(grad_norm))
+        length = torch.minimum(self.eta * float64(x_norm), newton_length).to(x)
         direction = margin_grad / _per_image(grad_norm.clamp_min(torch.finfo(x.dtype).tiny))
         return x - _per_image(length) * direction, alive
 

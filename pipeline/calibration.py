@@ -6,6 +6,8 @@ import numpy as np
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
 
+from pipeline.float64 import float64
+
 
 def confidence_summary(probabilities: Tensor, labels: Tensor, *, n_bins: int) -> dict[str, Any]:
     """Expected calibration error, and mean confidence where a model is right and where it is wrong.
@@ -18,11 +20,12 @@ def confidence_summary(probabilities: Tensor, labels: Tensor, *, n_bins: int) ->
     Returns:
         `n`, `n_correct`, `ece`, and the sums of confidence over hits and misses: divided when read.
     """
-    confidence, predicted = probabilities.double().max(1)
+    in_float64 = float64(probabilities)
+    confidence, predicted = in_float64.max(1)
     hits = predicted == labels
     error = multiclass_calibration_error(
         # A confidence of 1 (in float32, as torchmetrics bins it) would get a bin beyond the last one.
-        probabilities.double().clamp_max(1 - 1e-7),
+        in_float64.clamp_max(1 - 1e-7),
         labels,
         num_classes=probabilities.shape[1],
         n_bins=n_bins,

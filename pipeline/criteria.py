@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from pipeline.float64 import float64
 from pipeline.layer_outputs import LayerOutputs, ObservingMode
 from pipeline.memory import in_fitting_batches
 from pipeline.models.classifier import evaluation_mode, output_layer
@@ -84,11 +85,11 @@ def _layers(model: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
 
 
 def _l1(layer: nn.Conv2d | nn.Linear) -> Tensor:
-    return layer.weight.detach().double().flatten(1).abs().sum(1).cpu()
+    return float64(layer.weight.detach()).flatten(1).abs().sum(1).cpu()
 
 
 def _fpgm(layer: nn.Conv2d | nn.Linear) -> Tensor:
-    filters = layer.weight.detach().double().flatten(1)
+    filters = float64(layer.weight.detach()).flatten(1)
     return torch.cdist(filters, filters).sum(1).cpu()
 
 
@@ -105,7 +106,7 @@ class _Moments:
         self.positive: Tensor = torch.zeros(())
 
     def add(self, output: Tensor) -> None:
-        by_channel = output.detach().double().transpose(0, 1).flatten(1)
+        by_channel = float64(output.detach()).transpose(0, 1).flatten(1)
         self.n += by_channel.shape[1]
         self.total = self.total.to(by_channel.device) + by_channel.sum(1)
         self.squares = self.squares.to(by_channel.device) + by_channel.square().sum(1)
@@ -163,7 +164,7 @@ def _taylor(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int) -
         for (name, output), gradient in zip(outputs.items(), gradients, strict=True):
             product = torch.zeros_like(output) if gradient is None else gradient * output
             per_image = (
-                product.detach().double().flatten(2).mean(2) if output.ndim > 2 else product.detach().double()
+                float64(product.detach()).flatten(2).mean(2) if output.ndim > 2 else float64(product.detach())
             )
             total = per_image.abs().sum(0).cpu()
             sums[name] = sums[name] + total if name in sums else total

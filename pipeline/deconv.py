@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from pipeline.float64 import float64, float64_device
 from pipeline.layer_outputs import LayerOutputs
 from pipeline.memory import in_fitting_batches
 from pipeline.models.classifier import decision_layer, module_path
@@ -70,7 +71,7 @@ def trace_utility(
     def trace(size: int) -> dict[str, Tensor]:
         sums: dict[str, Tensor] = {}
         for batch in torch.split(images, size):
-            for name, maps in _trace_batch(twin, batch.double(), kept.to(batch.device)).items():
+            for name, maps in _trace_batch(twin, float64(batch), kept).items():
                 sums[name] = sums[name] + maps if name in sums else maps
         return sums
 
@@ -83,7 +84,8 @@ def _float64_twin(model: nn.Module) -> nn.Module:
 
     Through dozens of layers the signal shrinks by tens of orders of magnitude, past what float32 holds.
     """
-    return copy.deepcopy(model).double().eval().requires_grad_(False)
+    twin = copy.deepcopy(model).to(float64_device(decision_layer(model).weight.device))
+    return twin.double().eval().requires_grad_(False)
 
 
 def _trace_batch(model: nn.Module, images: Tensor, kept: Tensor) -> dict[str, Tensor]:
@@ -103,7 +105,10 @@ def _trace_batch(model: nn.Module, images: Tensor, kept: Tensor) -> dict[str, Te
     outputs.pop(next(name for name, module in model.named_modules() if module is decision))
     response = latent[-1]
     signals = torch.autograd.grad(
-        response, list(outputs.values()), grad_outputs=response.detach() * kept, allow_unused=True
+        response,
+        list(outputs.values()),
+        grad_outputs=response.detach() * kept.to(response.device),
+        allow_unused=True,
     )
     maps = {}
     for (name, output), signal in zip(outputs.items(), signals, strict=True):

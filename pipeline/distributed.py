@@ -1,9 +1,11 @@
 """What several training processes exchange: each takes its share of a batch, and all see the whole batch's gradients.
 
-With a single process every function here hands through what it gets.
+With a single process every function here hands through what it gets. With FSDP (`pipeline.sharding`) parameters are
+held in shares, too.
 """
 
 import warnings
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import torch
@@ -75,15 +77,15 @@ def average_gradients_of(
     return nn.parallel.DistributedDataParallel(module, device_ids=[device] if device.type == "cuda" else None)
 
 
-def agree_on(module: nn.Module) -> None:
-    """Give every process rank 0's parameters and buffers: batch norm has counted other images in each."""
+def agree_on(tensors: Iterable[Tensor]) -> None:
+    """Give every process rank 0's values, in place: batch norm has counted other images in each."""
     if n_processes() == 1:
         return
-    for tensor in module.state_dict().values():
+    for tensor in tensors:
         # DistributedDataParallel may have laid out a parameter anew: broadcast what is dense.
         dense = tensor.detach().contiguous()
         dist.broadcast(dense, src=0)
-        tensor.copy_(dense)
+        tensor.detach().copy_(dense)
 
 
 def mean_over_processes(values: dict[str, float]) -> dict[str, float]:

@@ -5,6 +5,8 @@ import platform
 from importlib.metadata import version
 from pathlib import Path
 
+import torch
+
 _PACKAGES = (
     "torch",
     "torchvision",
@@ -17,9 +19,10 @@ _PACKAGES = (
 )
 
 
-def describe_environment() -> dict[str, object]:
-    """Python, packages, processor and cores; names no host, user or path."""
-    return {
+def describe_environment(device: torch.device) -> dict[str, object]:
+    """Python, packages, processor, cores and, where `device` is one, the GPU; names no host, user or path."""
+    gpu = {"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
+    return gpu | {
         "python": platform.python_version(),
         "system": platform.system(),
         "machine": platform.machine(),

@@ -1,42 +1,20 @@
 """A data set's parts as batches on the training device."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
-from torch.utils.data import DataLoader, Dataset
 
 from pipeline.augmentation import center_crop
 from pipeline.data import ImageSet, SplitName, first_per_class, load_image_set
-from pipeline.errors import InputError
 from pipeline.file_index import FileIndex
+from pipeline.file_reader import FileReader, ImageFiles
 
 # Images that are read at a time where all are wanted.
 _AT_A_TIME = 1_000
-
-
-class ImageFiles(Dataset[Tensor | InputError]):
-    """Files behind the interface that a DataLoader asks for; an item is a batch, not an image.
-
-    A file that cannot be read any more is an item too: raised in a worker, its error would arrive wrapped in
-    that worker's traceback.
-    """
-
-    def __init__(self, files: FileIndex) -> None:
-        self.files = files
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, idx: list[int]) -> Tensor | InputError:
-        try:
-            return torch.from_numpy(self.files[np.asarray(idx, dtype=np.int64)])
-        except InputError as error:
-            return error
 
 
 @dataclass(frozen=True)
@@ -44,7 +22,7 @@ class Images:
     """A part of a data set: images, and labels (n,) int64 on the device where batches are wanted.
 
     `images` are a uint8 tensor (n, c, h, w) on that device, or files that are read when they are needed, by
-    `workers` processes. `resize_px` and `crop_px` are those of `ImageSet`.
+    `workers` processes: new ones each time, or a `reader`'s. `resize_px` and `crop_px` are those of `ImageSet`.
     """
 
     images: Tensor | ImageFiles
@@ -52,6 +30,7 @@ class Images:
     resize_px: int | None = None
     crop_px: int | None = None
     workers: int = 0
+    reader: FileReader | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -67,23 +46,22 @@ class Images:
         Raises:
             InputError: if a file is not the one that was prepared.
         """
-        found: Iterable[Tensor | InputError]
+        found: Iterator[Tensor]
         if isinstance(self.images, Tensor):
             found = (self.images[batch.to(self.device)] for batch in batches)
         else:
-            found = DataLoader(
-                self.images,
-                sampler=[batch.tolist() for batch in batches],
-                batch_size=None,
-                num_workers=min(self.workers, len(batches)),
-                pin_memory=self.device.type == "cuda",
-                # Of its own: a draw from the global one would give dropout other numbers than images in memory do.
-                generator=torch.Generator(),
-            )
+            found = (self.reader or self._reader(self.images, min(self.workers, len(batches))))(batches)
         for images in found:
-            if isinstance(images, InputError):
-                raise images
             yield _resize(images.to(self.device, non_blocking=True), self.resize_px)
+
+    def with_reader(self) -> "Images":
+        """The same, for many passes, one at a time: processes that read files are started once."""
+        if isinstance(self.images, Tensor):
+            return self
+        return replace(self, reader=self._reader(self.images, self.workers))
+
+    def _reader(self, files: ImageFiles, workers: int) -> FileReader:
+        return FileReader(files, workers=workers, pin_memory=self.device.type == "cuda")
 
     def in_batches(self, batch_size: int) -> Iterator[Tensor]:
         """All images in order as float32 in [0, 1], cropped to the centre, `batch_size` at a time."""
@@ -101,7 +79,7 @@ class Images:
             images: Tensor | ImageFiles = self.images[idx.to(self.device)]
         else:
             images = ImageFiles(self.images.files.take(idx.tolist()))
-        return replace(self, images=images, labels=self.labels[idx.to(self.device)])
+        return replace(self, images=images, labels=self.labels[idx.to(self.device)], reader=None)
 
     def first(self, n: int) -> Tensor:
         """The first `n` images as float32 in [0, 1], cropped to the centre."""

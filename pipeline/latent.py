@@ -7,6 +7,7 @@ import torch
 from skimage.filters import threshold_otsu
 from torch import Tensor, nn
 
+from pipeline.float64 import float64
 from pipeline.images import Images
 from pipeline.memory import in_fitting_batches
 from pipeline.models.classifier import decision_layer, evaluation_mode, latent_and_logits
@@ -78,7 +79,7 @@ def choose_latent(
 
 def n_above_otsu(v: Tensor) -> int:
     """How many values are above Otsu's threshold of them; all, where they are all equal."""
-    values = v.double().cpu().numpy()
+    values = float64(v).cpu().numpy()
     distinct, counts = np.unique(values, return_counts=True)
     if len(distinct) == 1:
         return len(values)

@@ -14,7 +14,7 @@ Notation, as in the paper and in the code:
 
 Two departures, both stated by the sources as permitted or needed: scatter matrices are divided by n, so that
 the three weights mean the same at every batch size; and `ridge * I` is added to S_w before it is solved with
-(Friedman 1989, as CVIU section 3.1 does). Everything here runs in float64.
+(Friedman 1989, as CVIU section 3.1 does). Everything here runs in float64, on the CPU where the device has none.
 
 One addition, ours and named so: `separation: log_det` puts log(1 + v_j) in the place of v_j in Eq. 7. The sum
 of v_j grows most where one discriminant is large already, and a push that is too strong ends with a single
@@ -26,6 +26,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pipeline.float64 import float64
 from pipeline.params import Lda
 
 # Class means that coincide leave nothing to separate: l_lda is then large, and not infinite.
@@ -71,8 +72,8 @@ def scatter_matrices(features: Tensor, labels: Tensor) -> Scatter:
             f"expected features (n, d) and labels (n,) with n >= 2, "
             f"got {tuple(features.shape)} and {tuple(labels.shape)}"
         )
-    X, n = features.double(), len(labels)
-    _, class_of = torch.unique(labels, return_inverse=True)
+    X, n = float64(features), len(labels)
+    _, class_of = torch.unique(labels.to(X.device), return_inverse=True)
     n_classes = int(class_of.max()) + 1
     members = torch.nn.functional.one_hot(class_of, n_classes).to(X.dtype)
     means = (members.T @ X) / members.sum(0)[:, None]
@@ -102,7 +103,7 @@ def discriminants_decorrelated(features: Tensor, labels: Tensor, *, ridge: float
     """
     scatter = scatter_matrices(features, labels)
     v = scatter.S_b.diagonal() / (scatter.S_w.diagonal() + ridge)
-    return v * distinct_columns(features)
+    return v * distinct_columns(features).to(v.device)
 
 
 def distinct_columns(features: Tensor) -> Tensor:

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
 from pipeline.cost import count_params
+from pipeline.float64 import float64
 from pipeline.models.classifier import output_layer
 
 
@@ -39,7 +41,11 @@ def magnitude_masks(model: nn.Module, n_params: int, *, output_share: float = 0.
     mask = torch.zeros_like(together, dtype=torch.bool)
     mask[order[:n_kept]] = True
     parts = torch.split(mask, [each.numel() for each in relative.values()])
-    return {name: part.view_as(relative[name]) for (name, part) in zip(relative, parts, strict=True)}
+    weights = {name: layer.weight for name, layer in layers.items()}
+    return {
+        name: part.view_as(weight).to(weight.device)
+        for (name, weight), part in zip(weights.items(), parts, strict=True)
+    }
 
 
 @contextmanager
@@ -48,6 +54,8 @@ def masked(model: nn.Module, masks: dict[str, Tensor]) -> Iterator[None]:
     layers = {name: model.get_submodule(name) for name in masks}
     for name, layer in layers.items():
         torch_prune.custom_from_mask(layer, "weight", masks[name])  # type: ignore[no-untyped-call]
+        # Computed anew in every forward pass; until then, no part of a graph, which could not be copied.
+        layer.weight = cast(Tensor, layer.weight).detach()
     try:
         yield
     finally:
@@ -62,7 +70,7 @@ def _layers(model: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
 
 
 def _in_deviations(weight: Tensor) -> Tensor:
-    values = weight.detach().double()
+    values = float64(weight.detach())
     deviation = float(values.std()) if values.numel() > 1 else 1.0
     return values.abs() / (deviation if deviation > 0 else 1.0)
 

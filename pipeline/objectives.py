@@ -139,7 +139,7 @@ class PushObjective(Objective):
                 terms.n_active,
             )
         return {
-            "total": self.cross_entropy(logits, labels) + terms.loss.to(logits.dtype),
+            "total": self.cross_entropy(logits, labels) + terms.loss.to(logits),
             "l_lda": terms.l_lda.detach(),
             "l_cov": terms.l_cov.detach(),
             "l_align": terms.l_align.detach(),

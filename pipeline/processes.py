@@ -60,7 +60,7 @@ def connect(params: Params) -> int:
             accelerator="cuda" if on_gpu else "cpu",
             devices=runtime.devices,
             num_nodes=runtime.num_nodes,
-            strategy="ddp",
+            strategy="ddp",  # for the launch, which is the same one; pipeline.sharding does what is fsdp's
         )
         fabric.launch()
     except (

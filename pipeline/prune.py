@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.deconv import Utility
+from pipeline.float64 import float64
 from pipeline.models.classifier import Blueprint, Net
 from pipeline.surgery import ChannelGroup, Cut, remove_channels
 
@@ -103,7 +104,7 @@ def prune_like(model: Net, scores: Mapping[str, Tensor], reference: nn.Module, e
     Raises:
         ValueError: if the reference is no smaller model of this architecture, or the surgery fails.
     """
-    in_spreads = {name: score.double() / _spread(score.double()) for name, score in scores.items()}
+    in_spreads = {name: float64(score) / _spread(float64(score)) for name, score in scores.items()}
     _check_layers(model, reference)
 
     def worst(group: ChannelGroup) -> Cut:

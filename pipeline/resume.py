@@ -17,6 +17,9 @@ from torch import Tensor
 from pipeline.distributed import rank
 from pipeline.files import write_atomically
 
+# Tensors on the CPU, and JSON state.
+Restored = tuple[dict[str, Tensor], dict[str, Any]]
+
 _STATE = "state"
 
 
@@ -40,7 +43,7 @@ class ResumePoint:
         held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         write_atomically(self._file, save(held, metadata={_STATE: json.dumps(state)}))
 
-    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    def load(self) -> Restored | None:
         """The tensors (on the CPU) and state last saved, or None."""
         if not self._file.exists():
             return None

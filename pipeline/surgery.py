@@ -13,6 +13,7 @@ import torch
 import torch_pruning
 from torch import Tensor, nn
 
+from pipeline.float64 import float64
 from pipeline.models.classifier import Classifier, Net, blueprint_of, lay_out, output_layer, set_blueprint
 from pipeline.models.inception import Inception
 from pipeline.models.torchvision_models import drop_auxiliary_heads
@@ -50,7 +51,7 @@ class ChannelGroup:
         n_layers = torch.zeros(self.n_channels, dtype=torch.float64)
         for member in self.members:
             at = torch.tensor(member.root_idx)
-            total.index_add_(0, at, scores[member.name].double().cpu()[member.own_idx])
+            total.index_add_(0, at, float64(scores[member.name]).cpu()[member.own_idx])
             n_layers.index_add_(0, at, torch.ones(len(at), dtype=torch.float64))
         mean = (total / n_layers.clamp_min(1)).view(self.n_parts, -1).mean(0)
         return mean.repeat(self.n_parts)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.deconv import Utility, trace_utility
+from pipeline.float64 import float64
 from pipeline.images import Images
 from pipeline.latent import LatentChoice, choose_latent, latent_features
 from pipeline.params import Surgery
@@ -53,7 +54,7 @@ def unravel_utility(
     features = latent_features(model, train, batch_size=batch_size)
     v = discriminants(features, train.labels)
     held_out = latent_features(model, validation, batch_size=batch_size)
-    variance = features.double().var(0)
+    variance = float64(features).var(0)
     choice = choose_latent(model, v, variance, held_out, validation.labels, surgery.latent)
     images = trace_images(train, surgery.trace_images_per_class, seed=seed).scaled()
     utilities = trace_utility(model, images, choice.kept, batch_size=batch_size)

@@ -13,15 +13,20 @@ from pipeline.augmentation import augment_images
 from pipeline.batches import Batching
 from pipeline.distributed import agree_on, mean_over_processes, n_processes, own_share, rank
 from pipeline.errors import InputError
+from pipeline.float64 import float64
 from pipeline.images import Images, Parts
 from pipeline.memory import in_fitting_batches
 from pipeline.models.classifier import evaluation_mode, load_state, output_layer
 from pipeline.objectives import Objective
 from pipeline.params import Runtime, Schedule
 from pipeline.progress import progress_bar
-from pipeline.resume import ResumePoint
+from pipeline.resume import Restored, ResumePoint
 from pipeline.seeding import derive_seed, generator
+from pipeline.sharding import held_whole, share_like, trained_copy, whole
 from pipeline.training_step import Step, gradient_scaler, training_step
+
+# What a resume point's tensors are.
+_WEIGHT, _MOMENTUM = "weight.", "momentum."
 
 
 @dataclass(frozen=True)
@@ -43,14 +48,13 @@ class Score:
 
 
 class DivergedError(InputError):
-    """Training whose loss is no finite number any more; `history` has the epochs before."""
+    """Training whose loss is no finite number any more."""
 
-    def __init__(self, description: str, history: list[dict[str, Any]]) -> None:
+    def __init__(self, description: str, epoch: int) -> None:
         super().__init__(
-            f"{description}: the loss is no finite number in epoch {len(history) + 1}: lower the learning rate or, "
+            f"{description}: the loss is no finite number in epoch {epoch}: lower the learning rate or, "
             "where the push takes part, its weights (lda)"
         )
-        self.history = history
 
 
 @dataclass(frozen=True)
@@ -116,42 +120,44 @@ def fit(
         DivergedError: after the first epoch whose mean loss, or the validation loss after it, is not finite.
         InputError: if a batch does not fit into the device's memory.
     """
-    everything = nn.ModuleDict({"model": model, "objective": objective})
-    optimizer, scaler = _optimizer(everything, settings), gradient_scaler(runtime, parts.train.device)
-    history = _restore(everything, optimizer, scaler, resume)
-    step = training_step(model, objective, runtime, parts.train.device)
+    train, validation = parts.train.with_reader(), parts.validation.with_reader()
+    device = train.device
+    restored = resume.load()
     with (
+        trained_copy(nn.ModuleDict({"model": model, "objective": objective}), runtime, device) as everything,
         logging_redirect_tqdm(),
-        progress_bar(
+    ):
+        if restored is not None:
+            _restore_weights(everything, restored)
+        trained = everything["model"]
+        step = training_step(trained, everything["objective"], runtime, device)  # type: ignore[arg-type]
+        optimizer, scaler = _optimizer(everything, settings), gradient_scaler(runtime, device)
+        history = _restore_progress(everything, optimizer, scaler, restored)
+        with progress_bar(
             total=settings.epochs,
             done=len(history),
             description=description,
             unit="epoch",
             quiet=rank() != 0,
-        ) as progress,
-    ):
-        for epoch in range(len(history), settings.epochs):
-            model.train()
-            means = _train_epoch(
-                step,
-                optimizer,
-                scaler,
-                _epoch_batches(parts.train, settings, batching, seed, epoch),
-                settings,
-            )
-            agree_on(everything)
-            score = evaluate(model, parts.validation, batch_size=runtime.eval_batch_size)
-            if not math.isfinite(means["total"] + score.loss):
-                raise DivergedError(description, history)
-            history.append(
-                {"epoch": epoch + 1}
-                | {f"train_{name}": mean for name, mean in means.items()}
-                | {"validation_n": score.n, "validation_n_correct": score.n_correct}
-                | {"validation_loss": score.loss}
-            )
-            resume.save(_state(everything, optimizer), {"history": history, "scaler": scaler.state_dict()})
-            progress.update()
-            progress.set_postfix(validation=f"{score.accuracy:.4f}", refresh=False)
+        ) as progress:
+            for epoch in range(len(history), settings.epochs):
+                trained.train()
+                batches = _epoch_batches(train, settings, batching, seed, epoch)
+                means = _train_epoch(step, optimizer, scaler, batches, settings)
+                agree_on(held_whole(everything))
+                score = evaluate(trained, validation, batch_size=runtime.eval_batch_size)
+                if not math.isfinite(means["total"] + score.loss):
+                    raise DivergedError(description, epoch + 1)
+                history.append(
+                    {"epoch": epoch + 1}
+                    | {f"train_{name}": mean for name, mean in means.items()}
+                    | {"validation_n": score.n, "validation_n_correct": score.n_correct}
+                    | {"validation_loss": score.loss}
+                )
+                state = {"history": history, "scaler": scaler.state_dict()}
+                resume.save(_tensors(everything, optimizer), state)
+                progress.update()
+                progress.set_postfix(validation=f"{score.accuracy:.4f}", refresh=False)
     model.eval()
     last = history[-1]
     return Outcome(
@@ -186,7 +192,7 @@ def _train_epoch(
         n_batches += 1
         for name, value in terms.items():
             # Added up where they lie: reading a number makes the host wait for the device in every step.
-            sums[name] = sums.get(name, torch.zeros_like(value, dtype=torch.float64)) + value.detach()
+            sums[name] = float64(value.detach()) + sums.get(name, 0.0)
     return mean_over_processes({name: float(total) / n_batches for name, total in sums.items()})
 
 
@@ -239,31 +245,37 @@ def _optimizer(everything: nn.ModuleDict, settings: Schedule) -> torch.optim.SGD
     )
 
 
-def _state(everything: nn.Module, optimizer: torch.optim.SGD) -> dict[str, Tensor]:
+def _tensors(everything: nn.Module, optimizer: torch.optim.SGD) -> dict[str, Tensor]:
     """Weights and momentum by parameter name; that, the seed and the epoch are all the state there is."""
-    state = {f"weight.{name}": tensor for name, tensor in everything.state_dict().items()}
+    tensors = {f"{_WEIGHT}{name}": whole(tensor) for name, tensor in everything.state_dict().items()}
     for name, parameter in everything.named_parameters():
         momentum = optimizer.state.get(parameter, {}).get("momentum_buffer")
         if momentum is not None:
-            state[f"momentum.{name}"] = momentum
-    return state
+            tensors[f"{_MOMENTUM}{name}"] = whole(momentum)
+    return tensors
 
 
-def _restore(
-    everything: nn.Module, optimizer: torch.optim.SGD, scaler: torch.amp.GradScaler, resume: ResumePoint
+def _restore_weights(everything: nn.Module, restored: Restored) -> None:
+    """Before they are shared out."""
+    tensors, _ = restored
+    weights = {name.removeprefix(_WEIGHT): t for name, t in tensors.items() if name.startswith(_WEIGHT)}
+    load_state(everything, weights)
+
+
+def _restore_progress(
+    everything: nn.Module,
+    optimizer: torch.optim.SGD,
+    scaler: torch.amp.GradScaler,
+    restored: Restored | None,
 ) -> list[dict[str, Any]]:
-    loaded = resume.load()
-    if loaded is None:
+    """The history so far, with the optimiser and the scaler as they were at its end."""
+    if restored is None:
         return []
-    tensors, state = loaded
-    load_state(
-        everything,
-        {name.removeprefix("weight."): t for name, t in tensors.items() if name.startswith("weight.")},
-    )
+    tensors, state = restored
     for name, parameter in everything.named_parameters():
-        if f"momentum.{name}" in tensors:
-            buffer = torch.empty_like(parameter).copy_(tensors[f"momentum.{name}"])
-            optimizer.state[parameter]["momentum_buffer"] = buffer.detach()
+        momentum = tensors.get(f"{_MOMENTUM}{name}")
+        if momentum is not None:
+            optimizer.state[parameter]["momentum_buffer"] = share_like(momentum, parameter)
     scaler.load_state_dict(state["scaler"])
     history: list[dict[str, Any]] = state["history"]
     return history

@@ -1,4 +1,4 @@
-"""One forward pass of training, in the precision and compiled as params say, over all processes."""
+"""One forward pass of training, in the precision, compiled and shared out as params say."""
 
 import logging
 from collections.abc import Callable
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from pipeline.distributed import average_gradients_of
 from pipeline.objectives import Objective, PushObjective
 from pipeline.params import Runtime
+from pipeline.sharding import is_sharded, shard
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +20,7 @@ _LOW_PRECISION = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class _Step(nn.Module):
-    """Model and objective as one module, which is what is compiled and what gradients are averaged over."""
+    """Model and objective as one module: what is compiled, and what several processes share."""
 
     def __init__(self, model: nn.Module, objective: Objective, precision: str) -> None:
         super().__init__()
@@ -40,12 +41,13 @@ def training_step(model: nn.Module, objective: Objective, runtime: Runtime, devi
     which costs a minute of compilation and fails in the second step (torch 2.15).
 
     Args:
-        model: in training mode, on `device`.
+        model: in training mode, on `device`; with FSDP what `trained_copy` gave.
         objective: on the same device.
         runtime: section of the params.
         device: where batches lie.
     """
-    step: Step = average_gradients_of(_Step(model, objective, runtime.precision), device)
+    forward = _Step(model, objective, runtime.precision)
+    step: Step = shard(forward, device) if is_sharded(runtime) else average_gradients_of(forward, device)
     return _compiled(step) if runtime.compile and not isinstance(objective, PushObjective) else step
 
 
@@ -56,6 +58,10 @@ def gradient_scaler(runtime: Runtime, device: torch.device) -> torch.amp.GradSca
 
 def _compiled(step: Step) -> Step:
     """The step by torch.compile, or as it is from the moment that it cannot be compiled."""
+    torch.use_deterministic_algorithms(  # as it is set already: says so to the compiler
+        torch.are_deterministic_algorithms_enabled(),
+        warn_only=torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
     compiled: Step = torch.compile(step)
     usable = True
 

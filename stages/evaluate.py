@@ -40,7 +40,7 @@ def evaluate_models(run: StageRun) -> str:
     write_csv(run.out / "scores.csv", scores)
     write_csv(run.out / "layers.csv", layers)
     # Here and not in `prepare`: nothing that is computed from the images depends on it.
-    write_json(run.out / "environment.json", describe_environment())
+    write_json(run.out / "environment.json", describe_environment(device))
     write_json(run.metrics(run.seed, "accuracy.json"), metrics)
     return ", ".join(f"{name} {each['test_accuracy']:.2%}" for name, each in metrics.items()) + " on test"
 

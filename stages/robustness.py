@@ -73,10 +73,10 @@ def _perturbed(run: StageRun, test: Images, clean: Tensor) -> Iterator[tuple[Con
             if each.kind == "noise"
             else run.artefact(run.seed, "craft", each.source, each.key)
         )
-        held = load_file(folder / "images.safetensors", device=str(test.device))
-        if not torch.equal(held["labels"], test.labels):
+        held = load_file(folder / "images.safetensors")
+        if not torch.equal(held["labels"], test.labels.cpu()):
             raise InputError(f"{folder}: expected the labels of this test part, got others; run `dvc repro`")
-        yield each, held["images"].float()
+        yield each, held["images"].to(test.device).float()
 
 
 def _accuracy(run: StageRun, predictions: AllPredictions, labels: Tensor) -> list[dict[str, Any]]:

@@ -1,4 +1,7 @@
-"""Two processes: the loss and the gradients of one, one artefact of each kind, and an end when one is lost."""
+"""Two processes: the loss and the gradients of one, one artefact of each kind, and an end when one is lost.
+
+All with whole nets in each (DDP) and with shares of one (FSDP).
+"""
 
 import json
 import shutil
@@ -9,7 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 import pytest
@@ -25,13 +28,17 @@ from pipeline.batches import shuffled_batches
 from pipeline.distributed import agree_on, gather, mean_over_processes, n_processes, own_share, rank
 from pipeline.errors import InputError
 from pipeline.images import Images
+from pipeline.magnitude import magnitude_masks, masked
 from pipeline.models import build_model
 from pipeline.models.classifier import Classifier
 from pipeline.objectives import Objective, PushObjective
 from pipeline.resume import ResumePoint
+from pipeline.sharding import trained_copy, whole
 from pipeline.train import fit
 from pipeline.training_step import training_step
 
+Strategy = Literal["ddp", "fsdp"]
+CPU = torch.device("cpu")
 # One process for all that share a workspace.
 pytestmark = pytest.mark.xdist_group("processes")  # beside the other group, which is the longer one
 torch.set_num_threads(1)  # on nets this small two threads spend their time waiting
@@ -60,31 +67,46 @@ CASES: dict[str, Callable[[], tuple[Classifier, Objective]]] = {
 }
 
 
-def step_of(name: str, share: Tensor) -> dict[str, Tensor]:
+def step_of(name: str, share: Tensor, strategy: Strategy = "ddp") -> dict[str, Tensor]:
     """The terms and every parameter's gradient of one step of training on a share of the batch."""
     model, objective = CASES[name]()
     random = torch.Generator().manual_seed(1)
     images = torch.rand(N_IMAGES, 1, 8, 8, generator=random).double()
     labels = torch.arange(N_IMAGES) % 3
-    step = training_step(model.train(), objective, RUNTIME, torch.device("cpu"))
-    terms = step(images[share], labels[share])
-    terms["total"].backward()  # type: ignore[no-untyped-call]
-    means = mean_over_processes({term: float(value.detach()) for term, value in terms.items()})
-    result = {f"term.{term}": torch.tensor(mean, dtype=torch.float64) for term, mean in means.items()}
-    for parameter, value in model.named_parameters():
-        assert value.grad is not None
-        result[f"gradient.{parameter}"] = value.grad.contiguous()
+    machine = RUNTIME.model_copy(update={"strategy": strategy})
+    both = nn.ModuleDict({"model": model.train(), "objective": objective})
+    with trained_copy(both, machine, CPU) as trained:
+        step = training_step(trained["model"], trained["objective"], machine, CPU)  # type: ignore[arg-type]
+        terms = step(images[share], labels[share])
+        terms["total"].backward()  # type: ignore[no-untyped-call]
+        means = mean_over_processes({term: float(value.detach()) for term, value in terms.items()})
+        result = {f"term.{term}": torch.tensor(mean, dtype=torch.float64) for term, mean in means.items()}
+        for parameter, value in trained["model"].named_parameters():
+            assert value.grad is not None
+            result[f"gradient.{parameter}"] = whole(value.grad).contiguous()
+            result[f"n_held.{parameter}"] = torch.tensor(n_held(value))
     return result
+
+
+def n_held(parameter: Tensor) -> int:
+    """How many of a parameter's numbers this process holds."""
+    return int((parameter.to_local() if hasattr(parameter, "to_local") else parameter).numel())
 
 
 class Spy(Objective):
     """Notes what each step of training saw, and what dropout would draw."""
 
-    def __init__(self) -> None:
+    def __init__(self, stop_after: int | None) -> None:
         super().__init__()
         self.seen: list[dict[str, Any]] = []
+        self.stop_after = stop_after
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Spy":
+        return self  # what a copy sees is seen here
 
     def forward(self, model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        if len(self.seen) == self.stop_after:
+            raise KeyboardInterrupt
         self.seen.append(
             {
                 "images": [round(float(image.double().sum()), 5) for image in images],
@@ -103,7 +125,9 @@ def stripes(n: int) -> Images:
     return Images(image.repeat(n, 1, 1, 1), torch.arange(n) % 3)
 
 
-def trained(folder: Path, *, same_images: bool = False) -> tuple[Spy, Classifier, list[dict[str, Any]]]:
+def trained(
+    folder: Path, *, same_images: bool = False, strategy: Strategy = "ddp", stop_after: int | None = None
+) -> tuple[Spy, Classifier, list[dict[str, Any]]]:
     """Two epochs on 20 images in batches of 9, 9 and 2, with batch norm and, if they are all the same, shifts."""
     torch.manual_seed(rank())  # every process starts with other weights, which rank 0's replace
     net = build_model("resnet", 3, config="i64-c128", width=0.0625, stem="small", in_channels=1)
@@ -111,7 +135,7 @@ def trained(folder: Path, *, same_images: bool = False) -> tuple[Spy, Classifier
     data = parts()
     if same_images:
         data = type(data)(**(vars(data) | {"train": stripes(20)}))
-    spy = Spy()
+    spy = Spy(stop_after)
     outcome = fit(
         model,
         spy,
@@ -119,11 +143,56 @@ def trained(folder: Path, *, same_images: bool = False) -> tuple[Spy, Classifier
         schedule(epochs=2, shift_px=2 if same_images else 0),
         batching=shuffled_batches(9),
         seed=3,
-        resume=ResumePoint(folder / f"fit{same_images}"),
-        runtime=RUNTIME,
+        resume=ResumePoint(folder / f"fit-{same_images}-{strategy}"),
+        runtime=RUNTIME.model_copy(update={"strategy": strategy}),
         description="test",
     )
     return spy, model, outcome.history
+
+
+def dense_state(model: nn.Module) -> dict[str, Tensor]:
+    """Its weights and buffers as a file takes them."""
+    return {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+
+
+def work_in_shares(folder: Path, own: Path) -> dict[str, Any]:
+    """The same with FSDP, and once more with an interruption in the second epoch."""
+    for name in CASES:
+        save_file(step_of(name, own_share(torch.arange(N_IMAGES)), "fsdp"), own / f"{name}, fsdp.safetensors")
+    _, model, history = trained(folder, strategy="fsdp")
+    save_file(dense_state(model), own / "model-fsdp.safetensors")
+    with pytest.raises(KeyboardInterrupt):
+        trained(folder / "interrupted", strategy="fsdp", stop_after=3)
+    spy, model, resumed = trained(folder / "interrupted", strategy="fsdp")
+    save_file(dense_state(model), own / "model-fsdp-resumed.safetensors")
+    return single_weights(folder) | {
+        "history_fsdp": history,
+        "history_resumed": resumed,
+        "n_steps_resumed": len(spy.seen),
+    }
+
+
+def single_weights(folder: Path) -> dict[str, Any]:
+    """How a net's largest 200 weights train with the others held at zero, either way."""
+    found = {}
+    for strategy in ("ddp", "fsdp"):
+        model = classifier("fc", in_features=64, hidden=(10, 6)).float()
+        n_params = 200 + 10 + 6 + 3  # biases stay
+        with masked(model, magnitude_masks(model, n_params)):
+            history = fit(
+                model,
+                Objective(),
+                parts(),
+                schedule(epochs=2),
+                batching=shuffled_batches(10),
+                seed=3,
+                resume=ResumePoint(folder / f"masked-{strategy}"),
+                runtime=RUNTIME.model_copy(update={"strategy": strategy}),
+                description="test",
+            ).history
+        n_left = sum(int((parameter != 0).sum()) for parameter in model.parameters())
+        found[f"masked_{strategy}"] = [n_left, [row["train_total"] for row in history]]
+    return found
 
 
 def work(number: int, folder: Path) -> None:
@@ -146,12 +215,14 @@ def work(number: int, folder: Path) -> None:
     module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).to(memory_format=torch.channels_last)
     for tensor in module.state_dict().values():
         tensor.fill_(7 + rank())
-    agree_on(module)
+    agree_on(module.state_dict().values())
     facts["agreed"] = [tensor.unique().tolist() for tensor in module.state_dict().values()]
     spy, model, history = trained(folder)
     facts |= {"seen": spy.seen, "history": history}
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, own / "model.safetensors")
+    save_file(dense_state(model), own / "model.safetensors")
     facts["seen_same"] = trained(folder, same_images=True)[0].seen
+    if number >= 0:
+        facts |= work_in_shares(folder, own)
     (own / "facts.json").write_text(json.dumps(facts))
 
 
@@ -185,17 +256,38 @@ def facts(folder: Path) -> list[dict[str, Any]]:
     return [json.loads((folder / f"rank{number}/facts.json").read_text()) for number in (0, 1, -1)]
 
 
+def results_of(file: Path) -> dict[str, Tensor]:
+    """What `step_of` gave, but for how much each process held."""
+    return {key: value for key, value in load_file(file).items() if not key.startswith("n_held.")}
+
+
+@pytest.mark.parametrize("strategy", ["", ", fsdp"])
 @pytest.mark.parametrize("name", CASES)
-def test_loss_and_gradients_are_those_of_one_process_on_the_whole_batch(folder: Path, name: str) -> None:
-    expected = load_file(folder / f"rank-1/{name}.safetensors")
+def test_loss_and_gradients_are_those_of_one_process_on_the_whole_batch(
+    folder: Path, name: str, strategy: str
+) -> None:
+    expected = results_of(folder / f"rank-1/{name}.safetensors")
     assert any(
         float(value.abs().max()) > 1e-3 for key, value in expected.items() if key.startswith("gradient")
     )
     for number in (0, 1):
-        values = load_file(folder / f"rank{number}/{name}.safetensors")
+        values = results_of(folder / f"rank{number}/{name}{strategy}.safetensors")
         assert values.keys() == expected.keys()
         for key, value in values.items():
             assert (value - expected[key]).abs().max() <= 1e-6, (number, key)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_with_fsdp_each_process_holds_a_share_of_every_parameter(folder: Path, name: str) -> None:
+    def held(file: str) -> dict[str, int]:
+        tensors = load_file(folder / file).items()
+        return {key: int(value) for key, value in tensors if key.startswith("n_held.")}
+
+    of_net = held(f"rank-1/{name}.safetensors")
+    first, second = (held(f"rank{number}/{name}, fsdp.safetensors") for number in (0, 1))
+    assert held(f"rank0/{name}.safetensors") == of_net
+    assert {key: first[key] + second[key] for key in first} == of_net
+    assert 0.4 < sum(first.values()) / sum(of_net.values()) < 0.6
 
 
 def test_a_share_alone_has_other_gradients(folder: Path) -> None:
@@ -252,6 +344,29 @@ def test_processes_end_with_one_model_and_one_history(folder: Path, facts: list[
     first, second = (load_file(folder / f"rank{number}/model.safetensors") for number in (0, 1))
     assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
     assert any("running_var" in name for name in first)
+
+
+def test_fsdp_ends_where_ddp_does_and_resumes_to_the_same_bits(
+    folder: Path, facts: list[dict[str, Any]]
+) -> None:
+    assert facts[0]["history_fsdp"] == facts[1]["history_fsdp"]
+    assert facts[0]["history_resumed"] == facts[0]["history_fsdp"]
+    assert facts[0]["n_steps_resumed"] == 2  # of the second epoch alone
+    expected = load_file(folder / "rank0/model.safetensors")
+    for number in (0, 1):
+        found = load_file(folder / f"rank{number}/model-fsdp.safetensors")
+        resumed = load_file(folder / f"rank{number}/model-fsdp-resumed.safetensors")
+        assert found.keys() == resumed.keys() == expected.keys()
+        for name, tensor in found.items():
+            torch.testing.assert_close(tensor, expected[name], rtol=1e-3, atol=1e-5)
+            assert torch.equal(tensor, resumed[name])
+
+
+def test_fsdp_leaves_masked_weights_at_zero(facts: list[dict[str, Any]]) -> None:
+    n_left, totals = facts[0]["masked_fsdp"]
+    assert n_left == 200 + 10 + 6 + 3
+    assert totals == pytest.approx(facts[0]["masked_ddp"][1], rel=1e-6)
+    assert totals[1] < totals[0]
 
 
 def _stage(name: str) -> list[str]:
@@ -313,6 +428,18 @@ def test_two_processes_train_as_well_as_one(two: Workspace, one: Workspace) -> N
     assert two.contents("runs/tiny/0/push") != one.contents("runs/tiny/0/push")
     assert abs(_last_accuracy(two, "push") - _last_accuracy(one, "push")) < 0.05
     assert _last_accuracy(two, "push") > _last_accuracy(two, "train")
+
+
+def test_a_stage_with_shares_of_the_net_writes_the_same(prepared: Workspace, two: Workspace) -> None:
+    made = prepared.copy(prepared.root.with_name("shares"))
+    made.edit_params(after="runtime:", old="devices: 1", new="devices: 2")
+    made.edit_params(after="runtime:", old="strategy: ddp", new="strategy: fsdp")
+    made.must(*_stage("push"))
+    assert made.contents("runs").keys() == two.contents("runs").keys()
+    of_shares, of_whole = (load_file(each.path("runs/tiny/0/push/model.safetensors")) for each in (made, two))
+    assert of_shares.keys() == of_whole.keys()
+    for name, tensor in of_shares.items():
+        torch.testing.assert_close(tensor, of_whole[name], rtol=1e-2, atol=1e-2)
 
 
 def _push_until_lost(workspace: Workspace, lost: int) -> tuple[int, str, float]:

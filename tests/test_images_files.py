@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -140,6 +141,31 @@ def test_reading_files_draws_nothing_from_the_generator_of_dropout(
     torch.manual_seed(0)
     parts("index", workers).train.scaled()
     assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_reader_keeps_its_processes_from_pass_to_pass(
+    parts: Callable[[str, int], Parts], workers: int
+) -> None:
+    memory, files = parts("pixels", 0).train, parts("index", workers).train.with_reader()
+    me = psutil.Process()
+    before = set(me.children())
+    expected, started = memory.scaled(), []
+    for _ in range(3):
+        assert torch.equal(torch.cat(list(files.in_batches(4))), expected)
+        started.append(set(me.children()) - before)
+    next(files.in_batches(2))  # a pass that nobody ends is no part of the next one
+    assert torch.equal(torch.cat(list(files.in_batches(3))), expected)
+    assert [len(each) for each in started] == [workers] * 3
+    assert started[0] == started[1] == started[2]
+    assert files.take(torch.tensor([1])).reader is None
+    del files
+    assert set(me.children()) - before == set()
+
+
+def test_images_in_memory_need_no_reader(parts: Callable[[str, int], Parts]) -> None:
+    memory = parts("pixels", 2).train
+    assert memory.with_reader() is memory
 
 
 def test_loading_prepared_files_reads_none_of_them(

@@ -26,6 +26,7 @@ RUNTIME = Runtime(
     compile=False,
     devices=1,
     num_nodes=1,
+    strategy="ddp",
     threads=1,
     workers=0,
     eval_batch_size=6,

@@ -122,8 +122,18 @@ def test_params_file_is_the_digits_preset() -> None:
         pytest.param(
             ("runtime:", "device: cpu", "device: gpu"),
             "runtime.device",
-            ("'auto', 'cpu' or 'cuda'", 'got "gpu"'),
+            ("'auto', 'cpu', 'cuda' or 'mps'", 'got "gpu"'),
             id="choice",
+        ),
+        pytest.param(
+            (
+                "runtime:",
+                "device: cpu\n  precision: float32\n  compile: false\n  devices: 1",
+                "device: mps\n  precision: float32\n  compile: false\n  devices: 2",
+            ),
+            "runtime",
+            ("auto, cpu or cuda for 2 processes", "got 'mps'"),
+            id="mps-alone",
         ),
         pytest.param(
             ("train:", "epochs: 4", "epochs: 0"),

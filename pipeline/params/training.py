@@ -10,20 +10,33 @@ from pipeline.params.sections import Fraction, NonNegativeFloat, NonNegativeInt,
 class Runtime(Section):
     """The machine. `threads` is a param because the number of threads changes the last bits of a sum.
 
+    `device`: auto is a CUDA or ROCm GPU where there is one, and the CPU elsewhere; Apple's mps has to be asked for.
     `precision`: of forward and backward passes in training; weights, scatter matrices and everything that is
     measured stay in float32 or float64. `compile`: torch.compile in training. `devices`: training processes on
-    each of `num_nodes` machines, one for each GPU. `workers`: processes that read image files ahead of the
+    each of `num_nodes` machines, one for each GPU; with `strategy` ddp each holds the whole net, with fsdp a share of
+    its weights, gradients and momentum. `workers`: processes that read image files ahead of the
     training; 0 reads them in between.
     """
 
-    device: Literal["auto", "cpu", "cuda"]
+    device: Literal["auto", "cpu", "cuda", "mps"]
     precision: Literal["float32", "bfloat16", "float16"]
     compile: bool
     devices: PositiveInt
     num_nodes: PositiveInt
+    strategy: Literal["ddp", "fsdp"]
     threads: PositiveInt
     workers: NonNegativeInt
     eval_batch_size: PositiveInt
+
+    @model_validator(mode="after")
+    def _mps_is_alone(self) -> Self:
+        n_processes = self.devices * self.num_nodes
+        if self.device == "mps" and n_processes > 1:
+            raise ValueError(
+                f"device: expected auto, cpu or cuda for {n_processes} processes, which mps has no link for "
+                "(got 'mps')"
+            )
+        return self
 
 
 class Schedule(Section):

@@ -46,6 +46,7 @@ def _conditions(results: Results) -> str:
     counts = ", ".join(f"{n} {name}" for name, n in data["counts"].items())
     size = "x".join(str(n) for n in data["image_shape"])
     packages = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
+    with_gpu = f" and one {environment['gpu']}" if "gpu" in environment else ""
     lines = [
         f"# Pruning: {params.name}",
         "",
@@ -57,7 +58,7 @@ def _conditions(results: Results) -> str:
         "image.",
         "",
         f"Computed with Python {environment['python']} on {environment['cores']} cores of "
-        f"{environment['processor']} ({packages}).",
+        f"{environment['processor']}{with_gpu} ({packages}).",
         "",
         *(f"* {note}" for note in params.report.notes),
         *([""] if params.report.notes else []),
