@@ -18,8 +18,8 @@ from foolbox.distances import l2, linf
 from torch import Tensor, nn
 
 from pipeline.errors import InputError
-from pipeline.float64 import float64
-from pipeline.memory import in_fitting_batches
+from pipeline.machine.float64 import float64
+from pipeline.machine.memory import in_fitting_batches
 from pipeline.params import Attack, FgsmAttack, FoolboxAttack, NewtonFoolAttack
 from pipeline.progress import progress_bar
 

@@ -6,7 +6,7 @@ import numpy as np
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from pipeline.float64 import float64
+from pipeline.machine.float64 import float64
 
 
 def confidence_summary(probabilities: Tensor, labels: Tensor, *, n_bins: int) -> dict[str, Any]:

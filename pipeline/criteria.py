@@ -23,9 +23,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from pipeline.float64 import float64
 from pipeline.layer_outputs import LayerOutputs, ObservingMode
-from pipeline.memory import in_fitting_batches
+from pipeline.machine.float64 import float64
+from pipeline.machine.memory import in_fitting_batches
 from pipeline.models.classifier import evaluation_mode, output_layer
 
 Criterion = Literal["l1", "fpgm", "activation_mean", "activation_variance", "apoz", "taylor", "random"]

@@ -8,9 +8,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline.files import write_csv
+from pipeline.machine.seeding import derive_seed
 from pipeline.params import Robustness
 from pipeline.robustness import Predictions, compare_outcomes, gallery_rows, pick_examples
-from pipeline.seeding import derive_seed
 
 _FIELDS = (
     "seed",

@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.cost import Cost
+from pipeline.machine.seeding import seed_torch
 from pipeline.models import build_model
 from pipeline.models.classifier import Classifier, blueprint_of
-from pipeline.seeding import seed_torch
 
 
 @dataclass(frozen=True)

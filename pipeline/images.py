@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from pipeline.augmentation import center_crop
 from pipeline.data import ImageSet, SplitName, first_per_class, load_image_set
 from pipeline.file_index import FileIndex
 from pipeline.file_reader import FileReader, ImageFiles
+from pipeline.training.augmentation import center_crop
 
 # Images that are read at a time where all are wanted.
 _AT_A_TIME = 1_000

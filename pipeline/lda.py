@@ -26,7 +26,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pipeline.float64 import float64
+from pipeline.machine.float64 import float64
 from pipeline.params import Lda
 
 # Class means that coincide leave nothing to separate: l_lda is then large, and not infinite.

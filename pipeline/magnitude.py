@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
 from pipeline.cost import count_params
-from pipeline.float64 import float64
+from pipeline.machine.float64 import float64
 from pipeline.models.classifier import output_layer
 
 

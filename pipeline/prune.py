@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.deconv import Utility
-from pipeline.float64 import float64
+from pipeline.machine.float64 import float64
 from pipeline.models.classifier import Blueprint, Net
 from pipeline.surgery import ChannelGroup, Cut, remove_channels
 

@@ -11,7 +11,7 @@ from pipeline.params import Surgery
 from pipeline.prune import LayerPruning, prune_model
 from pipeline.target_size import prune_to_size
 from pipeline.task_utility import TaskUtility
-from pipeline.train import Score
+from pipeline.training.train import Score
 
 
 @dataclass(frozen=True)

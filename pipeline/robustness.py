@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from pipeline.conditions import CLEAN
-from pipeline.train import predict_logits
+from pipeline.training.train import predict_logits
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 import torch_pruning
 from torch import Tensor, nn
 
-from pipeline.float64 import float64
+from pipeline.machine.float64 import float64
 from pipeline.models.classifier import Classifier, Net, blueprint_of, lay_out, output_layer, set_blueprint
 from pipeline.models.inception import Inception
 from pipeline.models.torchvision_models import drop_auxiliary_heads

@@ -16,13 +16,13 @@ from pipeline.competitors import (
 )
 from pipeline.files import write_csv
 from pipeline.images import load_parts
-from pipeline.objectives import Objective
+from pipeline.machine.processes import connect
+from pipeline.machine.seeding import configure_torch
 from pipeline.params import FilterCompetitor, FixedCompetitor, WeightCompetitor
-from pipeline.processes import connect
 from pipeline.resume import ResumePoint
-from pipeline.seeding import configure_torch
 from pipeline.stage import StageRun, run_stage
 from pipeline.tables import COMPARISON_FIELDS
+from pipeline.training.objectives import Objective
 
 
 def compete(run: StageRun) -> str:

@@ -1,15 +1,15 @@
 """Train the grown model on for as long as the push, without the push: what the others start from."""
 
-from pipeline.batches import balanced_batches
 from pipeline.checkpoint import load_classifier, read_about, save_model
 from pipeline.files import write_csv
 from pipeline.images import load_parts
-from pipeline.objectives import Objective
-from pipeline.processes import connect
+from pipeline.machine.processes import connect
+from pipeline.machine.seeding import configure_torch, derive_seed
 from pipeline.resume import ResumePoint
-from pipeline.seeding import configure_torch, derive_seed
 from pipeline.stage import StageRun, run_stage
-from pipeline.train import fit
+from pipeline.training.batches import balanced_batches
+from pipeline.training.objectives import Objective
+from pipeline.training.train import fit
 
 
 def control(run: StageRun) -> str:

@@ -9,9 +9,9 @@ from pipeline.attacks import craft
 from pipeline.checkpoint import load_classifier
 from pipeline.errors import InputError
 from pipeline.images import load_parts
-from pipeline.seeding import configure_torch, seed_torch
+from pipeline.machine.seeding import configure_torch, seed_torch
 from pipeline.stage import StageRun, run_stage
-from pipeline.train import predict_logits
+from pipeline.training.train import predict_logits
 
 
 def craft_attack(run: StageRun) -> str:

@@ -7,14 +7,13 @@ from typing import Any
 
 from torch import nn
 
-from pipeline.batches import balanced_batches
 from pipeline.checkpoint import load_classifier, save_model
 from pipeline.cost import Cost, measure_cost
 from pipeline.files import write_csv, write_json
 from pipeline.images import load_parts
 from pipeline.lda import discriminants
-from pipeline.objectives import PushObjective
-from pipeline.processes import connect
+from pipeline.machine.processes import connect
+from pipeline.machine.seeding import configure_torch, derive_seed
 from pipeline.pruning_round import (
     latent_rows,
     layer_rows,
@@ -23,11 +22,12 @@ from pipeline.pruning_round import (
     smallest_acceptable,
 )
 from pipeline.resume import ResumePoint
-from pipeline.seeding import configure_torch, derive_seed
 from pipeline.stage import StageRun, run_stage
 from pipeline.tables import LATENT_FIELDS, LAYER_FIELDS, SAMPLE_FIELDS
 from pipeline.task_utility import unravel_utility
-from pipeline.train import Score, evaluate, fit
+from pipeline.training.batches import balanced_batches
+from pipeline.training.objectives import PushObjective
+from pipeline.training.train import Score, evaluate, fit
 
 
 def prune(run: StageRun) -> str:

@@ -3,18 +3,18 @@
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pipeline.batches import balanced_batches
 from pipeline.checkpoint import load_classifier, read_about, save_model
 from pipeline.files import write_csv
 from pipeline.images import load_parts
 from pipeline.latent import latent_features
 from pipeline.lda import describe_latent
-from pipeline.objectives import PushObjective
-from pipeline.processes import connect
+from pipeline.machine.processes import connect
+from pipeline.machine.seeding import configure_torch, derive_seed
 from pipeline.resume import ResumePoint
-from pipeline.seeding import configure_torch, derive_seed
 from pipeline.stage import StageRun, run_stage
-from pipeline.train import fit
+from pipeline.training.batches import balanced_batches
+from pipeline.training.objectives import PushObjective
+from pipeline.training.train import fit
 
 
 def push(run: StageRun) -> str:

@@ -15,9 +15,9 @@ from pipeline.errors import InputError
 from pipeline.files import write_csv, write_json
 from pipeline.gallery import Gallery
 from pipeline.images import Images, load_parts
+from pipeline.machine.seeding import configure_torch, derive_seed
 from pipeline.paired import compare_pair
 from pipeline.robustness import Predictions, perturbation_norms, predict
-from pipeline.seeding import configure_torch, derive_seed
 from pipeline.stage import StageRun, run_stage
 from pipeline.tables import CONFIDENCE_LEVEL
 

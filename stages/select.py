@@ -8,10 +8,10 @@ from pipeline.errors import InputError
 from pipeline.export import export_onnx
 from pipeline.files import write_json
 from pipeline.images import load_parts
-from pipeline.seeding import configure_torch
+from pipeline.machine.seeding import configure_torch
 from pipeline.select import Entry, Selection, select_models
 from pipeline.stage import StageRun, run_stage
-from pipeline.train import evaluate
+from pipeline.training.train import evaluate
 
 
 def select(run: StageRun) -> str:

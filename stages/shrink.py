@@ -8,14 +8,14 @@ from pipeline.cost import count_params
 from pipeline.files import write_csv, write_json
 from pipeline.images import load_parts
 from pipeline.lda import discriminants
-from pipeline.objectives import PushObjective
-from pipeline.processes import connect
+from pipeline.machine.processes import connect
+from pipeline.machine.seeding import configure_torch
 from pipeline.resume import ResumePoint
-from pipeline.seeding import configure_torch
 from pipeline.stage import StageRun, run_stage
 from pipeline.tables import COMPARISON_FIELDS, OURS
 from pipeline.target_size import prune_to_size
 from pipeline.task_utility import unravel_utility
+from pipeline.training.objectives import PushObjective
 
 
 def shrink(run: StageRun) -> str:

@@ -3,11 +3,11 @@
 from pipeline.checkpoint import save_model
 from pipeline.files import write_csv
 from pipeline.images import load_parts
-from pipeline.processes import connect
+from pipeline.machine.processes import connect
+from pipeline.machine.seeding import configure_torch
 from pipeline.resume import ResumePoint
-from pipeline.scratch import train_from_scratch
-from pipeline.seeding import configure_torch
 from pipeline.stage import StageRun, run_stage
+from pipeline.training.scratch import train_from_scratch
 
 
 def train(run: StageRun) -> str:

@@ -1,18 +1,18 @@
 """Push with other weights or the other separation, to be held against the main push."""
 
-from pipeline.batches import balanced_batches
 from pipeline.checkpoint import load_classifier
 from pipeline.files import write_csv
 from pipeline.images import load_parts
 from pipeline.latent import latent_features
 from pipeline.lda import describe_latent
-from pipeline.objectives import PushObjective
-from pipeline.processes import connect
+from pipeline.machine.processes import connect
+from pipeline.machine.seeding import configure_torch, derive_seed
 from pipeline.resume import ResumePoint
-from pipeline.seeding import configure_torch, derive_seed
 from pipeline.stage import StageRun, run_stage
 from pipeline.tables import VARIANT_FIELDS
-from pipeline.train import DivergedError, fit
+from pipeline.training.batches import balanced_batches
+from pipeline.training.objectives import PushObjective
+from pipeline.training.train import DivergedError, fit
 
 
 def variant(run: StageRun) -> str:

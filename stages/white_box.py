@@ -7,8 +7,8 @@ from pipeline.checkpoint import load_classifier
 from pipeline.conditions import list_models
 from pipeline.files import write_csv
 from pipeline.images import load_parts
+from pipeline.machine.seeding import configure_torch, seed_torch
 from pipeline.robustness import perturbation_norms, predict
-from pipeline.seeding import configure_torch, seed_torch
 from pipeline.stage import StageRun, run_stage
 
 

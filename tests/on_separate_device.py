@@ -16,11 +16,11 @@ sys.path.insert(0, "")
 
 from separate_device import DEVICE, SeparateDevice
 
-import pipeline.float64
-import pipeline.seeding
+import pipeline.machine.float64
+import pipeline.machine.seeding
 from pipeline.params import Runtime
 
-_configure_torch = pipeline.seeding.configure_torch
+_configure_torch = pipeline.machine.seeding.configure_torch
 
 
 def _configure(runtime: Runtime) -> torch.device:
@@ -37,8 +37,8 @@ def main() -> None:
     forbid_float64 = "--without-float64" in commands
     if forbid_float64:
         commands.remove("--without-float64")
-        pipeline.float64._WITHOUT_FLOAT64 = frozenset({DEVICE.type})
-    pipeline.seeding.configure_torch = _configure
+        pipeline.machine.float64._WITHOUT_FLOAT64 = frozenset({DEVICE.type})
+    pipeline.machine.seeding.configure_torch = _configure
     torch.autocast = _no_autocast  # type: ignore[assignment, misc]
     # It is none here: these tensors hold numbers.
     warnings.filterwarnings("ignore", "for .*: copying from a non-meta parameter")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.batches import Batching, balanced_batches, shuffled_batches
+from pipeline.training.batches import Batching, balanced_batches, shuffled_batches
 
 
 def dealt(batching: Batching, labels: Tensor, seed: int = 0) -> list[Tensor]:

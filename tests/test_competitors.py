@@ -31,14 +31,14 @@ from pipeline.errors import InputError
 from pipeline.images import Images, Parts
 from pipeline.lda import discriminants
 from pipeline.models.classifier import Classifier
-from pipeline.objectives import Objective
 from pipeline.params import Auxiliary, InceptionModel, Params, ResNetModel, TorchvisionModel, Training
 from pipeline.params.file import read_params
 from pipeline.resume import ResumePoint
 from pipeline.tables import COMPARISON_FIELDS
 from pipeline.target_size import prune_to_size
 from pipeline.task_utility import unravel_utility
-from pipeline.train import evaluate
+from pipeline.training.objectives import Objective
+from pipeline.training.train import evaluate
 
 RUNTIME = read_params(ROOT / "presets/tiny.yaml").runtime.model_copy(update={"eval_batch_size": 64})
 torch.set_num_threads(1)  # on nets this small two threads spend their time waiting

@@ -24,18 +24,18 @@ from test_objectives import lda_weights
 from test_train import RUNTIME, parts, schedule
 from torch import Tensor, nn
 
-from pipeline.batches import shuffled_batches
-from pipeline.distributed import agree_on, gather, mean_over_processes, n_processes, own_share, rank
 from pipeline.errors import InputError
 from pipeline.images import Images
+from pipeline.machine.distributed import agree_on, gather, mean_over_processes, n_processes, own_share, rank
+from pipeline.machine.sharding import trained_copy, whole
 from pipeline.magnitude import magnitude_masks, masked
 from pipeline.models import build_model
 from pipeline.models.classifier import Classifier
-from pipeline.objectives import Objective, PushObjective
 from pipeline.resume import ResumePoint
-from pipeline.sharding import trained_copy, whole
-from pipeline.train import fit
-from pipeline.training_step import training_step
+from pipeline.training.batches import shuffled_batches
+from pipeline.training.objectives import Objective, PushObjective
+from pipeline.training.step import training_step
+from pipeline.training.train import fit
 
 Strategy = Literal["ddp", "fsdp"]
 CPU = torch.device("cpu")

@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipeline.augmentation import augment_images
-from pipeline.batches import Batching, balanced_batches, shuffled_batches
 from pipeline.data import SPLITS, save_image_set
 from pipeline.datasets import read_dataset
 from pipeline.errors import InputError
 from pipeline.images import Images, Parts, load_parts
 from pipeline.params import ImageFolderData, ImagesPerClass
+from pipeline.training.augmentation import augment_images
+from pipeline.training.batches import Batching, balanced_batches, shuffled_batches
 
 torch.set_num_threads(1)
 

@@ -8,17 +8,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.batches import shuffled_batches
 from pipeline.cost import count_params, measure_cost
 from pipeline.data import ImageSet
 from pipeline.images import Images, Parts
 from pipeline.magnitude import magnitude_masks, masked
 from pipeline.models import build_model
 from pipeline.models.classifier import lay_out
-from pipeline.objectives import Objective
 from pipeline.params import Runtime, Schedule
 from pipeline.resume import ResumePoint
-from pipeline.train import fit
+from pipeline.training.batches import shuffled_batches
+from pipeline.training.objectives import Objective
+from pipeline.training.train import fit
 
 RUNTIME = Runtime(
     device="cpu",

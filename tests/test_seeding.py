@@ -10,9 +10,9 @@ import torch
 from conftest import ROOT
 from test_train import RUNTIME
 
-from pipeline.environment import describe_environment
 from pipeline.errors import InputError
-from pipeline.seeding import configure_torch, derive_seed, generator, seed_torch
+from pipeline.machine.environment import describe_environment
+from pipeline.machine.seeding import configure_torch, derive_seed, generator, seed_torch
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +54,7 @@ def test_the_device_is_the_one_asked_for(
 def test_a_stage_that_does_not_train_does_not_import_the_compiler() -> None:
     """Two seconds of each."""
     program = (
-        "import sys; from test_train import RUNTIME; from pipeline.seeding import configure_torch; "
+        "import sys; from test_train import RUNTIME; from pipeline.machine.seeding import configure_torch; "
         "configure_torch(RUNTIME); import stages.evaluate, stages.craft; print('torch._inductor' in sys.modules)"
     )
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}

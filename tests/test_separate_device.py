@@ -13,13 +13,13 @@ from separate_device import DEVICE, Held, SeparateDevice
 from test_objectives import lda_weights
 from torch import Tensor, nn
 
-import pipeline.float64
+import pipeline.machine.float64
 from pipeline.attacks import craft
 from pipeline.criteria import score_filters
 from pipeline.deconv import trace_utility
-from pipeline.float64 import float64, float64_device
 from pipeline.latent import choose_latent
 from pipeline.lda import describe_latent, discriminants_decorrelated, push_loss
+from pipeline.machine.float64 import float64, float64_device
 from pipeline.magnitude import magnitude_masks, masked
 from pipeline.models import build_model
 from pipeline.models.classifier import Classifier, decision_layer, latent_and_logits
@@ -35,7 +35,7 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def without_float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Inside the test, `DEVICE` is there and has no float64, and the pipeline knows."""
-    monkeypatch.setattr(pipeline.float64, "_WITHOUT_FLOAT64", frozenset({DEVICE.type}))
+    monkeypatch.setattr(pipeline.machine.float64, "_WITHOUT_FLOAT64", frozenset({DEVICE.type}))
     with SeparateDevice(forbid_float64=True):
         yield
 
@@ -135,7 +135,7 @@ def test_results_are_those_of_the_cpu(
     labels = torch.arange(20) % 3
     expected = compute(classifier(), images, labels)
     if not has_float64:
-        monkeypatch.setattr(pipeline.float64, "_WITHOUT_FLOAT64", frozenset({DEVICE.type}))
+        monkeypatch.setattr(pipeline.machine.float64, "_WITHOUT_FLOAT64", frozenset({DEVICE.type}))
     with SeparateDevice(forbid_float64=not has_float64):
         model = classifier().to(DEVICE)
         found = [each.cpu() for each in compute(model, images.to(DEVICE), labels.to(DEVICE))]

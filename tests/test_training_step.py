@@ -13,14 +13,14 @@ from test_objectives import lda_weights
 from test_train import RUNTIME, parts, schedule
 from torch import Tensor, nn
 
-from pipeline.batches import balanced_batches, shuffled_batches
 from pipeline.models import build_model
 from pipeline.models.classifier import Classifier
-from pipeline.objectives import Objective, PushObjective
 from pipeline.params import Runtime
 from pipeline.resume import ResumePoint
-from pipeline.train import Outcome, fit
-from pipeline.training_step import gradient_scaler, training_step
+from pipeline.training.batches import balanced_batches, shuffled_batches
+from pipeline.training.objectives import Objective, PushObjective
+from pipeline.training.step import gradient_scaler, training_step
+from pipeline.training.train import Outcome, fit
 
 torch.set_num_threads(1)  # on nets this small two threads spend their time waiting
 
@@ -76,13 +76,13 @@ def test_layers_run_in_the_precision_and_the_push_loss_does_not(
 ) -> None:
     """The scatter matrices get float32 features and no autocast, which would multiply them in 16 bits."""
     seen: list[tuple[torch.dtype, bool]] = []
-    true_loss = sys.modules["pipeline.objectives"].push_loss  # type: ignore[attr-defined]
+    true_loss = sys.modules["pipeline.training.objectives"].push_loss  # type: ignore[attr-defined]
 
     def spy(features: Tensor, labels: Tensor, weights: Any) -> Any:
         seen.append((features.dtype, torch.is_autocast_enabled("cpu")))
         return true_loss(features, labels, weights)
 
-    monkeypatch.setattr("pipeline.objectives.push_loss", spy)
+    monkeypatch.setattr("pipeline.training.objectives.push_loss", spy)
     model = classifier()
     outputs: list[tuple[torch.dtype, bool]] = []
     layer = next(module for module in model.modules() if isinstance(module, nn.Linear))
@@ -116,7 +116,7 @@ def test_the_scale_of_float16_survives_a_resume(tmp_path: Path, monkeypatch: pyt
     def scaler(_runtime: Runtime, device: torch.device) -> torch.amp.GradScaler:
         return torch.amp.GradScaler(device.type, init_scale=8.0, growth_interval=3)
 
-    monkeypatch.setattr("pipeline.train.gradient_scaler", scaler)
+    monkeypatch.setattr("pipeline.training.train.gradient_scaler", scaler)
     undisturbed, _ = train(tmp_path / "undisturbed", runtime(precision="float16"), epochs=4)
 
     save, n_saved = ResumePoint.save, 0

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from pipeline.distributed import gather
 from pipeline.lda import push_loss
+from pipeline.machine.distributed import gather
 from pipeline.models.classifier import Classifier, latent_and_logits
 from pipeline.models.inception import Inception
 from pipeline.params import Auxiliary, Lda

@@ -1,7 +1,7 @@
 """What several training processes exchange: each takes its share of a batch, and all see the whole batch's gradients.
 
-With a single process every function here hands through what it gets. With FSDP (`pipeline.sharding`) parameters are
-held in shares, too.
+With a single process every function here hands through what it gets. With FSDP (`sharding`) parameters are held in
+shares, too.
 """
 
 import warnings

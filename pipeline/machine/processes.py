@@ -17,8 +17,8 @@ from types import TracebackType
 import torch
 import torch.distributed as dist
 
-from pipeline.distributed import n_processes, rank
 from pipeline.errors import InputError
+from pipeline.machine.distributed import n_processes, rank
 from pipeline.params import Params
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ def connect(params: Params) -> int:
             accelerator="cuda" if on_gpu else "cpu",
             devices=runtime.devices,
             num_nodes=runtime.num_nodes,
-            strategy="ddp",  # for the launch, which is the same one; pipeline.sharding does what is fsdp's
+            strategy="ddp",  # for the launch, which is the same one; pipeline.machine.sharding does what is fsdp's
         )
         fabric.launch()
     except (

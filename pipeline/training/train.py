@@ -9,21 +9,21 @@ import torch
 from torch import Tensor, nn
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from pipeline.augmentation import augment_images
-from pipeline.batches import Batching
-from pipeline.distributed import agree_on, mean_over_processes, n_processes, own_share, rank
 from pipeline.errors import InputError
-from pipeline.float64 import float64
 from pipeline.images import Images, Parts
-from pipeline.memory import in_fitting_batches
+from pipeline.machine.distributed import agree_on, mean_over_processes, n_processes, own_share, rank
+from pipeline.machine.float64 import float64
+from pipeline.machine.memory import in_fitting_batches
+from pipeline.machine.seeding import derive_seed, generator
+from pipeline.machine.sharding import held_whole, share_like, trained_copy, whole
 from pipeline.models.classifier import evaluation_mode, load_state, output_layer
-from pipeline.objectives import Objective
 from pipeline.params import Runtime, Schedule
 from pipeline.progress import progress_bar
 from pipeline.resume import Restored, ResumePoint
-from pipeline.seeding import derive_seed, generator
-from pipeline.sharding import held_whole, share_like, trained_copy, whole
-from pipeline.training_step import Step, gradient_scaler, training_step
+from pipeline.training.augmentation import augment_images
+from pipeline.training.batches import Batching
+from pipeline.training.objectives import Objective
+from pipeline.training.step import Step, gradient_scaler, training_step
 
 # What a resume point's tensors are.
 _WEIGHT, _MOMENTUM = "weight.", "momentum."

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from pipeline.distributed import agree_on, n_processes
+from pipeline.machine.distributed import agree_on, n_processes
 from pipeline.models.classifier import load_state
 from pipeline.params import Runtime
 

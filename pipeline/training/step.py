@@ -6,10 +6,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from pipeline.distributed import average_gradients_of
-from pipeline.objectives import Objective, PushObjective
+from pipeline.machine.distributed import average_gradients_of
+from pipeline.machine.sharding import is_sharded, shard
 from pipeline.params import Runtime
-from pipeline.sharding import is_sharded, shard
+from pipeline.training.objectives import Objective, PushObjective
 
 log = logging.getLogger(__name__)
 

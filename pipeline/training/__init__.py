@@ -1,0 +1,1 @@
+"""Training: batches, what is minimised, a step, a run of epochs."""
