@@ -6,7 +6,6 @@ so is float64 where `forbid_float64` is set.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -60,28 +59,15 @@ class Held(torch.Tensor):
     def __torch_dispatch__(
         cls, function: Any, _types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        return _compute(function, args, kwargs or {}, forbid_float64=SeparateDevice.forbids_float64)
+        return _compute(function, args, kwargs or {})  # outside of the block; inside it, the block asks
 
 
 class SeparateDevice(TorchDispatchMode):
     """Inside the block, tensors can be made on the device and moved there and back."""
 
-    forbids_float64 = False
-
     def __init__(self, *, forbid_float64: bool) -> None:
         super().__init__()
         self._forbid_float64 = forbid_float64
-
-    def __enter__(self) -> "SeparateDevice":
-        SeparateDevice.forbids_float64 = self._forbid_float64
-        super().__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        SeparateDevice.forbids_float64 = False
-        super().__exit__(kind, error, trace)
 
     def __torch_dispatch__(
         self, function: Any, _types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -90,8 +76,13 @@ class SeparateDevice(TorchDispatchMode):
 
 
 def _compute(
-    function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], *, forbid_float64: bool
+    function: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    *,
+    forbid_float64: bool = False,
 ) -> Any:
+    """The operation on the numbers, its result on the device that it belongs to."""
     given = [each for each in tree_flatten((args, dict(kwargs)))[0] if isinstance(each, Tensor)]
     held = [each for each in given if isinstance(each, Held)]
     elsewhere = [each for each in given if not isinstance(each, Held) and each.ndim > 0]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pipeline.attacks import craft
 from pipeline.criteria import Criterion, score_filters
 from pipeline.errors import InputError
-from pipeline.machine.memory import in_fitting_batches
+from pipeline.machine.memory import in_fitting_batches, is_out_of_memory
 from pipeline.models import build_model
 from pipeline.params import Attack, FgsmAttack, NewtonFoolAttack
 from pipeline.resume import ResumePoint
@@ -38,6 +38,30 @@ class Narrow(nn.Module):
             raise torch.OutOfMemoryError("tried to allocate 20.00 GiB")
         logits: Tensor = self.net(images)
         return logits
+
+
+def test_every_device_says_in_its_own_way_that_memory_is_exhausted() -> None:
+    with pytest.raises(RuntimeError) as of_cpu:
+        torch.empty(1 << 55, dtype=torch.uint8)
+    assert is_out_of_memory(of_cpu.value), str(of_cpu.value)
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA: full"))
+    of_mps = (
+        "MPS backend out of memory (MPS allocated: 17.9 GB, other allocations: 1.2 GB, max allowed: 18 GB)"
+    )
+    assert is_out_of_memory(RuntimeError(of_mps))
+    assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied (2x3 and 4x5)"))
+
+
+def test_another_error_is_no_reason_to_halve_a_batch() -> None:
+    seen = []
+
+    def compute(batch_size: int) -> None:
+        seen.append(batch_size)
+        raise RuntimeError("shapes do not fit")
+
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        in_fitting_batches(compute, 8)
+    assert seen == [8]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,14 @@ log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
+# Of RuntimeErrors that are no torch.OutOfMemoryError: mps's, and the CPU's for one tensor that is too large.
+_SAYS_SO = ("out of memory", "can't allocate memory")
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a device, or the host, has no memory left."""
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _SAYS_SO)
+
 
 def in_fitting_batches(compute: Callable[[int], Result], batch_size: int) -> Result:
     """`compute(batch_size)`, from the beginning again at half the size whenever a device's memory is exhausted.
@@ -24,7 +32,9 @@ def in_fitting_batches(compute: Callable[[int], Result], batch_size: int) -> Res
     while True:
         try:
             return compute(batch_size)
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             if batch_size == 1:
                 raise InputError("the device's memory cannot hold this model and a single image") from None
         batch_size //= 2  # outside of the handler, which keeps the failed pass's tensors alive

@@ -13,7 +13,7 @@ from pipeline.errors import InputError
 from pipeline.images import Images, Parts
 from pipeline.machine.distributed import agree_on, mean_over_processes, n_processes, own_share, rank
 from pipeline.machine.float64 import float64
-from pipeline.machine.memory import in_fitting_batches
+from pipeline.machine.memory import in_fitting_batches, is_out_of_memory
 from pipeline.machine.seeding import derive_seed, generator
 from pipeline.machine.sharding import held_whole, share_like, trained_copy, whole
 from pipeline.models.classifier import evaluation_mode, load_state, output_layer
@@ -182,7 +182,9 @@ def _train_epoch(
             terms = step(images, labels)
             optimizer.zero_grad(set_to_none=True)
             scaler.scale(terms["total"]).backward()  # type: ignore[no-untyped-call]
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             raise InputError(
                 f"out of memory while training on {len(images)} images of {images.shape[2]}x{images.shape[3]}: "
                 "lower the batch size (lda.samples_per_class for balanced batches), or runtime.precision"
