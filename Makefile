@@ -44,7 +44,7 @@ format: setup  ## let ruff mend what it can
 	ruff format .
 
 deps: setup  ## write every stage's import closure into dvc.yaml
-	@python -m pipeline.closure
+	@python -m pipeline.workflow.closure
 
 preset: setup  ## switch params.yaml to a preset: make preset NAME=digits
 	@python -m pipeline.params --preset '$(NAME)'

@@ -18,18 +18,18 @@ import torch
 from torch import nn
 
 from pipeline.attacks import craft
-from pipeline.data import ImageSet
+from pipeline.data.image_set import ImageSet
+from pipeline.data.images import Images, Parts, load_parts
 from pipeline.deconv import trace_utility
-from pipeline.images import Images, Parts, load_parts
 from pipeline.machine.seeding import configure_torch
 from pipeline.models import build_model
 from pipeline.models.classifier import Classifier, decision_layer
 from pipeline.params import FgsmAttack, NewtonFoolAttack, Runtime, Schedule
 from pipeline.params.file import read_params
-from pipeline.resume import ResumePoint
 from pipeline.training.batches import Batching, balanced_batches, shuffled_batches
 from pipeline.training.objectives import Objective, PushObjective
 from pipeline.training.train import Outcome, fit
+from pipeline.workflow.resume import ResumePoint
 
 NETS: dict[str, tuple[str, dict[str, object]]] = {
     "VGG-16-BN": ("vgg16", {"batch_norm": True, "stem": "small", "pool": 1, "hidden": (512,)}),

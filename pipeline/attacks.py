@@ -21,7 +21,7 @@ from pipeline.errors import InputError
 from pipeline.machine.float64 import float64
 from pipeline.machine.memory import in_fitting_batches
 from pipeline.params import Attack, FgsmAttack, FoolboxAttack, NewtonFoolAttack
-from pipeline.progress import progress_bar
+from pipeline.workflow.progress import progress_bar
 
 # The share of a batch that is still to be moved at which the others leave it. Not image by image: oneDNN compiles its
 # kernels for every batch size anew, which takes as long as steps of a small net.

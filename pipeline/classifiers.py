@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from pipeline.checkpoint import load_model
-from pipeline.data import ImageSet
+from pipeline.data.image_set import ImageSet
 from pipeline.errors import InputError
 from pipeline.models import build_model
 from pipeline.models.classifier import Classifier, blueprint_of, evaluation_mode

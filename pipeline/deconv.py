@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pipeline.layer_outputs import LayerOutputs
 from pipeline.machine.float64 import float64, float64_device
 from pipeline.machine.memory import in_fitting_batches
 from pipeline.models.classifier import decision_layer, module_path
-from pipeline.rectifiers import DeconvolutionMode
+from pipeline.pruning.layer_outputs import LayerOutputs
+from pipeline.pruning.rectifiers import DeconvolutionMode
 
 
 @dataclass(frozen=True)

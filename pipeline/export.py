@@ -10,8 +10,8 @@ import onnxruntime
 import torch
 from torch import Tensor
 
-from pipeline.files import write_atomically
 from pipeline.models.classifier import Classifier
+from pipeline.workflow.files import write_atomically
 
 _TOLERANCE = 1e-4
 

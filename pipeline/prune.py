@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from pipeline.deconv import Utility
 from pipeline.machine.float64 import float64
 from pipeline.models.classifier import Blueprint, Net
-from pipeline.surgery import ChannelGroup, Cut, remove_channels
+from pipeline.pruning.surgery import ChannelGroup, Cut, remove_channels
 
 
 @dataclass(frozen=True)

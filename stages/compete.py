@@ -5,7 +5,11 @@ from collections.abc import Iterator
 import torch
 
 from pipeline.checkpoint import load_classifier, read_about, save_model
-from pipeline.competitors import (
+from pipeline.data.images import load_parts
+from pipeline.machine.processes import connect
+from pipeline.machine.seeding import configure_torch
+from pipeline.params import FilterCompetitor, FixedCompetitor, WeightCompetitor
+from pipeline.pruning.competitors import (
     Contest,
     Entrant,
     comparison_row,
@@ -14,15 +18,11 @@ from pipeline.competitors import (
     prune_filters,
     prune_weights,
 )
-from pipeline.files import write_csv
-from pipeline.images import load_parts
-from pipeline.machine.processes import connect
-from pipeline.machine.seeding import configure_torch
-from pipeline.params import FilterCompetitor, FixedCompetitor, WeightCompetitor
-from pipeline.resume import ResumePoint
-from pipeline.stage import StageRun, run_stage
-from pipeline.tables import COMPARISON_FIELDS
 from pipeline.training.objectives import Objective
+from pipeline.workflow.files import write_csv
+from pipeline.workflow.resume import ResumePoint
+from pipeline.workflow.stage import StageRun, run_stage
+from pipeline.workflow.tables import COMPARISON_FIELDS
 
 
 def compete(run: StageRun) -> str:

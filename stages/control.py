@@ -1,15 +1,15 @@
 """Train the grown model on for as long as the push, without the push: what the others start from."""
 
 from pipeline.checkpoint import load_classifier, read_about, save_model
-from pipeline.files import write_csv
-from pipeline.images import load_parts
+from pipeline.data.images import load_parts
 from pipeline.machine.processes import connect
 from pipeline.machine.seeding import configure_torch, derive_seed
-from pipeline.resume import ResumePoint
-from pipeline.stage import StageRun, run_stage
 from pipeline.training.batches import balanced_batches
 from pipeline.training.objectives import Objective
 from pipeline.training.train import fit
+from pipeline.workflow.files import write_csv
+from pipeline.workflow.resume import ResumePoint
+from pipeline.workflow.stage import StageRun, run_stage
 
 
 def control(run: StageRun) -> str:

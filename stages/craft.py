@@ -7,11 +7,11 @@ from safetensors.torch import save_file
 
 from pipeline.attacks import craft
 from pipeline.checkpoint import load_classifier
+from pipeline.data.images import load_parts
 from pipeline.errors import InputError
-from pipeline.images import load_parts
 from pipeline.machine.seeding import configure_torch, seed_torch
-from pipeline.stage import StageRun, run_stage
 from pipeline.training.train import predict_logits
+from pipeline.workflow.stage import StageRun, run_stage
 
 
 def craft_attack(run: StageRun) -> str:

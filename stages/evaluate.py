@@ -2,13 +2,13 @@
 
 from pipeline.checkpoint import load_classifier
 from pipeline.cost import measure_cost
-from pipeline.files import write_csv, write_json
-from pipeline.images import load_parts
+from pipeline.data.images import load_parts
 from pipeline.machine.environment import describe_environment
 from pipeline.machine.seeding import configure_torch
-from pipeline.stage import StageRun, run_stage
-from pipeline.tables import MODELS
 from pipeline.training.train import evaluate
+from pipeline.workflow.files import write_csv, write_json
+from pipeline.workflow.stage import StageRun, run_stage
+from pipeline.workflow.tables import MODELS
 
 
 def evaluate_models(run: StageRun) -> str:

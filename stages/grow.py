@@ -2,18 +2,18 @@
 
 from pipeline.checkpoint import load_classifier, read_about, save_model
 from pipeline.cost import Cost, measure_cost
-from pipeline.files import write_csv
+from pipeline.data.images import load_parts
 from pipeline.grow import Candidate, GrowthRules, describe_candidate, grow
-from pipeline.images import load_parts
 from pipeline.machine.processes import connect
 from pipeline.machine.seeding import configure_torch, derive_seed
 from pipeline.models.classifier import Classifier, blueprint_of
 from pipeline.models.inception import Inception
 from pipeline.params import Grow
-from pipeline.resume import ResumePoint
-from pipeline.stage import StageRun, run_stage
 from pipeline.training.scratch import train_plainly
 from pipeline.training.train import Score, evaluate
+from pipeline.workflow.files import write_csv
+from pipeline.workflow.resume import ResumePoint
+from pipeline.workflow.stage import StageRun, run_stage
 
 
 def grow_base(run: StageRun) -> str:

@@ -4,9 +4,9 @@ import numpy as np
 import torch
 from safetensors.numpy import save_file
 
-from pipeline.images import load_parts
-from pipeline.noise import add_noise
-from pipeline.stage import StageRun, run_stage
+from pipeline.data.images import load_parts
+from pipeline.robustness.noise import add_noise
+from pipeline.workflow.stage import StageRun, run_stage
 
 
 def noise(run: StageRun) -> str:

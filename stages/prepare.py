@@ -1,8 +1,8 @@
 """Read the data set and split it."""
 
-from pipeline.data import SPLITS, save_image_set
+from pipeline.data.image_set import SPLITS, save_image_set
 from pipeline.datasets import read_dataset
-from pipeline.stage import StageRun, run_stage
+from pipeline.workflow.stage import StageRun, run_stage
 
 
 def prepare(run: StageRun) -> str:

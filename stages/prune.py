@@ -9,25 +9,25 @@ from torch import nn
 
 from pipeline.checkpoint import load_classifier, save_model
 from pipeline.cost import Cost, measure_cost
-from pipeline.files import write_csv, write_json
-from pipeline.images import load_parts
+from pipeline.data.images import load_parts
 from pipeline.lda import discriminants
 from pipeline.machine.processes import connect
 from pipeline.machine.seeding import configure_torch, derive_seed
-from pipeline.pruning_round import (
+from pipeline.pruning.rounds import (
     latent_rows,
     layer_rows,
     prune_round,
     sample_rows,
     smallest_acceptable,
 )
-from pipeline.resume import ResumePoint
-from pipeline.stage import StageRun, run_stage
-from pipeline.tables import LATENT_FIELDS, LAYER_FIELDS, SAMPLE_FIELDS
-from pipeline.task_utility import unravel_utility
+from pipeline.pruning.task_utility import unravel_utility
 from pipeline.training.batches import balanced_batches
 from pipeline.training.objectives import PushObjective
 from pipeline.training.train import Score, evaluate, fit
+from pipeline.workflow.files import write_csv, write_json
+from pipeline.workflow.resume import ResumePoint
+from pipeline.workflow.stage import StageRun, run_stage
+from pipeline.workflow.tables import LATENT_FIELDS, LAYER_FIELDS, SAMPLE_FIELDS
 
 
 def prune(run: StageRun) -> str:

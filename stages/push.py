@@ -4,17 +4,17 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline.checkpoint import load_classifier, read_about, save_model
-from pipeline.files import write_csv
-from pipeline.images import load_parts
-from pipeline.latent import latent_features
+from pipeline.data.images import load_parts
 from pipeline.lda import describe_latent
 from pipeline.machine.processes import connect
 from pipeline.machine.seeding import configure_torch, derive_seed
-from pipeline.resume import ResumePoint
-from pipeline.stage import StageRun, run_stage
+from pipeline.pruning.latent import latent_features
 from pipeline.training.batches import balanced_batches
 from pipeline.training.objectives import PushObjective
 from pipeline.training.train import fit
+from pipeline.workflow.files import write_csv
+from pipeline.workflow.resume import ResumePoint
+from pipeline.workflow.stage import StageRun, run_stage
 
 
 def push(run: StageRun) -> str:

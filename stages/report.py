@@ -2,7 +2,7 @@
 
 from pipeline.report import write_report
 from pipeline.report.results import load_results
-from pipeline.stage import StageRun, run_stage
+from pipeline.workflow.stage import StageRun, run_stage
 
 
 def report(run: StageRun) -> str:

@@ -8,18 +8,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pipeline.calibration import confidence_summary, reliability_rows
 from pipeline.checkpoint import load_classifier
-from pipeline.conditions import CLEAN, Condition, list_conditions, list_models, list_pairs
+from pipeline.data.images import Images, load_parts
 from pipeline.errors import InputError
-from pipeline.files import write_csv, write_json
-from pipeline.gallery import Gallery
-from pipeline.images import Images, load_parts
 from pipeline.machine.seeding import configure_torch, derive_seed
-from pipeline.paired import compare_pair
-from pipeline.robustness import Predictions, perturbation_norms, predict
-from pipeline.stage import StageRun, run_stage
-from pipeline.tables import CONFIDENCE_LEVEL
+from pipeline.robustness.calibration import confidence_summary, reliability_rows
+from pipeline.robustness.conditions import CLEAN, Condition, list_conditions, list_models, list_pairs
+from pipeline.robustness.gallery import Gallery
+from pipeline.robustness.outcomes import Predictions, perturbation_norms, predict
+from pipeline.robustness.paired import compare_pair
+from pipeline.workflow.files import write_csv, write_json
+from pipeline.workflow.stage import StageRun, run_stage
+from pipeline.workflow.tables import CONFIDENCE_LEVEL
 
 # By model, then by condition.
 AllPredictions = dict[str, dict[str, Predictions]]

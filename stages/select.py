@@ -4,14 +4,14 @@ import csv
 from dataclasses import asdict
 
 from pipeline.checkpoint import load_classifier, save_model
+from pipeline.data.images import load_parts
 from pipeline.errors import InputError
 from pipeline.export import export_onnx
-from pipeline.files import write_json
-from pipeline.images import load_parts
 from pipeline.machine.seeding import configure_torch
-from pipeline.select import Entry, Selection, select_models
-from pipeline.stage import StageRun, run_stage
+from pipeline.pruning.select import Entry, Selection, select_models
 from pipeline.training.train import evaluate
+from pipeline.workflow.files import write_json
+from pipeline.workflow.stage import StageRun, run_stage
 
 
 def select(run: StageRun) -> str:

@@ -3,19 +3,19 @@
 from functools import partial
 
 from pipeline.checkpoint import load_classifier, read_about, save_model
-from pipeline.competitors import Contest, comparison_row
 from pipeline.cost import count_params
-from pipeline.files import write_csv, write_json
-from pipeline.images import load_parts
+from pipeline.data.images import load_parts
 from pipeline.lda import discriminants
 from pipeline.machine.processes import connect
 from pipeline.machine.seeding import configure_torch
-from pipeline.resume import ResumePoint
-from pipeline.stage import StageRun, run_stage
-from pipeline.tables import COMPARISON_FIELDS, OURS
-from pipeline.target_size import prune_to_size
-from pipeline.task_utility import unravel_utility
+from pipeline.pruning.competitors import Contest, comparison_row
+from pipeline.pruning.target_size import prune_to_size
+from pipeline.pruning.task_utility import unravel_utility
 from pipeline.training.objectives import PushObjective
+from pipeline.workflow.files import write_csv, write_json
+from pipeline.workflow.resume import ResumePoint
+from pipeline.workflow.stage import StageRun, run_stage
+from pipeline.workflow.tables import COMPARISON_FIELDS, OURS
 
 
 def shrink(run: StageRun) -> str:

@@ -1,14 +1,14 @@
 """Train a third model, on the same split, that attacks are crafted on."""
 
 from pipeline.checkpoint import save_model
+from pipeline.data.images import load_parts
 from pipeline.errors import InputError
-from pipeline.files import write_csv
-from pipeline.images import load_parts
 from pipeline.machine.processes import connect
 from pipeline.machine.seeding import configure_torch
-from pipeline.resume import ResumePoint
-from pipeline.stage import StageRun, run_stage
 from pipeline.training.scratch import train_from_scratch
+from pipeline.workflow.files import write_csv
+from pipeline.workflow.resume import ResumePoint
+from pipeline.workflow.stage import StageRun, run_stage
 
 
 def source(run: StageRun) -> str:

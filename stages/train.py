@@ -1,13 +1,13 @@
 """Train the base model, with auxiliary heads."""
 
 from pipeline.checkpoint import save_model
-from pipeline.files import write_csv
-from pipeline.images import load_parts
+from pipeline.data.images import load_parts
 from pipeline.machine.processes import connect
 from pipeline.machine.seeding import configure_torch
-from pipeline.resume import ResumePoint
-from pipeline.stage import StageRun, run_stage
 from pipeline.training.scratch import train_from_scratch
+from pipeline.workflow.files import write_csv
+from pipeline.workflow.resume import ResumePoint
+from pipeline.workflow.stage import StageRun, run_stage
 
 
 def train(run: StageRun) -> str:

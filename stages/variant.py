@@ -1,18 +1,18 @@
 """Push with other weights or the other separation, to be held against the main push."""
 
 from pipeline.checkpoint import load_classifier
-from pipeline.files import write_csv
-from pipeline.images import load_parts
-from pipeline.latent import latent_features
+from pipeline.data.images import load_parts
 from pipeline.lda import describe_latent
 from pipeline.machine.processes import connect
 from pipeline.machine.seeding import configure_torch, derive_seed
-from pipeline.resume import ResumePoint
-from pipeline.stage import StageRun, run_stage
-from pipeline.tables import VARIANT_FIELDS
+from pipeline.pruning.latent import latent_features
 from pipeline.training.batches import balanced_batches
 from pipeline.training.objectives import PushObjective
 from pipeline.training.train import DivergedError, fit
+from pipeline.workflow.files import write_csv
+from pipeline.workflow.resume import ResumePoint
+from pipeline.workflow.stage import StageRun, run_stage
+from pipeline.workflow.tables import VARIANT_FIELDS
 
 
 def variant(run: StageRun) -> str:

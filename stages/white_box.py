@@ -4,12 +4,12 @@ import torch
 
 from pipeline.attacks import craft
 from pipeline.checkpoint import load_classifier
-from pipeline.conditions import list_models
-from pipeline.files import write_csv
-from pipeline.images import load_parts
+from pipeline.data.images import load_parts
 from pipeline.machine.seeding import configure_torch, seed_torch
-from pipeline.robustness import perturbation_norms, predict
-from pipeline.stage import StageRun, run_stage
+from pipeline.robustness.conditions import list_models
+from pipeline.robustness.outcomes import perturbation_norms, predict
+from pipeline.workflow.files import write_csv
+from pipeline.workflow.stage import StageRun, run_stage
 
 
 def white_box(run: StageRun) -> str:

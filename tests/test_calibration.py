@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.calibration import confidence_summary, reliability_rows
+from pipeline.robustness.calibration import confidence_summary, reliability_rows
 
 torch.set_num_threads(1)  # on tensors this small two threads spend their time waiting
 

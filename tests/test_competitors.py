@@ -14,7 +14,15 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from pipeline.classifiers import build_classifier
-from pipeline.competitors import (
+from pipeline.cost import count_params, measure_cost
+from pipeline.data.image_set import ImageSet
+from pipeline.data.images import Images, Parts
+from pipeline.errors import InputError
+from pipeline.lda import discriminants
+from pipeline.models.classifier import Classifier
+from pipeline.params import Auxiliary, InceptionModel, Params, ResNetModel, TorchvisionModel, Training
+from pipeline.params.file import read_params
+from pipeline.pruning.competitors import (
     Contest,
     Entrant,
     FilterCriterion,
@@ -24,21 +32,13 @@ from pipeline.competitors import (
     prune_filters,
     prune_weights,
 )
-from pipeline.cost import count_params, measure_cost
-from pipeline.criteria import Criterion
-from pipeline.data import ImageSet
-from pipeline.errors import InputError
-from pipeline.images import Images, Parts
-from pipeline.lda import discriminants
-from pipeline.models.classifier import Classifier
-from pipeline.params import Auxiliary, InceptionModel, Params, ResNetModel, TorchvisionModel, Training
-from pipeline.params.file import read_params
-from pipeline.resume import ResumePoint
-from pipeline.tables import COMPARISON_FIELDS
-from pipeline.target_size import prune_to_size
-from pipeline.task_utility import unravel_utility
+from pipeline.pruning.criteria import Criterion
+from pipeline.pruning.target_size import prune_to_size
+from pipeline.pruning.task_utility import unravel_utility
 from pipeline.training.objectives import Objective
 from pipeline.training.train import evaluate
+from pipeline.workflow.resume import ResumePoint
+from pipeline.workflow.tables import COMPARISON_FIELDS
 
 RUNTIME = read_params(ROOT / "presets/tiny.yaml").runtime.model_copy(update={"eval_batch_size": 64})
 torch.set_num_threads(1)  # on nets this small two threads spend their time waiting

@@ -8,16 +8,6 @@ from typing import Literal
 import pytest
 from conftest import ROOT
 
-from pipeline.conditions import (
-    CLEAN,
-    OURS_AT_SIZE,
-    Condition,
-    at_size,
-    list_conditions,
-    list_models,
-    list_pairs,
-    source_name,
-)
 from pipeline.params import (
     Attack,
     FgsmAttack,
@@ -32,7 +22,17 @@ from pipeline.params import (
     SpeckleNoise,
 )
 from pipeline.params.file import read_params
-from pipeline.tables import MODELS
+from pipeline.robustness.conditions import (
+    CLEAN,
+    OURS_AT_SIZE,
+    Condition,
+    at_size,
+    list_conditions,
+    list_models,
+    list_pairs,
+    source_name,
+)
+from pipeline.workflow.tables import MODELS
 
 NOISE: dict[str, Noise] = {
     "gaussian": GaussianNoise(kind="gaussian", std=5.0, seed=0),

@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from sklearn.datasets import load_digits
 
-from pipeline.data import SPLITS, ImageSet, check_image_set, load_image_set, save_image_set
+from pipeline.data.image_set import SPLITS, ImageSet, check_image_set, load_image_set, save_image_set
 from pipeline.datasets import read_dataset
 from pipeline.errors import InputError
 from pipeline.params import DigitsData, ImagesPerClass

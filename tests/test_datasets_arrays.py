@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.data import ImageSet
+from pipeline.data.image_set import ImageSet
 from pipeline.datasets import read_dataset
 from pipeline.errors import InputError
 from pipeline.params import ImagesPerClass

@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 from torchvision import datasets
 
-from pipeline.data import ImageSet, Labels
+from pipeline.data.file_index import Pixels
+from pipeline.data.image_set import ImageSet, Labels
 from pipeline.datasets import read_dataset
 from pipeline.errors import InputError
-from pipeline.file_index import Pixels
 from pipeline.params import ImagesPerClass
 from pipeline.params.data import BenchmarkData, FirstImages, FirstPerClass, LastSharePerClass, ValidationRule
 

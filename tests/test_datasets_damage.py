@@ -14,7 +14,7 @@ from conftest import Workspace
 from PIL import Image
 from ruamel.yaml import YAML
 
-from pipeline.data import SPLITS
+from pipeline.data.image_set import SPLITS
 from pipeline.datasets import read_dataset, scan
 from pipeline.errors import InputError
 from pipeline.params import ImageFolderData, ImagesPerClass

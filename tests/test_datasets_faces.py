@@ -10,13 +10,13 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from pipeline.data import SPLITS, ImageSet
+from pipeline.data.file_index import FileIndex
+from pipeline.data.image_set import SPLITS, ImageSet
 from pipeline.datasets import read_dataset
 from pipeline.datasets.adience import AGE_GROUPS, age_group
 from pipeline.datasets.annotations import Row
 from pipeline.datasets.lfwa import last_name
 from pipeline.errors import InputError
-from pipeline.file_index import FileIndex
 from pipeline.params import AdienceData, ImagesPerClass, LfwaData
 from pipeline.params.data import PeopleFile, ShareOfPeople
 

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from pipeline.data import SPLITS, ImageSet
+from pipeline.data.file_index import FileIndex, decode_image
+from pipeline.data.image_set import SPLITS, ImageSet
 from pipeline.datasets import read_dataset
 from pipeline.errors import InputError
-from pipeline.file_index import FileIndex, decode_image
 from pipeline.params import ImageFolderData, ImageNetData, ImagesPerClass
 from pipeline.params.data import FirstPerClass, LastSharePerClass, StratifiedShare, ValidationRule
 

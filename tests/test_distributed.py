@@ -24,18 +24,18 @@ from test_objectives import lda_weights
 from test_train import RUNTIME, parts, schedule
 from torch import Tensor, nn
 
+from pipeline.data.images import Images
 from pipeline.errors import InputError
-from pipeline.images import Images
 from pipeline.machine.distributed import agree_on, gather, mean_over_processes, n_processes, own_share, rank
 from pipeline.machine.sharding import trained_copy, whole
-from pipeline.magnitude import magnitude_masks, masked
 from pipeline.models import build_model
 from pipeline.models.classifier import Classifier
-from pipeline.resume import ResumePoint
+from pipeline.pruning.magnitude import magnitude_masks, masked
 from pipeline.training.batches import shuffled_batches
 from pipeline.training.objectives import Objective, PushObjective
 from pipeline.training.step import training_step
 from pipeline.training.train import fit
+from pipeline.workflow.resume import ResumePoint
 
 Strategy = Literal["ddp", "fsdp"]
 CPU = torch.device("cpu")

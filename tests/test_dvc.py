@@ -14,9 +14,9 @@ import pytest
 from conftest import ROOT, Workspace
 from ruamel.yaml import YAML
 
-from pipeline.closure import import_closure
 from pipeline.params import Params
 from pipeline.params.file import read_params
+from pipeline.workflow.closure import import_closure
 
 # One process for all that share a full run.
 pytestmark = pytest.mark.xdist_group("workspace")
@@ -241,7 +241,7 @@ sys.stdout.write(json.dumps(found))
 
 
 def test_deps_hold_what_python_really_imports() -> None:
-    """Independent of `pipeline.closure`: what lies in `sys.modules` once a stage's script is imported."""
+    """Independent of `pipeline.workflow.closure`: what lies in `sys.modules` once a stage's script is imported."""
     said = subprocess.run(
         [sys.executable, "-c", _LOADED, *STAGES],
         cwd=ROOT,
@@ -322,8 +322,8 @@ def test_script_hands_its_run_to_no_library(stage: str) -> None:
 
 
 def test_stage_module_reads_no_section_of_its_own() -> None:
-    """`pipeline.stage` runs in every stage: what it reads from the params would be undeclared."""
-    tree = ast.parse((ROOT / "pipeline/stage.py").read_text())
+    """`pipeline.workflow.stage` runs in every stage: what it reads from the params would be undeclared."""
+    tree = ast.parse((ROOT / "pipeline/workflow/stage.py").read_text())
     reads = {
         node.attr
         for node in ast.walk(tree)

@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pipeline.gallery import Gallery
 from pipeline.params import Robustness
-from pipeline.robustness import Predictions
+from pipeline.robustness.gallery import Gallery
+from pipeline.robustness.outcomes import Predictions
 
 N = 12
 LABELS = torch.zeros(N, dtype=torch.int64)

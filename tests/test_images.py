@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from pipeline.classifiers import build_classifier
-from pipeline.data import ImageSet, save_image_set
+from pipeline.data.image_set import ImageSet, save_image_set
+from pipeline.data.images import Images, load_parts
 from pipeline.errors import InputError
-from pipeline.images import Images, load_parts
 from pipeline.models.classifier import Classifier, blueprint_of, decision_layer
 from pipeline.params import (
     Architecture,

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipeline.data import SPLITS, save_image_set
+from pipeline.data.image_set import SPLITS, save_image_set
+from pipeline.data.images import Images, Parts, load_parts
 from pipeline.datasets import read_dataset
 from pipeline.errors import InputError
-from pipeline.images import Images, Parts, load_parts
 from pipeline.params import ImageFolderData, ImagesPerClass
 from pipeline.training.augmentation import augment_images
 from pipeline.training.batches import Batching, balanced_batches, shuffled_batches

@@ -9,16 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.cost import count_params, measure_cost
-from pipeline.data import ImageSet
-from pipeline.images import Images, Parts
-from pipeline.magnitude import magnitude_masks, masked
+from pipeline.data.image_set import ImageSet
+from pipeline.data.images import Images, Parts
 from pipeline.models import build_model
 from pipeline.models.classifier import lay_out
 from pipeline.params import Runtime, Schedule
-from pipeline.resume import ResumePoint
+from pipeline.pruning.magnitude import magnitude_masks, masked
 from pipeline.training.batches import shuffled_batches
 from pipeline.training.objectives import Objective
 from pipeline.training.train import fit
+from pipeline.workflow.resume import ResumePoint
 
 RUNTIME = Runtime(
     device="cpu",

@@ -9,15 +9,15 @@ from test_train import RUNTIME, parts, schedule
 from torch import Tensor, nn
 
 from pipeline.attacks import craft
-from pipeline.criteria import Criterion, score_filters
 from pipeline.errors import InputError
 from pipeline.machine.memory import in_fitting_batches, is_out_of_memory
 from pipeline.models import build_model
 from pipeline.params import Attack, FgsmAttack, NewtonFoolAttack
-from pipeline.resume import ResumePoint
+from pipeline.pruning.criteria import Criterion, score_filters
 from pipeline.training.batches import balanced_batches, shuffled_batches
 from pipeline.training.objectives import Objective
 from pipeline.training.train import evaluate, fit, predict_logits
+from pipeline.workflow.resume import ResumePoint
 
 torch.set_num_threads(1)  # on nets this small two threads spend their time waiting
 

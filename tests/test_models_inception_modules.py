@@ -5,9 +5,7 @@ import torch
 import torchvision
 from torch import nn
 
-from pipeline.checkpoint import load_model, save_model
-from pipeline.cost import measure_cost
-from pipeline.inception_filters import (
+from pipeline.architectures.inception_filters import (
     BN_INCEPTION,
     BN_INCEPTION_REDUCTIONS,
     GOOGLENET,
@@ -21,6 +19,8 @@ from pipeline.inception_filters import (
     check_stages,
     stage_limits,
 )
+from pipeline.checkpoint import load_model, save_model
+from pipeline.cost import measure_cost
 from pipeline.models import build_model
 from pipeline.models.inception import Inception
 from pipeline.models.inception_modules import (

@@ -5,8 +5,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from skimage.util import random_noise
 
-from pipeline.data import Pixels
-from pipeline.noise import add_noise
+from pipeline.data.image_set import Pixels
 from pipeline.params import (
     GaussianNoise,
     ImpulseNoise,
@@ -15,6 +14,7 @@ from pipeline.params import (
     PoissonNoise,
     SpeckleNoise,
 )
+from pipeline.robustness.noise import add_noise
 
 GAUSSIAN = GaussianNoise(kind="gaussian", std=5.0, seed=0)
 SPECKLE = SpeckleNoise(kind="speckle", strength=0.05, seed=0)

@@ -5,7 +5,7 @@ import numpy.typing as npt
 import pytest
 from scipy import stats
 
-from pipeline.paired import Hits, PairedComparison, compare_pair
+from pipeline.robustness.paired import Hits, PairedComparison, compare_pair
 
 Pair = tuple[Hits, Hits]
 

@@ -13,7 +13,7 @@ from pipeline.params import FilterCompetitor, Params
 from pipeline.params.file import read_params
 from pipeline.report.comparison import comparison_section, draw_comparison
 from pipeline.report.results import Results
-from pipeline.tables import COMPARISON_FIELDS, OURS
+from pipeline.workflow.tables import COMPARISON_FIELDS, OURS
 
 N = 1000
 # Hits of 1000 by seed, for both sizes: l1 is better by the same ten images everywhere, then worse without doubt;

@@ -12,7 +12,7 @@ from pipeline.params.file import read_params
 from pipeline.report.published import DROPS, SCORES
 from pipeline.report.published_sections import published_drops, published_scores
 from pipeline.report.results import Results
-from pipeline.tables import COMPARISON_FIELDS, MODELS, OURS
+from pipeline.workflow.tables import COMPARISON_FIELDS, MODELS, OURS
 
 NAMES: tuple[PublishedName, ...] = get_args(PublishedName)
 

@@ -13,7 +13,6 @@ import pytest
 from conftest import ROOT
 from matplotlib.figure import Figure
 
-from pipeline.conditions import CLEAN, OURS_AT_SIZE, at_size, list_conditions, list_models, source_name
 from pipeline.params import Attack, FgsmAttack, FoolboxAttack, GaussianNoise, Noise, Params
 from pipeline.params.file import read_params
 from pipeline.report import robustness as robustness_report
@@ -25,7 +24,15 @@ from pipeline.report.robustness_claims import claims_section, pairs_section, sam
 from pipeline.report.robustness_tables import drop_interval, drop_values, label_of, models_of
 from pipeline.report.statistics import Interval
 from pipeline.report.summary import summary
-from pipeline.tables import MODELS
+from pipeline.robustness.conditions import (
+    CLEAN,
+    OURS_AT_SIZE,
+    at_size,
+    list_conditions,
+    list_models,
+    source_name,
+)
+from pipeline.workflow.tables import MODELS
 
 N = 200
 NAN = float("nan")

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.robustness import (
+from pipeline.robustness.outcomes import (
     CLEAN,
     Predictions,
     compare_outcomes,

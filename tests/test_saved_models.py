@@ -10,7 +10,7 @@ import torch
 
 from pipeline.checkpoint import save_model
 from pipeline.classifiers import build_classifier
-from pipeline.data import ImageSet
+from pipeline.data.image_set import ImageSet
 from pipeline.errors import InputError
 from pipeline.models import build_model
 from pipeline.models.classifier import Classifier

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.model_selection import train_test_split
 
-from pipeline.data import Labels
+from pipeline.data.image_set import Labels
 from pipeline.datasets.splits import hold_out, split_by_fractions
 from pipeline.errors import InputError
 from pipeline.params.data import (

@@ -11,8 +11,8 @@ import pytest
 from conftest import ROOT, Workspace
 
 from pipeline.errors import InputError
-from pipeline.resume import ResumePoint
-from pipeline.stage import StageRun, run_stage
+from pipeline.workflow.resume import ResumePoint
+from pipeline.workflow.stage import StageRun, run_stage
 
 Body = Callable[[StageRun], Any]
 OUT = Path("runs/tiny/0/fake")

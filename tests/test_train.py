@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.data import ImageSet
-from pipeline.images import Images, Parts
+from pipeline.data.image_set import ImageSet
+from pipeline.data.images import Images, Parts
 from pipeline.models import build_model
 from pipeline.models.inception import Inception
 from pipeline.params import Lda, Runtime, Schedule
-from pipeline.resume import ResumePoint
 from pipeline.training.batches import balanced_batches, shuffled_batches
 from pipeline.training.objectives import AuxiliaryObjective, Objective, PushObjective
 from pipeline.training.train import DivergedError, Outcome, evaluate, fit, predict_logits
+from pipeline.workflow.resume import ResumePoint
 
 RUNTIME = Runtime(
     device="cpu",

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from pipeline.models import build_model
 from pipeline.models.classifier import Classifier
 from pipeline.params import Runtime
-from pipeline.resume import ResumePoint
 from pipeline.training.batches import balanced_batches, shuffled_batches
 from pipeline.training.objectives import Objective, PushObjective
 from pipeline.training.step import gradient_scaler, training_step
 from pipeline.training.train import Outcome, fit
+from pipeline.workflow.resume import ResumePoint
 
 torch.set_num_threads(1)  # on nets this small two threads spend their time waiting
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from pipeline.data import SPLITS, ImageSet, check_image_set
+from pipeline.data.image_set import SPLITS, ImageSet, check_image_set
 from pipeline.datasets.adience import list_adience
 from pipeline.datasets.arrays import read_arrays
 from pipeline.datasets.benchmarks import read_benchmark

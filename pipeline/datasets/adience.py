@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.data import Indices, SplitName
+from pipeline.data.image_set import Indices, SplitName
 from pipeline.datasets.annotations import Row, read_table
 from pipeline.datasets.folders import check_folder
 from pipeline.datasets.scan import Listing

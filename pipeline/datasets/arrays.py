@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.data import SPLITS, ImageSet, Indices, SplitName
+from pipeline.data.file_index import Pixels
+from pipeline.data.image_set import SPLITS, ImageSet, Indices, SplitName
 from pipeline.datasets.splits import hold_out
 from pipeline.errors import InputError
-from pipeline.file_index import Pixels
 from pipeline.params.data import ArraysData, ValidationRule
 
 Array = npt.NDArray[Any]

@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from pipeline.data import ImageSet
+from pipeline.data.file_index import Pixels
+from pipeline.data.image_set import ImageSet
 from pipeline.datasets.arrays import Part, join_parts, read_npz
 from pipeline.errors import InputError
-from pipeline.file_index import Pixels
 from pipeline.params.data import BenchmarkData
 
 # What torchvision's downloads raise without a network, on a full disk, or when something else arrives;

@@ -3,7 +3,7 @@
 import numpy as np
 from sklearn.datasets import load_digits
 
-from pipeline.data import ImageSet
+from pipeline.data.image_set import ImageSet
 from pipeline.datasets.splits import split_by_fractions
 from pipeline.params import DigitsData
 

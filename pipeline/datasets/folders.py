@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.data import SPLITS, Indices, Labels, SplitName
+from pipeline.data.image_set import SPLITS, Indices, Labels, SplitName
 from pipeline.datasets.scan import Listing
 from pipeline.datasets.splits import draw_share, hold_out, split_by_fractions
 from pipeline.errors import InputError

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.model_selection import train_test_split
 
-from pipeline.data import SPLITS, Labels, SplitName
+from pipeline.data.image_set import SPLITS, Labels, SplitName
 from pipeline.datasets.annotations import Row, read_lines, read_table
 from pipeline.datasets.folders import check_folder
 from pipeline.datasets.scan import Listing

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pipeline.data import SPLITS, Indices, Labels, SplitName, first_per_class
+from pipeline.data.image_set import SPLITS, Indices, Labels, SplitName, first_per_class
 from pipeline.params import ImagesPerClass
 
 

@@ -10,10 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.data import ImageSet, Indices, Labels, SplitName
-from pipeline.datasets.limits import limit_parts
-from pipeline.errors import InputError
-from pipeline.file_index import (
+from pipeline.data.file_index import (
     SHA256_BYTES,
     UNREADABLE,
     FileIndex,
@@ -23,8 +20,11 @@ from pipeline.file_index import (
     path_array,
     read_problem,
 )
+from pipeline.data.image_set import ImageSet, Indices, Labels, SplitName
+from pipeline.datasets.limits import limit_parts
+from pipeline.errors import InputError
 from pipeline.params import FolderData, ImagesPerClass
-from pipeline.progress import progress_bar
+from pipeline.workflow.progress import progress_bar
 
 # Files that wait for each other: as many as keep all threads busy, few enough to lie in memory at once.
 _AT_A_TIME = 256

@@ -5,7 +5,7 @@ import math
 import numpy as np
 from sklearn.model_selection import train_test_split
 
-from pipeline.data import Indices, Labels, SplitName
+from pipeline.data.image_set import Indices, Labels, SplitName
 from pipeline.errors import InputError
 from pipeline.params.data import (
     FirstImages,

@@ -5,7 +5,7 @@ from functools import partial
 
 from torch import Tensor, cat, nn
 
-from pipeline.inception_filters import (
+from pipeline.architectures.inception_filters import (
     Double3x3Filters,
     ExpandedFilters,
     FactorizedFilters,

@@ -9,9 +9,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from pipeline.inception_filters import check_factorized_kernel, check_stages
+from pipeline.architectures.inception_filters import check_factorized_kernel, check_stages
+from pipeline.architectures.resnet_config import plan_modules
 from pipeline.params.sections import Section
-from pipeline.resnet_config import plan_modules
 
 Stem = Literal["imagenet", "small"]
 Dropout = Annotated[float, Field(ge=0, lt=1)]

@@ -6,12 +6,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from pipeline.conditions import CLEAN
 from pipeline.report.figures import COLORS, LABELS, figure, label_axes
 from pipeline.report.markdown import image, table
 from pipeline.report.results import Results
 from pipeline.report.robustness_tables import conditions_of, headline_of, label_of, models_of
 from pipeline.report.statistics import mean_interval
+from pipeline.robustness.conditions import CLEAN
 
 _DRAWN = ("base", "pushed", "accuracy_first", "parameter_first")
 _KINDS = (CLEAN, "noise", "attack")

@@ -14,7 +14,7 @@ from pipeline.report.markdown import image, percent, table, thousands
 from pipeline.report.results import Results
 from pipeline.report.statistics import Interval, mean_interval
 from pipeline.report.summary import over_seeds, score_interval
-from pipeline.tables import OURS
+from pipeline.workflow.tables import OURS
 
 _LABELS = {
     "l1": "L1 norm (Li et al.)",

@@ -10,7 +10,7 @@ from pipeline.report.markdown import counted, image, percent, table, thousands
 from pipeline.report.published_sections import published_scores
 from pipeline.report.results import Results, with_accuracy
 from pipeline.report.summary import expectations, mean_size, score_interval
-from pipeline.tables import MODELS
+from pipeline.workflow.tables import MODELS
 
 
 def pruning_report(results: Results, figures: Path) -> str:

@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from pipeline.report.figures import COLORS, LABELS, MARKERS, figure, label_axes, short_number
 from pipeline.report.results import Results, with_accuracy
 from pipeline.report.statistics import mean_interval
-from pipeline.tables import MODELS
+from pipeline.workflow.tables import MODELS
 
 
 def draw_accuracy_against_size(results: Results, folder: Path) -> None:

@@ -1,6 +1,5 @@
 """The reports' sections that hold a run against what the papers print."""
 
-from pipeline.conditions import CLEAN
 from pipeline.report.figures import LABELS
 from pipeline.report.markdown import table, thousands
 from pipeline.report.published import DROPS, SCORES, PublishedScore
@@ -8,7 +7,8 @@ from pipeline.report.results import Results
 from pipeline.report.robustness_tables import drop_interval
 from pipeline.report.statistics import mean_interval
 from pipeline.report.summary import mean_size, score_interval
-from pipeline.tables import MODELS
+from pipeline.robustness.conditions import CLEAN
+from pipeline.workflow.tables import MODELS
 
 
 def published_scores(results: Results) -> str:

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from pipeline.conditions import CLEAN, Condition
 from pipeline.params import FoolboxAttack, ImpulseNoise, NewtonFoolAttack, PoissonNoise
 from pipeline.report import robustness_figures as draw
 from pipeline.report.calibration import calibration_section, draw_reliability
@@ -13,7 +12,8 @@ from pipeline.report.results import Results, with_accuracy
 from pipeline.report.robustness_claims import claims_section, pairs_section, same_size_section
 from pipeline.report.robustness_tables import conditions_of, drop_interval, headline_of, label_of, models_of
 from pipeline.report.statistics import mean_interval
-from pipeline.tables import MODELS
+from pipeline.robustness.conditions import CLEAN, Condition
+from pipeline.workflow.tables import MODELS
 
 _FOOLED = {"only_base": "fooled the base, not the pruned model", "only_pruned": "the reverse"}
 

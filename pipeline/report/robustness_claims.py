@@ -1,12 +1,12 @@
 """The thesis's claims on robustness held against a run: supported, not supported, or undecided."""
 
-from pipeline.conditions import OURS_AT_SIZE, at_size
 from pipeline.report.figures import LABELS
 from pipeline.report.markdown import counted, percent, table
 from pipeline.report.results import Results
 from pipeline.report.robustness_tables import drop_interval, drop_values, headline_of, label_of
 from pipeline.report.statistics import Interval, mean_interval
-from pipeline.tables import CONFIDENCE_LEVEL
+from pipeline.robustness.conditions import OURS_AT_SIZE, at_size
+from pipeline.workflow.tables import CONFIDENCE_LEVEL
 
 _PRUNED = ("accuracy_first", "parameter_first")
 

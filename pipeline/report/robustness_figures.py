@@ -9,11 +9,11 @@ import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
 
-from pipeline.conditions import CLEAN, Condition
 from pipeline.report.figures import COLORS, LABELS, figure, label_axes
 from pipeline.report.results import Results, with_accuracy
 from pipeline.report.robustness_tables import conditions_of, drop_interval, headline_of
-from pipeline.tables import MODELS
+from pipeline.robustness.conditions import CLEAN, Condition
+from pipeline.workflow.tables import MODELS
 
 
 def draw_drops(results: Results, folder: Path) -> None:

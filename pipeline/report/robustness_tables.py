@@ -1,6 +1,9 @@
 """What the sections of the robustness report share: models, conditions, labels, intervals."""
 
-from pipeline.conditions import (
+from pipeline.report.figures import LABELS
+from pipeline.report.results import Results
+from pipeline.report.statistics import Interval, mean_interval
+from pipeline.robustness.conditions import (
     CLEAN,
     OURS_AT_SIZE,
     Condition,
@@ -9,9 +12,6 @@ from pipeline.conditions import (
     list_models,
     source_name,
 )
-from pipeline.report.figures import LABELS
-from pipeline.report.results import Results
-from pipeline.report.statistics import Interval, mean_interval
 
 
 def conditions_of(results: Results) -> list[Condition]:

@@ -5,7 +5,7 @@ from pipeline.report.markdown import counted, percent, table, thousands
 from pipeline.report.results import Results, with_accuracy
 from pipeline.report.robustness_tables import drop_interval, headline_of
 from pipeline.report.statistics import Interval, mean_interval
-from pipeline.tables import MODELS
+from pipeline.workflow.tables import MODELS
 
 
 def score_interval(results: Results, model: str, split: str) -> Interval:

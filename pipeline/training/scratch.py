@@ -5,15 +5,15 @@ import copy
 import torch
 
 from pipeline.classifiers import build_classifier
-from pipeline.images import Parts
+from pipeline.data.images import Parts
 from pipeline.machine.seeding import derive_seed, seed_torch
 from pipeline.models.classifier import Classifier
 from pipeline.models.initialisation import draw_weights
 from pipeline.params import Architecture, Auxiliary, Runtime, Training
-from pipeline.resume import ResumePoint
 from pipeline.training.batches import shuffled_batches
 from pipeline.training.objectives import training_objective
 from pipeline.training.train import Outcome, fit
+from pipeline.workflow.resume import ResumePoint
 
 
 def train_from_scratch(

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from pipeline.data.images import Images, Parts
 from pipeline.errors import InputError
-from pipeline.images import Images, Parts
 from pipeline.machine.distributed import agree_on, mean_over_processes, n_processes, own_share, rank
 from pipeline.machine.float64 import float64
 from pipeline.machine.memory import in_fitting_batches, is_out_of_memory
@@ -18,12 +18,12 @@ from pipeline.machine.seeding import derive_seed, generator
 from pipeline.machine.sharding import held_whole, share_like, trained_copy, whole
 from pipeline.models.classifier import evaluation_mode, load_state, output_layer
 from pipeline.params import Runtime, Schedule
-from pipeline.progress import progress_bar
-from pipeline.resume import Restored, ResumePoint
 from pipeline.training.augmentation import augment_images
 from pipeline.training.batches import Batching
 from pipeline.training.objectives import Objective
 from pipeline.training.step import Step, gradient_scaler, training_step
+from pipeline.workflow.progress import progress_bar
+from pipeline.workflow.resume import Restored, ResumePoint
 
 # What a resume point's tensors are.
 _WEIGHT, _MOMENTUM = "weight.", "momentum."

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from pipeline.data.file_index import FileIndex
 from pipeline.errors import InputError
-from pipeline.file_index import FileIndex
 
 
 class ImageFiles(Dataset[Tensor | InputError]):

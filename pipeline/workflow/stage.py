@@ -18,11 +18,11 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from pipeline.closure import import_closure
 from pipeline.errors import InputError
-from pipeline.files import hash_files
 from pipeline.params import Params
 from pipeline.params.file import PARAMS_FILE, read_params
+from pipeline.workflow.closure import import_closure
+from pipeline.workflow.files import hash_files
 
 RUNS, METRICS, REPORTS, RESUME = Path("runs"), Path("metrics"), Path("reports"), Path(".resume")
 

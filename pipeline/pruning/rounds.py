@@ -9,8 +9,8 @@ from torch import nn
 from pipeline.cost import Cost, count_params
 from pipeline.params import Surgery
 from pipeline.prune import LayerPruning, prune_model
-from pipeline.target_size import prune_to_size
-from pipeline.task_utility import TaskUtility
+from pipeline.pruning.target_size import prune_to_size
+from pipeline.pruning.task_utility import TaskUtility
 from pipeline.training.train import Score
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from pipeline.widths import scaled_width
+from pipeline.architectures.widths import scaled_width
 
 Pool = Literal["average", "max"]
 

@@ -7,7 +7,7 @@ import torch
 from skimage.filters import threshold_otsu
 from torch import Tensor, nn
 
-from pipeline.images import Images
+from pipeline.data.images import Images
 from pipeline.machine.float64 import float64
 from pipeline.machine.memory import in_fitting_batches
 from pipeline.models.classifier import decision_layer, evaluation_mode, latent_and_logits

@@ -14,8 +14,8 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from pipeline.files import write_atomically
 from pipeline.machine.distributed import rank
+from pipeline.workflow.files import write_atomically
 
 # Tensors on the CPU, and JSON state.
 Restored = tuple[dict[str, Tensor], dict[str, Any]]

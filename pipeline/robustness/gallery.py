@@ -7,10 +7,10 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pipeline.files import write_csv
 from pipeline.machine.seeding import derive_seed
 from pipeline.params import Robustness
-from pipeline.robustness import Predictions, compare_outcomes, gallery_rows, pick_examples
+from pipeline.robustness.outcomes import Predictions, compare_outcomes, gallery_rows, pick_examples
+from pipeline.workflow.files import write_csv
 
 _FIELDS = (
     "seed",

@@ -16,7 +16,7 @@ from pipeline.params import (
     PoissonNoise,
     SpeckleNoise,
 )
-from pipeline.tables import MODELS
+from pipeline.workflow.tables import MODELS
 
 CLEAN = "clean"
 # Our model at the size where it is compared with competitors.

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from pipeline.data.images import Images
 from pipeline.deconv import Utility, trace_utility
-from pipeline.images import Images
-from pipeline.latent import LatentChoice, choose_latent, latent_features
 from pipeline.machine.float64 import float64
 from pipeline.machine.seeding import generator
 from pipeline.params import Surgery
+from pipeline.pruning.latent import LatentChoice, choose_latent, latent_features
 
 # From features (n, d) and labels (n,) to the discriminating power (d,) of each neuron.
 Discriminants = Callable[[Tensor, Tensor], Tensor]

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from pipeline.data import ImageSet, SplitName, first_per_class, load_image_set
-from pipeline.file_index import FileIndex
-from pipeline.file_reader import FileReader, ImageFiles
+from pipeline.data.file_index import FileIndex
+from pipeline.data.file_reader import FileReader, ImageFiles
+from pipeline.data.image_set import ImageSet, SplitName, first_per_class, load_image_set
 from pipeline.training.augmentation import center_crop
 
 # Images that are read at a time where all are wanted.

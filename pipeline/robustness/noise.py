@@ -5,7 +5,7 @@ import numpy.typing as npt
 from scipy.ndimage import uniform_filter
 from skimage.util import random_noise
 
-from pipeline.file_index import Pixels
+from pipeline.data.file_index import Pixels
 from pipeline.params import GaussianNoise, ImpulseNoise, LocalVarianceNoise, Noise, PoissonNoise
 
 # `random_noise` refuses a variance of zero, which black surroundings have.

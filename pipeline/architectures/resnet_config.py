@@ -3,7 +3,7 @@
 import re
 from typing import NamedTuple
 
-from pipeline.widths import scaled_width
+from pipeline.architectures.widths import scaled_width
 
 _STEM_CHANNELS = 64
 _BOTTLENECK_EXPANSION = 4

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from pipeline.conditions import CLEAN
+from pipeline.robustness.conditions import CLEAN
 from pipeline.training.train import predict_logits
 
 

@@ -23,10 +23,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from pipeline.layer_outputs import LayerOutputs, ObservingMode
 from pipeline.machine.float64 import float64
 from pipeline.machine.memory import in_fitting_batches
 from pipeline.models.classifier import evaluation_mode, output_layer
+from pipeline.pruning.layer_outputs import LayerOutputs, ObservingMode
 
 Criterion = Literal["l1", "fpgm", "activation_mean", "activation_variance", "apoz", "taylor", "random"]
 Scores = dict[str, Tensor]
@@ -62,7 +62,7 @@ def score_filters(
             for name, layer in _layers(model).items()
         }
     if criterion not in _OF_ACTIVATIONS and criterion != "taylor":
-        raise ValueError(f"expected a criterion of pipeline.criteria, got {criterion!r}")
+        raise ValueError(f"expected a criterion of pipeline.pruning.criteria, got {criterion!r}")
     if len(images) == 0:
         raise ValueError(f"expected at least one image to score by {criterion}, got none")
 

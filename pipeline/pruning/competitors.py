@@ -13,20 +13,20 @@ from typing import Literal
 from torch import Tensor
 
 from pipeline.cost import count_params, measure_cost
-from pipeline.criteria import Criterion, score_filters
-from pipeline.images import Parts
+from pipeline.data.images import Parts
 from pipeline.lda import discriminants_decorrelated
 from pipeline.machine.seeding import derive_seed, generator
-from pipeline.magnitude import magnitude_masks, masked
 from pipeline.models.classifier import Classifier
 from pipeline.params import Architecture, Auxiliary, Lda, Runtime, Schedule, Surgery, Training
 from pipeline.prune import prune_like
-from pipeline.resume import ResumePoint
-from pipeline.task_utility import trace_images, unravel_utility
+from pipeline.pruning.criteria import Criterion, score_filters
+from pipeline.pruning.magnitude import magnitude_masks, masked
+from pipeline.pruning.task_utility import trace_images, unravel_utility
 from pipeline.training.batches import balanced_batches
 from pipeline.training.objectives import Objective
 from pipeline.training.scratch import fresh_copy, train_from_scratch, train_plainly
 from pipeline.training.train import evaluate, fit
+from pipeline.workflow.resume import ResumePoint
 
 # Of the output layer's weights, what single weights keep at least (Gale et al. 2019, "The State of Sparsity"). One
 # threshold for all layers left two of 320 on the way to a hundredth of MNIST's net: eight classes without an input.

@@ -14,9 +14,9 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from pipeline.data.file_index import FileIndex, Pixels
 from pipeline.errors import InputError
-from pipeline.file_index import FileIndex, Pixels
-from pipeline.files import write_csv, write_json
+from pipeline.workflow.files import write_csv, write_json
 
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)

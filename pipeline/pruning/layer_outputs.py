@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from pipeline.rectifiers import RECTIFIERS, Observer
+from pipeline.pruning.rectifiers import RECTIFIERS, Observer
 
 _LAYERS = frozenset({torch.conv2d, functional.conv2d, functional.linear})
 # What may stand between a layer and the output that others read: it changes values, not channels.

@@ -1,0 +1,1 @@
+"""Architectures in numbers, read without loading torch."""

@@ -1,0 +1,1 @@
+"""Images in memory or in files, split into parts, as batches on a device."""
