@@ -50,7 +50,9 @@ class Held(torch.Tensor):
 
     def __getitem__(self, at: Any) -> Tensor:
         # torch itself would make an index of a list without asking here, and without numbers.
-        return super().__getitem__(torch.tensor(at) if isinstance(at, list) else at)
+        if isinstance(at, list):
+            at = torch.tensor(at) if at else torch.zeros(0, dtype=torch.long)
+        return super().__getitem__(at)
 
     def tolist(self) -> Any:
         return self.cpu().tolist()  # as everywhere; torch's own refuses subclasses
