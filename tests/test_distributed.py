@@ -44,6 +44,9 @@ pytestmark = pytest.mark.xdist_group("processes")  # beside the other group, whi
 torch.set_num_threads(1)  # on nets this small two threads spend their time waiting
 
 _TIMEOUT = 120
+_ENDED_BY = (
+    60  # seconds on a machine whose cores and disk are busy; a collective alone would wait for half an hour
+)
 N_IMAGES = 24
 
 
@@ -457,12 +460,12 @@ def test_a_lost_process_ends_the_run_which_then_goes_on(two: Workspace) -> None:
     shutil.rmtree(two.path("runs/tiny/0/push"))
 
     code, output, seconds = _push_until_lost(two, lost=1)
-    assert (code, seconds < 15) == (1, True), output
+    assert (code, seconds < _ENDED_BY) == (1, True), output
     assert "process 1 of 2 was killed (SIGKILL), which ends this run: run it again" in output
     assert "Traceback" not in output
 
     code, output, seconds = _push_until_lost(two, lost=0)
-    assert (code, seconds < 15) == (-signal.SIGKILL, True), output
+    assert (code, seconds < _ENDED_BY) == (-signal.SIGKILL, True), output
     assert "process 1: the process that started this one is gone, which ends this run" in output
     assert "Traceback" not in output
 
