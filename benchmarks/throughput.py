@@ -18,18 +18,20 @@ import torch
 from torch import nn
 
 from pipeline.attacks import craft
-from pipeline.data.image_set import ImageSet
-from pipeline.data.images import Images, Parts, load_parts
 from pipeline.deconv import trace_utility
-from pipeline.machine.seeding import configure_torch
+from pipeline.images.image_set import ImageSet
+from pipeline.images.parts import Images, Parts, load_parts
+from pipeline.machine.device import configure_torch
 from pipeline.models import build_model
 from pipeline.models.classifier import Classifier, decision_layer
-from pipeline.params import FgsmAttack, NewtonFoolAttack, Runtime, Schedule
 from pipeline.params.file import read_params
+from pipeline.params.machine import Numerics
+from pipeline.params.robustness import FgsmAttack, NewtonFoolAttack
+from pipeline.params.training import Schedule
 from pipeline.training.batches import Batching, balanced_batches, shuffled_batches
+from pipeline.training.fit import Outcome, fit
 from pipeline.training.objectives import Objective, PushObjective
-from pipeline.training.train import Outcome, fit
-from pipeline.workflow.resume import ResumePoint
+from pipeline.training.resume import ResumePoint
 
 NETS: dict[str, tuple[str, dict[str, object]]] = {
     "VGG-16-BN": ("vgg16", {"batch_norm": True, "stem": "small", "pool": 1, "hidden": (512,)}),
@@ -42,10 +44,10 @@ EPOCHS = 2
 PRESET = read_params(Path(__file__).parents[1] / "presets" / "cifar10_small.yaml")
 
 
-def runtime(device: str, precision: str) -> Runtime:
+def numerics(device: str, precision: str) -> Numerics:
     """One process; as many threads as torch has chosen."""
     changes = {"device": device, "precision": precision, "threads": torch.get_num_threads()}
-    return PRESET.runtime.model_copy(update=changes)
+    return PRESET.numerics.model_copy(update=changes)
 
 
 def schedule(epochs: int) -> Schedule:
@@ -72,10 +74,10 @@ def classifier(name: str, parts: Parts, device: torch.device, width: float) -> C
     """A fresh net for a set, on the device."""
     torch.manual_seed(0)
     architecture, options = NETS[name]
-    mean, std = parts.source.normalization()
-    net = build_model(architecture, len(parts.source.classes), **options, width=width)
-    shape = parts.source.image_shape
-    return Classifier(net, image_shape=shape, mean=mean, std=std, classes=parts.source.classes).to(device)
+    mean, std = parts.image_set.normalization()
+    net = build_model(architecture, len(parts.image_set.classes), **options, width=width)
+    shape = parts.image_set.image_shape
+    return Classifier(net, image_shape=shape, mean=mean, std=std, classes=parts.image_set.classes).to(device)
 
 
 def seconds(call: Callable[[], object], device: torch.device) -> float:
@@ -90,7 +92,7 @@ def seconds(call: Callable[[], object], device: torch.device) -> float:
 
 
 def train(
-    model: nn.Module, objective: Objective, parts: Parts, batching: Batching, machine: Runtime, epochs: int
+    model: nn.Module, objective: Objective, parts: Parts, batching: Batching, machine: Numerics, epochs: int
 ) -> Outcome:
     """The pipeline's training, resume points and all."""
     with tempfile.TemporaryDirectory() as folder:
@@ -102,12 +104,12 @@ def train(
             batching=batching,
             seed=0,
             resume=ResumePoint(Path(folder) / "fit"),
-            runtime=machine,
+            numerics=machine,
             description="benchmark",
         )
 
 
-def bare_loop(model: nn.Module, n: int, batch_size: int, device: torch.device, machine: Runtime) -> None:
+def bare_loop(model: nn.Module, n: int, batch_size: int, device: torch.device, machine: Numerics) -> None:
     """As many steps on one random batch that lies on the device."""
     images = torch.rand(batch_size, 3, SIDE_PX, SIDE_PX, device=device)
     labels = torch.arange(batch_size, device=device) % N_CLASSES
@@ -130,7 +132,7 @@ def measure(
     """Images a second of everything that the pipeline does with a net, each after a first go that is not timed."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    machine, parts = runtime(device.type, precision), random_parts(n, device)
+    machine, parts = numerics(device.type, precision), random_parts(n, device)
     model = classifier(name, parts, device, width)
     batching, balanced = shuffled_batches(batch_size), balanced_batches(PRESET.lda.samples_per_class, None)
     train(model, Objective(), parts, batching, machine, 1)
@@ -180,7 +182,7 @@ def accuracy(
     """Validation accuracy after training a fresh net on a prepared set."""
     parts = load_parts(prepared, device)
     model = classifier(name, parts, device, width)
-    machine = runtime(device.type, precision)
+    machine = numerics(device.type, precision)
     return train(model, Objective(), parts, shuffled_batches(128), machine, epochs).validation.accuracy
 
 
@@ -200,7 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, default=10, help="of training on that set")
     parser.add_argument("--json", type=Path, help="where to write the numbers")
     chosen = parser.parse_args(arguments)
-    device = configure_torch(runtime("auto", "float32"))
+    device = configure_torch(numerics("auto", "float32"))
     hardware = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} threads"
     print(
         f"torch {torch.__version__}, {device.type} ({hardware}), {SIDE_PX}x{SIDE_PX}, batches of {chosen.batch_size}"

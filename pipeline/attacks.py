@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from pipeline.errors import InputError
 from pipeline.machine.float64 import float64
 from pipeline.machine.memory import in_fitting_batches
-from pipeline.params import Attack, FgsmAttack, FoolboxAttack, NewtonFoolAttack
-from pipeline.workflow.progress import progress_bar
+from pipeline.params.robustness import Attack, FgsmAttack, FoolboxAttack, NewtonFoolAttack
+from pipeline.progress import tell
 
 # The share of a batch that is still to be moved at which the others leave it. Not image by image: oneDNN compiles its
 # kernels for every batch size anew, which takes as long as steps of a small net.
@@ -150,10 +150,9 @@ def craft(attack: Attack, model: nn.Module, images: Tensor, labels: Tensor, *, b
     def attack_all(size: int) -> Tensor:
         crafted = []
         parts = list(zip(torch.split(images, size), torch.split(labels, size), strict=True))
-        with progress_bar(total=len(images), description=attack.method, unit="image") as progress:
-            for batch, batch_labels in parts:
-                crafted.append(_attack_batch(attack, method, wrapped, batch, batch_labels, epsilon))
-                progress.update(len(batch))
+        for idx, (batch, batch_labels) in enumerate(parts):
+            crafted.append(_attack_batch(attack, method, wrapped, batch, batch_labels, epsilon))
+            tell(f"image {min((idx + 1) * size, len(images))} of {len(images)}")
         return torch.cat(crafted)
 
     return in_fitting_batches(attack_all, batch_size)

@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from pipeline.errors import InputError
+from pipeline.files import write_atomically, write_json
 from pipeline.models import build_model
 from pipeline.models.classifier import Classifier, blueprint_of, lay_out, load_state
-from pipeline.workflow.files import write_atomically, write_json
 
 _FORMAT = 1
 

@@ -1,8 +1,11 @@
 """ONNX beside the weights: what other runtimes load, held against the PyTorch model's own output."""
 
+from __future__ import annotations
+
 import io
 from contextlib import redirect_stdout
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -10,8 +13,10 @@ import onnxruntime
 import torch
 from torch import Tensor
 
-from pipeline.models.classifier import Classifier
-from pipeline.workflow.files import write_atomically
+from pipeline.files import write_atomically
+
+if TYPE_CHECKING:
+    from pipeline.models.classifier import Classifier
 
 _TOLERANCE = 1e-4
 

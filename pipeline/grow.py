@@ -1,13 +1,24 @@
 """Growing a base net module by module (CVIU Algorithm 2, thesis Algorithm 3)."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pipeline.cost import Cost
-from pipeline.machine.seeding import seed_torch
+from pipeline.cost import Cost, measure_cost
+from pipeline.machine.seeding import derive_seed, seed_torch
 from pipeline.models import build_model
 from pipeline.models.classifier import Classifier, blueprint_of
+from pipeline.models.inception import Inception
+from pipeline.training.fresh import train_plainly
+from pipeline.training.predict import Score, evaluate
+
+if TYPE_CHECKING:
+    from pipeline.images.parts import Parts
+    from pipeline.params.machine import Numerics
+    from pipeline.params.training import Grow
+    from pipeline.training.resume import ResumePoint
 
 
 @dataclass(frozen=True)
@@ -154,6 +165,84 @@ def grow(
             reason = f"no gain of {rules.noticeable_gain:.2%} in {idle} iterations in a row"
             break
     return best, history, reason
+
+
+class Growing:
+    """How candidates are trained, scored and measured under the params' section `grow`; what `grow` calls.
+
+    Args:
+        settings: the section of the params.
+        parts: the data.
+        seed: the run's seed.
+        resume: where finished epochs of each candidate are kept.
+        numerics: the section of the params.
+    """
+
+    def __init__(
+        self, settings: Grow, parts: Parts, *, seed: int, resume: ResumePoint, numerics: Numerics
+    ) -> None:
+        self._settings, self._parts, self._seed = settings, parts, seed
+        self._resume, self._numerics = resume, numerics
+
+    @property
+    def rules(self) -> GrowthRules:
+        """The stop rules; MiB become bytes."""
+        settings, memory = self._settings, self._settings.max_memory_mib
+        return GrowthRules(
+            max_modules=settings.max_modules,
+            noticeable_gain=settings.noticeable_gain,
+            patience=settings.patience,
+            max_params=settings.max_params,
+            max_flops=settings.max_flops,
+            max_memory_bytes=None if memory is None else memory * 2**20,
+        )
+
+    def measure(self, model: Classifier) -> Cost:
+        """Its cost on an image of the data."""
+        return measure_cost(model, self._parts.image_set.image_shape)
+
+    def name_of(self, model: Classifier) -> str:
+        """`Inception-37`, or the architecture's name."""
+        return model.net.title if isinstance(model.net, Inception) else blueprint_of(model).architecture
+
+    def score(self, base: Classifier) -> Candidate:
+        """The record of the net that growing starts from."""
+        score = evaluate(base, self._parts.validation, batch_size=self._numerics.eval_batch_size)
+        return self._record(base, 0, None, score)
+
+    def train_and_score(self, model: Classifier, iteration: int, stage: int) -> tuple[Classifier, Candidate]:
+        """Train a candidate; it and its record."""
+        outcome = train_plainly(
+            model,
+            self._settings.training,
+            self._parts,
+            auxiliary=self._settings.auxiliary,
+            seed=derive_seed(self._seed, f"grow/{iteration}/{stage}"),
+            resume=self._resume.child(iteration, stage),
+            numerics=self._numerics,
+        )
+        return model, self._record(model, iteration, stage, outcome.validation)
+
+    def epochs_behind(self, best: Classifier, base: Candidate, *, before: int) -> int:
+        """The epochs of training behind the kept net: its own, and where it inherited, its ancestors'."""
+        n_added = int(sum(blueprint_of(best).options.get("stages", ()))) - sum(base.stages)
+        if self._settings.start == "scratch" and n_added > 0:
+            return self._settings.training.epochs
+        return before + n_added * self._settings.training.epochs
+
+    def _record(self, model: Classifier, iteration: int, stage: int | None, score: Score) -> Candidate:
+        cost = self.measure(model)
+        return Candidate(
+            name=self.name_of(model),
+            stages=tuple(blueprint_of(model).options.get("stages", ())),
+            iteration=iteration,
+            grown_stage=stage,
+            params=cost.params,
+            flops=cost.flops,
+            memory_bytes=cost.memory_bytes,
+            n=score.n,
+            n_correct=score.n_correct,
+        )
 
 
 def describe_candidate(candidate: Candidate) -> dict[str, Any]:

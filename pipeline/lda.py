@@ -21,13 +21,17 @@ of v_j grows most where one discriminant is large already, and a push that is to
 one; the sum of logarithms grows most where a discriminant is small.
 """
 
-from typing import NamedTuple
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from pipeline.machine.float64 import float64
-from pipeline.params import Lda
+
+if TYPE_CHECKING:
+    from pipeline.params.training import Lda
 
 # Class means that coincide leave nothing to separate: l_lda is then large, and not infinite.
 _SMALLEST_TRACE = 1e-9

@@ -1,48 +1,77 @@
-"""Craft one attack on one source model, once, and store the images."""
+"""Craft attacks on the source models, once, and store the images."""
 
-import json
+from __future__ import annotations
 
-import torch
-from safetensors.torch import save_file
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pipeline.attacks import craft
-from pipeline.checkpoint import load_classifier
-from pipeline.data.images import load_parts
-from pipeline.errors import InputError
-from pipeline.machine.seeding import configure_torch, seed_torch
-from pipeline.training.train import predict_logits
-from pipeline.workflow.stage import StageRun, run_stage
+from pipeline.jobs.job import Job, Workplace
+from pipeline.jobs.stage import run_stage
+
+if TYPE_CHECKING:
+    from pipeline.params.machine import Numerics
+    from pipeline.params.robustness import Attack, Source
 
 
-def craft_attack(run: StageRun) -> str:
+def jobs(
+    runs: Path,
+    *,
+    seeds: list[int],
+    numerics: Numerics,
+    sources: Mapping[str, Source],
+    attacks: Mapping[str, Attack],
+) -> Iterator[Job]:
+    """One for each seed, source and attack."""
+    for seed in seeds:
+        for source in sources:
+            for name, attack in attacks.items():
+                yield Job(
+                    {"seed": seed, "source": source, "attack": name},
+                    {"seed": seed, "name": f"{source}/{name}", "numerics": numerics, "attack": attack},
+                    {"prepared": runs / "prepare", "source": runs / "source" / str(seed) / source / "model"},
+                )
+
+
+def work(
+    place: Workplace,
+    *,
+    seed: int,
+    name: str,
+    numerics: Numerics,
+    attack: Attack,
+    prepared: Path,
+    source: Path,
+) -> str:
     """From a source and the test images to `images.safetensors`: float16 images in [0, 1], labels, settings."""
-    name, source_name = run.keys["attack"], run.keys["source"]
-    runtime, attack = run.params.runtime, run.params.attacks[name]
-    device = configure_torch(runtime)
-    parts = load_parts(run.artefact("prepare"), device, workers=runtime.workers)
-    test = parts.perturbed
-    source = load_classifier(run.artefact(run.seed, "source", source_name) / "model").to(device)
-    if source.classes != parts.source.classes:
-        expected, got = (", ".join(map(repr, each)) for each in (parts.source.classes, source.classes))
-        raise InputError(
-            f"source {source_name}: expected a model for the labels {expected}, got one for {got}"
-        )
-    batch_size = runtime.eval_batch_size
-    seed_torch(run.seed, "craft", source_name, name)
-    crafted = craft(attack, source, test.scaled(), test.labels, batch_size=batch_size)
+    import json
+
+    import torch
+    from safetensors.torch import save_file
+
+    from pipeline.attacks import craft
+    from pipeline.checkpoint import load_classifier
+    from pipeline.images.parts import load_parts
+    from pipeline.machine.device import configure_torch
+    from pipeline.machine.seeding import seed_torch
+    from pipeline.training.predict import predict_logits
+
+    device = configure_torch(numerics)
+    test = load_parts(prepared, device, workers=place.workers).perturbed
+    model, batch_size = load_classifier(source).to(device), numerics.eval_batch_size
+    seed_torch(seed, "craft", name)
+    crafted = craft(attack, model, test.scaled(), test.labels, batch_size=batch_size)
     stored = crafted.to(torch.float16)
     save_file(
         {"images": stored.cpu().contiguous(), "labels": test.labels.cpu()},
-        run.out / "images.safetensors",
+        place.out / "images.safetensors",
         # One key: with several, safetensors writes them in any order, and the file's hash varies.
-        metadata={"crafted": json.dumps({"attack": attack.model_dump(mode="json"), "source": source_name})},
+        metadata={"crafted": json.dumps({"attack": attack.model_dump(mode="json"), "on": name})},
     )
-    clean = predict_logits(source, test.scaled(), batch_size=batch_size).argmax(1) == test.labels
-    attacked = predict_logits(source, stored.float(), batch_size=batch_size).argmax(1) == test.labels
+    clean = predict_logits(model, test.scaled(), batch_size=batch_size).argmax(1) == test.labels
+    attacked = predict_logits(model, stored.float(), batch_size=batch_size).argmax(1) == test.labels
     return f"the source falls from {int(clean.sum())} to {int(attacked.sum())} of {len(test)} correct"
 
 
 if __name__ == "__main__":
-    run_stage(
-        craft_attack, out="runs/{name}/{seed}/craft/{source}/{attack}", keys=["seed", "source", "attack"]
-    )
+    run_stage("stages.craft")

@@ -1,49 +1,78 @@
-"""Score every model on validation and, once, on the test part."""
+"""Score every model of the main flow on validation and, once, on the test part."""
 
-from pipeline.checkpoint import load_classifier
-from pipeline.cost import measure_cost
-from pipeline.data.images import load_parts
-from pipeline.machine.environment import describe_environment
-from pipeline.machine.seeding import configure_torch
-from pipeline.training.train import evaluate
-from pipeline.workflow.files import write_csv, write_json
-from pipeline.workflow.stage import StageRun, run_stage
-from pipeline.workflow.tables import MODELS
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.compared import main_models
+from pipeline.jobs.job import Job, Workplace
+from pipeline.jobs.stage import run_stage
+
+if TYPE_CHECKING:
+    from pipeline.params.machine import Numerics
+
+METRICS = "accuracy.json"
 
 
-def evaluate_models(run: StageRun) -> str:
-    """Writes `scores.csv`, `layers.csv`, `environment.json` and the metrics that DVC shows."""
-    runtime = run.params.runtime
-    device = configure_torch(runtime)
-    parts = load_parts(run.artefact("prepare"), device, workers=runtime.workers)
-    scores, layers = [], []
-    metrics: dict[str, dict[str, float]] = {}
-    for name, (folder, file) in MODELS.items():
-        model = load_classifier(run.artefact(run.seed, folder) / file).to(device)
-        cost = measure_cost(model, parts.source.image_shape)
-        metrics[name] = {"params": cost.params, "flops": cost.flops}
-        key = {"seed": run.seed, "model": name}
+def jobs(runs: Path, *, seeds: list[int], numerics: Numerics) -> Iterator[Job]:
+    """One for each seed."""
+    for seed in seeds:
+        yield Job(
+            {"seed": seed},
+            {"numerics": numerics},
+            {"prepared": runs / "prepare", "models": main_models(runs, seed)},
+        )
+
+
+def work(place: Workplace, *, numerics: Numerics, prepared: Path, models: Mapping[str, Path]) -> str:
+    """Writes `scores.csv`, `layers.csv` and `environment.json`."""
+    from pipeline.checkpoint import load_classifier
+    from pipeline.cost import measure_cost
+    from pipeline.files import write_csv, write_json
+    from pipeline.images.parts import load_parts
+    from pipeline.machine.device import configure_torch
+    from pipeline.machine.environment import describe_environment
+    from pipeline.training.predict import evaluate
+
+    device = configure_torch(numerics)
+    parts = load_parts(prepared, device, workers=place.workers)
+    scores, layers, summary = [], [], []
+    for name, path in models.items():
+        model = load_classifier(path).to(device)
+        cost = measure_cost(model, parts.image_set.image_shape)
         for split, images in (("validation", parts.validation), ("test", parts.test)):
-            score = evaluate(model, images, batch_size=runtime.eval_batch_size)
-            metrics[name][f"{split}_accuracy"] = round(score.accuracy, 6)
+            score = evaluate(model, images, batch_size=numerics.eval_batch_size)
             scores.append(
-                key
-                | {"split": split, "n": score.n, "n_correct": score.n_correct}
+                {"model": name, "split": split, "n": score.n, "n_correct": score.n_correct}
                 | {"params": cost.params, "flops": cost.flops}
             )
+        summary.append(f"{name} {score.accuracy:.2%}")
         layers += [
-            key
-            | {"layer": layer.name, "kind": layer.kind, "in": layer.in_channels, "out": layer.out_channels}
+            {"model": name, "layer": layer.name, "kind": layer.kind}
+            | {"in": layer.in_channels, "out": layer.out_channels}
             | {"params": layer.params, "flops": layer.flops}
             for layer in cost.layers
         ]
-    write_csv(run.out / "scores.csv", scores)
-    write_csv(run.out / "layers.csv", layers)
+    write_csv(place.out / "scores.csv", scores)
+    write_csv(place.out / "layers.csv", layers)
     # Here and not in `prepare`: nothing that is computed from the images depends on it.
-    write_json(run.out / "environment.json", describe_environment(device))
-    write_json(run.metrics(run.seed, "accuracy.json"), metrics)
-    return ", ".join(f"{name} {each['test_accuracy']:.2%}" for name, each in metrics.items()) + " on test"
+    write_json(place.out / "environment.json", describe_environment(device))
+    return f"{', '.join(summary)} on test"
+
+
+def metrics(folder: Path) -> dict[str, Any]:
+    """By seed and model: parameters, FLOPs and accuracies."""
+    from pipeline.files import read_csv
+
+    found: dict[str, Any] = {}
+    for row in read_csv(folder / "scores.csv"):
+        of_model = found.setdefault(row["seed"], {}).setdefault(row["model"], {})
+        of_model |= {"params": int(row["params"]), "flops": int(row["flops"])}
+        of_model[f"{row['split']}_accuracy"] = round(int(row["n_correct"]) / int(row["n"]), 6)
+    return found
 
 
 if __name__ == "__main__":
-    run_stage(evaluate_models, out="runs/{name}/{seed}/evaluate", keys=["seed"])
+    run_stage("stages.evaluate")

@@ -1,15 +1,34 @@
 """Read the data set and split it."""
 
-from pipeline.data.image_set import SPLITS, save_image_set
-from pipeline.datasets import read_dataset
-from pipeline.workflow.stage import StageRun, run_stage
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.jobs.job import Job, Workplace
+from pipeline.jobs.stage import run_stage
+
+if TYPE_CHECKING:
+    from pipeline.params.data import Data
+
+# The images lie outside of the project: no key can see that they have changed.
+STORED = False
 
 
-def prepare(run: StageRun) -> str:
+def jobs(_runs: Path, *, data: Data) -> Iterator[Job]:
+    """One job."""
+    yield Job({}, {"settings": data}, {})
+
+
+def work(place: Workplace, *, settings: Data) -> str:
     """From the source to `images.safetensors` and `images.json`, `files.csv` for an index of files, and
     `unreadable.csv` if there are any."""
-    data = read_dataset(run.params.data)
-    save_image_set(data, run.out)
+    from pipeline.images.image_set import SPLITS, save_image_set
+    from pipeline.readers import read_dataset
+
+    data = read_dataset(settings)
+    save_image_set(data, place.out)
     counts = ", ".join(f"{len(data.split[name])} {name}" for name in SPLITS)
     summary = f"{len(data.images)} images of {len(data.classes)} classes: {counts}"
     if data.skipped:
@@ -18,4 +37,4 @@ def prepare(run: StageRun) -> str:
 
 
 if __name__ == "__main__":
-    run_stage(prepare, out="runs/{name}/prepare")
+    run_stage("stages.prepare")

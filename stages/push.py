@@ -1,59 +1,108 @@
-"""Push: train on with the deep LDA terms, so that discriminants align with few latent neurons."""
+"""Push: train on with the deep LDA terms, so that discriminants align with few latent neurons.
 
-from safetensors.torch import save_file
-from torch import Tensor
+Beside the main push: a control, which is trained on for as long on the same batches without the push, and the variants
+that the params name, with other weights or the other separation.
+"""
 
-from pipeline.checkpoint import load_classifier, read_about, save_model
-from pipeline.data.images import load_parts
-from pipeline.lda import describe_latent
-from pipeline.machine.processes import connect
-from pipeline.machine.seeding import configure_torch, derive_seed
-from pipeline.pruning.latent import latent_features
-from pipeline.training.batches import balanced_batches
-from pipeline.training.objectives import PushObjective
-from pipeline.training.train import fit
-from pipeline.workflow.files import write_csv
-from pipeline.workflow.resume import ResumePoint
-from pipeline.workflow.stage import StageRun, run_stage
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.jobs.job import Job, Workplace
+from pipeline.jobs.stage import run_stage
+
+if TYPE_CHECKING:
+    from pipeline.params.machine import Numerics
+    from pipeline.params.training import Lda, Push, Schedule
+
+TRAINS = True
 
 
-def push(run: StageRun) -> str:
-    """From the grown model to `model`, `history.csv` and `latent.safetensors` (before and after)."""
-    runtime, lda, training = run.params.runtime, run.params.lda, run.params.push.training
-    device = configure_torch(runtime)
-    prepared, grown = run.artefact("prepare"), run.artefact(run.seed, "grow")
-    resume = ResumePoint(run.resume_folder([prepared, grown], [runtime, lda, training]) / "fit")
-    parts = load_parts(prepared, device, workers=runtime.workers)
-    model = load_classifier(grown / "model").to(device)
-    train = parts.train
+def jobs(runs: Path, *, seeds: list[int], numerics: Numerics, lda: Lda, push: Push) -> Iterator[Job]:
+    """One for each seed and push."""
+    weights = {"main": lda, "control": lda.model_copy(update={"gamma": 0.0, "lambda_": 0.0, "beta": 0.0})} | {
+        name: lda.model_copy(update=dict(each)) for name, each in push.variants.items()
+    }
+    for name, each in weights.items():
+        for seed in seeds:
+            settings = {"seed": seed, "numerics": numerics, "lda": each, "training": push.training}
+            yield Job(
+                {"seed": seed, "push": name},
+                settings | {"may_diverge": name in push.variants},
+                {"prepared": runs / "prepare", "grown": runs / "grow" / str(seed) / "model"},
+            )
 
-    def latent_space(prefix: str) -> dict[str, Tensor]:
-        features = latent_features(model, train, batch_size=runtime.eval_batch_size)
-        return {f"{prefix}.{name}": t for name, t in describe_latent(features, train.labels, lda).items()}
 
-    before = latent_space("before")
-    outcome = fit(
-        model,
-        PushObjective(lda, label_smoothing=training.label_smoothing),
-        parts,
-        training,
-        batching=balanced_batches(lda.samples_per_class, lda.classes_per_batch),
-        seed=derive_seed(run.seed, "push"),
-        resume=resume,
-        runtime=runtime,
-        description=f"push, seed {run.seed}",
-    )
-    epochs = read_about(grown / "model")["epochs"] + training.epochs
-    about = {"stage": "push", "seed": run.seed, "epochs": epochs, "validation": outcome.validation.as_dict()}
-    save_model(model, run.out / "model", about=about)
-    write_csv(run.out / "history.csv", outcome.history)
-    save_file(before | latent_space("after"), run.out / "latent.safetensors")
-    last = outcome.history[-1]
+def work(
+    place: Workplace,
+    *,
+    seed: int,
+    numerics: Numerics,
+    lda: Lda,
+    training: Schedule,
+    may_diverge: bool,
+    prepared: Path,
+    grown: Path,
+) -> str:
+    """From the grown model to `model`, `history.csv` and `latent.safetensors` (before and after).
+
+    A push that diverges ends the job or, where it may, leaves nothing: how strong a push may be is what variants are
+    there to find out.
+    """
+    from safetensors.torch import save_file
+
+    from pipeline.checkpoint import load_classifier, read_about, save_model
+    from pipeline.files import write_csv
+    from pipeline.images.parts import load_parts
+    from pipeline.lda import describe_latent
+    from pipeline.machine.device import configure_torch
+    from pipeline.machine.seeding import derive_seed
+    from pipeline.training.batches import balanced_batches
+    from pipeline.training.fit import DivergedError, fit
+    from pipeline.training.objectives import push_objective
+    from pipeline.training.predict import latent_features
+    from pipeline.training.resume import ResumePoint
+
+    device = configure_torch(numerics)
+    parts = load_parts(prepared, device, workers=place.workers)
+    model, train = load_classifier(grown).to(device), parts.train
+    spaces = {}
+
+    def look(state: str) -> None:
+        features = latent_features(model, train, batch_size=numerics.eval_batch_size)
+        for name, found in describe_latent(features, train.labels, lda).items():
+            spaces[f"{state}.{name}"] = found
+
+    look("before")
+    try:
+        outcome = fit(
+            model,
+            push_objective(lda, label_smoothing=training.label_smoothing),
+            parts,
+            training,
+            batching=balanced_batches(lda.samples_per_class, lda.classes_per_batch),
+            seed=derive_seed(seed, "push"),  # the same batches for every push
+            resume=ResumePoint(place.resume / "fit"),
+            numerics=numerics,
+        )
+    except DivergedError as error:
+        if not may_diverge:
+            raise
+        return str(error)
+    look("after")
+    epochs = read_about(grown)["epochs"] + training.epochs
+    about = {"stage": "push", "seed": seed, "epochs": epochs, "validation": outcome.validation.as_dict()}
+    save_model(model, place.out / "model", about=about)
+    write_csv(place.out / "history.csv", outcome.history)
+    save_file(spaces, place.out / "latent.safetensors")
+    active, spectrum = spaces["after.active"], spaces["after.spectrum"].clamp_min(0)
     return (
-        f"validation accuracy {outcome.validation.accuracy:.2%}, {last['train_n_active']:.0f} active "
-        f"neurons, top discriminant {last['train_top_share']:.0%} of the sum"
+        f"validation accuracy {outcome.validation.accuracy:.2%}, {int(active.sum())} active neurons, largest "
+        f"eigenvalue {float(spectrum.max() / spectrum.sum().clamp_min(1e-30)):.0%} of the sum"
     )
 
 
 if __name__ == "__main__":
-    run_stage(push, out="runs/{name}/{seed}/push", keys=["seed"], connect=connect)
+    run_stage("stages.push")

@@ -1,16 +1,35 @@
 """Write the reports, from tables only."""
 
-from pipeline.report import write_report
-from pipeline.report.results import load_results
-from pipeline.workflow.stage import StageRun, run_stage
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.jobs.job import Job, Workplace
+from pipeline.jobs.stage import run_stage
+
+if TYPE_CHECKING:
+    from pipeline.params.params import Params
+
+# It takes seconds, and its folder is committed, not cached.
+STORED = False
+OUT = "reports/{name}"
 
 
-def report(run: StageRun) -> str:
-    """From every seed's tables to `reports/<name>`."""
-    params = run.params
-    write_report(load_results(params, run.artefact()), run.out)
+def jobs(runs: Path, *, params: Params) -> Iterator[Job]:
+    """One job."""
+    yield Job({}, {"params": params}, {"runs": runs})
+
+
+def work(place: Workplace, *, params: Params, runs: Path) -> str:
+    """From every stage's tables to `reports/<name>`."""
+    from pipeline.report import write_report
+    from pipeline.report.results import load_results
+
+    write_report(load_results(params, runs), place.out)
     return f"read reports/{params.name}/pruning.md and robustness.md"
 
 
 if __name__ == "__main__":
-    run_stage(report, out="reports/{name}")
+    run_stage("stages.report")

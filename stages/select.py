@@ -1,60 +1,70 @@
-"""Select the accuracy-first and the parameter-first model on validation, and export them."""
+"""Select two pruned models: the most accurate sample, and the smallest one that is accurate enough."""
 
-import csv
-from dataclasses import asdict
+from __future__ import annotations
 
-from pipeline.checkpoint import load_classifier, save_model
-from pipeline.data.images import load_parts
-from pipeline.errors import InputError
-from pipeline.export import export_onnx
-from pipeline.machine.seeding import configure_torch
-from pipeline.pruning.select import Entry, Selection, select_models
-from pipeline.training.train import evaluate
-from pipeline.workflow.files import write_json
-from pipeline.workflow.stage import StageRun, run_stage
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.jobs.job import Job, Workplace
+from pipeline.jobs.stage import run_stage
+
+if TYPE_CHECKING:
+    from pipeline.params.machine import Numerics
+    from pipeline.params.pruning import Select
 
 
-def select(run: StageRun) -> str:
+def jobs(runs: Path, *, seeds: list[int], numerics: Numerics, select: Select) -> Iterator[Job]:
+    """One for each seed."""
+    for seed in seeds:
+        yield Job(
+            {"seed": seed},
+            {"seed": seed, "numerics": numerics, "settings": select},
+            {
+                "prepared": runs / "prepare",
+                "base": runs / "train" / str(seed) / "model",
+                "pruned": runs / "prune" / str(seed),
+            },
+        )
+
+
+def work(
+    place: Workplace,
+    *,
+    seed: int,
+    numerics: Numerics,
+    settings: Select,
+    prepared: Path,
+    base: Path,
+    pruned: Path,
+) -> str:
     """From all rounds' samples to two models (`.safetensors`, `.json`, `.onnx`) and `selection.json`."""
-    runtime, settings = run.params.runtime, run.params.select
-    device = configure_torch(runtime)
-    parts = load_parts(run.artefact("prepare"), device, workers=runtime.workers)
-    base = load_classifier(run.artefact(run.seed, "train") / "model").to(device)
-    score = evaluate(base, parts.validation, batch_size=runtime.eval_batch_size)
-    entries = [entry for each in run.params.rounds for entry in _read_samples(run, each.name)]
+    from dataclasses import asdict
+
+    from pipeline.checkpoint import load_classifier, save_model
+    from pipeline.errors import InputError
+    from pipeline.export import export_onnx
+    from pipeline.files import write_json
+    from pipeline.images.parts import load_parts
+    from pipeline.machine.device import configure_torch
+    from pipeline.prune.selection import read_entries, select_models
+    from pipeline.training.predict import evaluate
+
+    device = configure_torch(numerics)
+    parts = load_parts(prepared, device, workers=place.workers)
+    score = evaluate(load_classifier(base).to(device), parts.validation, batch_size=numerics.eval_batch_size)
+    entries = read_entries(pruned)
     if not entries:
         raise InputError("expected at least one pruned sample in the rounds, got none")
     selection = select_models(entries, base_n_correct=score.n_correct, max_drop=settings.max_drop)
-    chosen = {"accuracy_first": selection.accuracy_first, "parameter_first": selection.parameter_first}
     examples = parts.validation.first(16).cpu()
-    for name, entry in chosen.items():
-        sample = run.artefact(run.seed, "prune", entry.round, "samples")
-        model = load_classifier(sample / entry.sample)
-        about = {"stage": "select", "seed": run.seed, "selected_as": name, **asdict(entry)}
-        save_model(model, run.out / name, about=about)
-        export_onnx(model, run.out / f"{name}.onnx", examples=examples)
-    write_json(run.out / "selection.json", asdict(selection) | {"base": score.as_dict()})
-    return _describe(selection)
-
-
-def _read_samples(run: StageRun, name: str) -> list[Entry]:
-    table = run.artefact(run.seed, "prune", name) / "samples.csv"
-    with table.open(newline="", encoding="utf-8") as file:
-        return [
-            Entry(
-                round=row["round"],
-                sample=row["sample"],
-                eta=float(row["eta"]),
-                params=int(row["params"]),
-                flops=int(row["flops"]),
-                n=int(row["n"]),
-                n_correct=int(row["n_correct"]),
-            )
-            for row in csv.DictReader(file)
-        ]
-
-
-def _describe(selection: Selection) -> str:
+    for name in ("accuracy_first", "parameter_first"):
+        entry = getattr(selection, name)
+        model = load_classifier(pruned / entry.round / "samples" / entry.sample)
+        about = {"stage": "select", "seed": seed, "selected_as": name, **asdict(entry)}
+        save_model(model, place.out / name, about=about)
+        export_onnx(model, place.out / f"{name}.onnx", examples=examples)
+    write_json(place.out / "selection.json", asdict(selection) | {"base": score.as_dict()})
     first, small = selection.accuracy_first, selection.parameter_first
     note = "" if selection.within_drop else " (none within the allowed drop)"
     return (
@@ -64,4 +74,4 @@ def _describe(selection: Selection) -> str:
 
 
 if __name__ == "__main__":
-    run_stage(select, out="runs/{name}/{seed}/select", keys=["seed"])
+    run_stage("stages.select")

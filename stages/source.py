@@ -1,33 +1,54 @@
-"""Train a third model, on the same split, that attacks are crafted on."""
+"""Train third models, on the same split, that attacks are crafted on."""
 
-from pipeline.checkpoint import save_model
-from pipeline.data.images import load_parts
-from pipeline.errors import InputError
-from pipeline.machine.processes import connect
-from pipeline.machine.seeding import configure_torch
-from pipeline.training.scratch import train_from_scratch
-from pipeline.workflow.files import write_csv
-from pipeline.workflow.resume import ResumePoint
-from pipeline.workflow.stage import StageRun, run_stage
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.jobs.job import Job, Workplace
+from pipeline.jobs.stage import run_stage
+
+if TYPE_CHECKING:
+    from pipeline.params.machine import Numerics
+    from pipeline.params.robustness import Source
+
+TRAINS = True
 
 
-def source(run: StageRun) -> str:
+def jobs(runs: Path, *, seeds: list[int], numerics: Numerics, sources: Mapping[str, Source]) -> Iterator[Job]:
+    """One for each seed and source."""
+    for name, settings in sources.items():
+        for seed in seeds:
+            yield Job(
+                {"seed": seed, "source": name},
+                {"seed": seed, "name": name, "numerics": numerics, "settings": settings},
+                {"prepared": runs / "prepare"},
+            )
+
+
+def work(
+    place: Workplace, *, seed: int, name: str, numerics: Numerics, settings: Source, prepared: Path
+) -> str:
     """From the prepared images to `model` and `history.csv`; a source that learnt too little is refused."""
-    name = run.keys["source"]
-    runtime, settings = run.params.runtime, run.params.sources[name]
-    device = configure_torch(runtime)
-    prepared = run.artefact("prepare")
-    resume = ResumePoint(run.resume_folder([prepared], [runtime, settings]) / "fit")
+    from pipeline.checkpoint import save_model
+    from pipeline.errors import InputError
+    from pipeline.files import write_csv
+    from pipeline.images.parts import load_parts
+    from pipeline.machine.device import configure_torch
+    from pipeline.training.fresh import train_from_scratch
+    from pipeline.training.resume import ResumePoint
+
     model, outcome = train_from_scratch(
         settings.model,
         settings.training,
-        load_parts(prepared, device, workers=runtime.workers),
+        load_parts(prepared, configure_torch(numerics), workers=place.workers),
         auxiliary=None,
-        seed=run.seed,
+        seed=seed,
         purpose=f"source/{name}",
         wanted_for=f"sources.{name}.model",
-        resume=resume,
-        runtime=runtime,
+        resume=ResumePoint(place.resume / "fit"),
+        numerics=numerics,
     )
     accuracy = outcome.validation.accuracy
     if accuracy < settings.min_validation_accuracy:
@@ -35,11 +56,11 @@ def source(run: StageRun) -> str:
             f"params.yaml: sources.{name}.min_validation_accuracy: expected a source model of at least "
             f"{settings.min_validation_accuracy:.2%} on validation (got {accuracy:.2%})"
         )
-    about = {"stage": "source", "seed": run.seed, "validation": outcome.validation.as_dict()}
-    save_model(model, run.out / "model", about=about)
-    write_csv(run.out / "history.csv", outcome.history)
+    about = {"stage": "source", "seed": seed, "validation": outcome.validation.as_dict()}
+    save_model(model, place.out / "model", about=about)
+    write_csv(place.out / "history.csv", outcome.history)
     return f"validation accuracy {accuracy:.2%}"
 
 
 if __name__ == "__main__":
-    run_stage(source, out="runs/{name}/{seed}/source/{source}", keys=["seed", "source"], connect=connect)
+    run_stage("stages.source")

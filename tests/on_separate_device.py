@@ -18,13 +18,13 @@ from separate_device import DEVICE, SeparateDevice
 
 import pipeline.machine.float64
 import pipeline.machine.seeding
-from pipeline.params import Runtime
+from pipeline.params.machine import Numerics
 
 _configure_torch = pipeline.machine.seeding.configure_torch
 
 
-def _configure(runtime: Runtime) -> torch.device:
-    _configure_torch(runtime)
+def _configure(numerics: Numerics) -> torch.device:
+    _configure_torch(numerics)
     return DEVICE
 
 

@@ -7,14 +7,14 @@ import pytest
 import torch
 from conftest import ROOT
 from foolbox import Misclassification, PyTorchModel, TargetedMisclassification
+from pipeline.params.foolbox_names import FOOLBOX_NAMES
 from pydantic import ValidationError
 from torch import Tensor, nn
 
 from pipeline.attacks import Fgsm, NewtonFool, build_attack, craft
 from pipeline.errors import InputError
-from pipeline.params import Attack, FgsmAttack, FoolboxAttack, NewtonFoolAttack
 from pipeline.params.file import read_params
-from pipeline.params.foolbox_names import FOOLBOX_NAMES
+from pipeline.params.robustness import Attack, FgsmAttack, FoolboxAttack, NewtonFoolAttack
 
 torch.set_num_threads(1)  # on nets this small two threads spend their time waiting
 

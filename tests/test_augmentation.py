@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.training.augmentation import augment_images, center_crop
+from pipeline.images.augmentation import augment_images, center_crop
 
 
 def shift(images: Tensor, max_px: int, random: torch.Generator) -> Tensor:

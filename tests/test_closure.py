@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.workflow.closure import import_closure, write_deps
+from pipeline.jobs.code import import_closure, write_deps
 
 
 def _project(root: Path, **files: str) -> Path:

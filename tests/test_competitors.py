@@ -10,19 +10,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from pipeline.workflow.tables import COMPARISON_FIELDS
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from pipeline.classifiers import build_classifier
-from pipeline.cost import count_params, measure_cost
-from pipeline.data.image_set import ImageSet
-from pipeline.data.images import Images, Parts
-from pipeline.errors import InputError
-from pipeline.lda import discriminants
-from pipeline.models.classifier import Classifier
-from pipeline.params import Auxiliary, InceptionModel, Params, ResNetModel, TorchvisionModel, Training
-from pipeline.params.file import read_params
-from pipeline.pruning.competitors import (
+from pipeline.compare.competitors import (
     Contest,
     Entrant,
     FilterCriterion,
@@ -32,15 +24,25 @@ from pipeline.pruning.competitors import (
     prune_filters,
     prune_weights,
 )
-from pipeline.pruning.criteria import Criterion
-from pipeline.pruning.target_size import prune_to_size
-from pipeline.pruning.task_utility import unravel_utility
+from pipeline.compare.criteria import Criterion
+from pipeline.cost import count_params, measure_cost
+from pipeline.errors import InputError
+from pipeline.images.image_set import ImageSet
+from pipeline.images.parts import Images, Parts
+from pipeline.lda import discriminants
+from pipeline.models.classifier import Classifier
+from pipeline.params.file import read_params
+from pipeline.params.nets.sections import InceptionModel, ResNetModel, TorchvisionModel
+from pipeline.params.params import Params
+from pipeline.params.training import Auxiliary
+from pipeline.prune.target_size import prune_to_size
+from pipeline.prune.task_utility import unravel_utility
+from pipeline.training.classifiers import build_classifier
 from pipeline.training.objectives import Objective
-from pipeline.training.train import evaluate
-from pipeline.workflow.resume import ResumePoint
-from pipeline.workflow.tables import COMPARISON_FIELDS
+from pipeline.training.predict import evaluate
+from pipeline.training.resume import ResumePoint
 
-RUNTIME = read_params(ROOT / "presets/tiny.yaml").runtime.model_copy(update={"eval_batch_size": 64})
+NUMERICS = read_params(ROOT / "presets/tiny.yaml").numerics.model_copy(update={"eval_batch_size": 64})
 torch.set_num_threads(1)  # on nets this small two threads spend their time waiting
 
 CRITERIA: tuple[FilterCriterion, ...] = (*get_args(Criterion), "lda_after_the_fact")
@@ -118,7 +120,7 @@ def contest(folder: Path, method: str = "some", *, seed: int = 0, epochs_before:
         seed=seed,
         method=method,
         resume=ResumePoint(folder / method / str(seed) / "fit"),
-        runtime=RUNTIME,
+        numerics=NUMERICS,
     )
 
 

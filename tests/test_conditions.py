@@ -7,8 +7,11 @@ from typing import Literal
 
 import pytest
 from conftest import ROOT
+from pipeline.workflow.tables import MODELS
 
-from pipeline.params import (
+from pipeline.params.file import read_params
+from pipeline.params.params import Params
+from pipeline.params.robustness import (
     Attack,
     FgsmAttack,
     FoolboxAttack,
@@ -17,11 +20,9 @@ from pipeline.params import (
     LocalVarianceNoise,
     NewtonFoolAttack,
     Noise,
-    Params,
     PoissonNoise,
     SpeckleNoise,
 )
-from pipeline.params.file import read_params
 from pipeline.robustness.conditions import (
     CLEAN,
     OURS_AT_SIZE,
@@ -32,7 +33,6 @@ from pipeline.robustness.conditions import (
     list_pairs,
     source_name,
 )
-from pipeline.workflow.tables import MODELS
 
 NOISE: dict[str, Noise] = {
     "gaussian": GaussianNoise(kind="gaussian", std=5.0, seed=0),

@@ -13,15 +13,16 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from pipeline.checkpoint import load_classifier, save_model
-from pipeline.data.image_set import ImageSet, save_image_set
-from pipeline.data.images import load_parts
 from pipeline.errors import InputError
+from pipeline.images.image_set import ImageSet, save_image_set
+from pipeline.images.parts import load_parts
+from pipeline.jobs.stage import StageRun
 from pipeline.models import build_model
 from pipeline.models.classifier import Classifier
-from pipeline.params import Attack, FgsmAttack, FoolboxAttack, NewtonFoolAttack, Params
 from pipeline.params.file import read_params
+from pipeline.params.params import Params
+from pipeline.params.robustness import Attack, FgsmAttack, FoolboxAttack, NewtonFoolAttack
 from pipeline.robustness.conditions import list_models
-from pipeline.workflow.stage import StageRun
 from stages.craft import craft_attack
 from stages.white_box import white_box
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.functional import cross_entropy
 
+from pipeline.compare.criteria import Criterion, Scores, score_filters
 from pipeline.models import build_model
 from pipeline.models.blocks import ConvBnRelu
 from pipeline.models.classifier import Classifier
-from pipeline.pruning.criteria import Criterion, Scores, score_filters
 
 torch.set_num_threads(1)  # on nets this small two threads spend their time waiting
 

@@ -10,10 +10,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from sklearn.datasets import load_digits
 
-from pipeline.data.image_set import SPLITS, ImageSet, check_image_set, load_image_set, save_image_set
-from pipeline.datasets import read_dataset
 from pipeline.errors import InputError
-from pipeline.params import DigitsData, ImagesPerClass
+from pipeline.images.image_set import SPLITS, ImageSet, check_image_set, load_image_set, save_image_set
+from pipeline.params.data import DigitsData, ImagesPerClass
+from pipeline.readers import read_dataset
 
 
 def _settings(split_seed: int = 0, validation: float = 0.2, test: float = 0.2) -> DigitsData:

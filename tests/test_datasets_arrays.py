@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.data.image_set import ImageSet
-from pipeline.datasets import read_dataset
 from pipeline.errors import InputError
-from pipeline.params import ImagesPerClass
-from pipeline.params.data import ArraysData, FirstPerClass, ValidationRule
+from pipeline.images.image_set import ImageSet
+from pipeline.params.data import ArraysData, FirstPerClass, ImagesPerClass, ValidationRule
+from pipeline.readers import read_dataset
 
 Arrays = dict[str, Any]
 RULE = FirstPerClass(rule="first_per_class", images=2)

@@ -18,12 +18,18 @@ import numpy as np
 import pytest
 from torchvision import datasets
 
-from pipeline.data.file_index import Pixels
-from pipeline.data.image_set import ImageSet, Labels
-from pipeline.datasets import read_dataset
 from pipeline.errors import InputError
-from pipeline.params import ImagesPerClass
-from pipeline.params.data import BenchmarkData, FirstImages, FirstPerClass, LastSharePerClass, ValidationRule
+from pipeline.images.file_index import Pixels
+from pipeline.images.image_set import ImageSet, Labels
+from pipeline.params.data import (
+    BenchmarkData,
+    FirstImages,
+    FirstPerClass,
+    ImagesPerClass,
+    LastSharePerClass,
+    ValidationRule,
+)
+from pipeline.readers import read_dataset
 
 ALL = ImagesPerClass(train=None, validation=None, test=None, perturbed=None)
 IDX_NAMES = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}

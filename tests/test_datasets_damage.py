@@ -14,10 +14,10 @@ from conftest import Workspace
 from PIL import Image
 from ruamel.yaml import YAML
 
-from pipeline.data.image_set import SPLITS
-from pipeline.datasets import read_dataset, scan
 from pipeline.errors import InputError
-from pipeline.params import ImageFolderData, ImagesPerClass
+from pipeline.images.image_set import SPLITS
+from pipeline.params.data import ImageFolderData, ImagesPerClass
+from pipeline.readers import read_dataset, scan
 
 N_FILES = 24
 

@@ -10,15 +10,14 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from pipeline.data.file_index import FileIndex
-from pipeline.data.image_set import SPLITS, ImageSet
-from pipeline.datasets import read_dataset
-from pipeline.datasets.adience import AGE_GROUPS, age_group
-from pipeline.datasets.annotations import Row
-from pipeline.datasets.lfwa import last_name
 from pipeline.errors import InputError
-from pipeline.params import AdienceData, ImagesPerClass, LfwaData
-from pipeline.params.data import PeopleFile, ShareOfPeople
+from pipeline.images.file_index import FileIndex
+from pipeline.images.image_set import SPLITS, ImageSet
+from pipeline.params.data import AdienceData, ImagesPerClass, LfwaData, PeopleFile, ShareOfPeople
+from pipeline.readers import read_dataset
+from pipeline.readers.adience import AGE_GROUPS, age_group
+from pipeline.readers.annotations import Row
+from pipeline.readers.lfwa import last_name
 
 # First name, last name, number of images, Male, Smiling.
 PEOPLE = [

@@ -10,12 +10,19 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from pipeline.data.file_index import FileIndex, decode_image
-from pipeline.data.image_set import SPLITS, ImageSet
-from pipeline.datasets import read_dataset
 from pipeline.errors import InputError
-from pipeline.params import ImageFolderData, ImageNetData, ImagesPerClass
-from pipeline.params.data import FirstPerClass, LastSharePerClass, StratifiedShare, ValidationRule
+from pipeline.images.file_index import FileIndex, decode_image
+from pipeline.images.image_set import SPLITS, ImageSet
+from pipeline.params.data import (
+    FirstPerClass,
+    ImageFolderData,
+    ImageNetData,
+    ImagesPerClass,
+    LastSharePerClass,
+    StratifiedShare,
+    ValidationRule,
+)
+from pipeline.readers import read_dataset
 
 PX = 6
 

@@ -21,21 +21,28 @@ import torch.distributed as dist
 from conftest import ROOT, Workspace
 from safetensors.torch import load_file, save_file
 from test_objectives import lda_weights
-from test_train import RUNTIME, parts, schedule
+from test_train import NUMERICS, parts, schedule
 from torch import Tensor, nn
 
-from pipeline.data.images import Images
+from pipeline.compare.magnitude import magnitude_masks, masked
+from pipeline.distributed.collectives import (
+    agree_on,
+    gather,
+    mean_over_processes,
+    n_processes,
+    own_share,
+    rank,
+)
+from pipeline.distributed.sharding import trained_copy, whole
 from pipeline.errors import InputError
-from pipeline.machine.distributed import agree_on, gather, mean_over_processes, n_processes, own_share, rank
-from pipeline.machine.sharding import trained_copy, whole
+from pipeline.images.parts import Images
 from pipeline.models import build_model
 from pipeline.models.classifier import Classifier
-from pipeline.pruning.magnitude import magnitude_masks, masked
 from pipeline.training.batches import shuffled_batches
+from pipeline.training.fit import fit
 from pipeline.training.objectives import Objective, PushObjective
+from pipeline.training.resume import ResumePoint
 from pipeline.training.step import training_step
-from pipeline.training.train import fit
-from pipeline.workflow.resume import ResumePoint
 
 Strategy = Literal["ddp", "fsdp"]
 CPU = torch.device("cpu")
@@ -76,7 +83,7 @@ def step_of(name: str, share: Tensor, strategy: Strategy = "ddp") -> dict[str, T
     random = torch.Generator().manual_seed(1)
     images = torch.rand(N_IMAGES, 1, 8, 8, generator=random).double()
     labels = torch.arange(N_IMAGES) % 3
-    machine = RUNTIME.model_copy(update={"strategy": strategy})
+    machine = NUMERICS.model_copy(update={"strategy": strategy})
     both = nn.ModuleDict({"model": model.train(), "objective": objective})
     with trained_copy(both, machine, CPU) as trained:
         step = training_step(trained["model"], trained["objective"], machine, CPU)  # type: ignore[arg-type]
@@ -147,7 +154,7 @@ def trained(
         batching=shuffled_batches(9),
         seed=3,
         resume=ResumePoint(folder / f"fit-{same_images}-{strategy}"),
-        runtime=RUNTIME.model_copy(update={"strategy": strategy}),
+        numerics=NUMERICS.model_copy(update={"strategy": strategy}),
         description="test",
     )
     return spy, model, outcome.history
@@ -190,7 +197,7 @@ def single_weights(folder: Path) -> dict[str, Any]:
                 batching=shuffled_batches(10),
                 seed=3,
                 resume=ResumePoint(folder / f"masked-{strategy}"),
-                runtime=RUNTIME.model_copy(update={"strategy": strategy}),
+                numerics=NUMERICS.model_copy(update={"strategy": strategy}),
                 description="test",
             ).history
         n_left = sum(int((parameter != 0).sum()) for parameter in model.parameters())
@@ -402,7 +409,7 @@ def prepared(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> 
 def two(prepared: Workspace) -> Workspace:
     """The same, pushed by two processes."""
     made = prepared.copy(prepared.root.with_name("two"))
-    made.edit_params(after="runtime:", old="devices: 1", new="devices: 2")
+    made.edit_params(after="numerics:", old="devices: 1", new="devices: 2")
     result = made.must(*_stage("push"))
     assert result.output.count("push seed 0: validation accuracy") == 1, result.output
     return made
@@ -481,11 +488,11 @@ def test_a_lost_process_ends_the_run_which_then_goes_on(two: Workspace) -> None:
 def test_processes_that_were_not_asked_for_are_one_line(prepared: Workspace) -> None:
     """As in a SLURM job of one task, where somebody else is to start the processes."""
     copy = prepared.copy(prepared.root.with_name("slurm"))
-    copy.edit_params(after="runtime:", old="devices: 1", new="devices: 2")
+    copy.edit_params(after="numerics:", old="devices: 1", new="devices: 2")
     slurm = {"NTASKS": "1", "NTASKS_PER_NODE": "1", "NNODES": "1", "JOB_NAME": "train", "JOB_ID": "1"}
     slurm |= {"PROCID": "0", "LOCALID": "0", "NODEID": "0"}
     settings = [f"SLURM_{name}={value}" for name, value in slurm.items()]
     result = copy.run("env", *settings, *_stage("push"))
     assert result.code == 1
     (line,) = result.output.splitlines()
-    assert line.startswith("push seed 0: params.yaml: runtime.devices, runtime.num_nodes: ")
+    assert line.startswith("push seed 0: params.yaml: numerics.devices, numerics.num_nodes: ")

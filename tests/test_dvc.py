@@ -14,9 +14,9 @@ import pytest
 from conftest import ROOT, Workspace
 from ruamel.yaml import YAML
 
-from pipeline.params import Params
+from pipeline.jobs.code import import_closure
 from pipeline.params.file import read_params
-from pipeline.workflow.closure import import_closure
+from pipeline.params.params import Params
 
 # One process for all that share a full run.
 pytestmark = pytest.mark.xdist_group("workspace")
@@ -94,11 +94,11 @@ def dry(shared_copy: Workspace) -> Iterator[Workspace]:
         pytest.param("white_box:", "steps: 2", "steps: 3", (*WHITE_BOX, "report"), id="white-box"),
         pytest.param("lineup:", "size: 0", "size: 1", (*WHITE_BOX, *LATE), id="lineup"),
         pytest.param(
-            "runtime:",
+            "numerics:",
             "eval_batch_size: 512",
             "eval_batch_size: 256",
             tuple(name for name in EVERYTHING if name not in ("prepare", *NOISES)),
-            id="runtime",
+            id="numerics",
         ),
         pytest.param("data:", "split_seed: 0", "split_seed: 1", EVERYTHING, id="split"),
         pytest.param("robustness:", "gallery_images: 3", "gallery_images: 4", LATE, id="gallery"),
@@ -241,7 +241,7 @@ sys.stdout.write(json.dumps(found))
 
 
 def test_deps_hold_what_python_really_imports() -> None:
-    """Independent of `pipeline.workflow.closure`: what lies in `sys.modules` once a stage's script is imported."""
+    """Independent of `pipeline.jobs.code`: what lies in `sys.modules` once a stage's script is imported."""
     said = subprocess.run(
         [sys.executable, "-c", _LOADED, *STAGES],
         cwd=ROOT,
@@ -322,7 +322,7 @@ def test_script_hands_its_run_to_no_library(stage: str) -> None:
 
 
 def test_stage_module_reads_no_section_of_its_own() -> None:
-    """`pipeline.workflow.stage` runs in every stage: what it reads from the params would be undeclared."""
+    """`pipeline.jobs.stage` runs in every stage: what it reads from the params would be undeclared."""
     tree = ast.parse((ROOT / "pipeline/workflow/stage.py").read_text())
     reads = {
         node.attr

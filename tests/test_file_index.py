@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
-from pipeline.data.file_index import UNREADABLE, FileIndex, decode_image, decoder_warnings, read_problem
-from pipeline.data.image_set import SPLITS, ImageSet, load_image_set, save_image_set
 from pipeline.errors import InputError
+from pipeline.images.file_index import UNREADABLE, FileIndex, decode_image, decoder_warnings, read_problem
+from pipeline.images.image_set import SPLITS, ImageSet, load_image_set, save_image_set
 
 
 def noise(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.workflow.files import hash_files, write_atomically, write_csv, write_json
+from pipeline.files import hash_files, write_atomically, write_csv, write_json
 
 
 def test_write_atomically_makes_folders_and_leaves_nothing_beside(tmp_path: Path) -> None:
@@ -25,7 +25,7 @@ def test_write_that_fails_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest
     def no_space(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pipeline.workflow.files.os.fsync", no_space)
+    monkeypatch.setattr("pipeline.files.os.fsync", no_space)
     with pytest.raises(OSError, match="No space"):
         write_atomically(file, b"new")
     assert file.read_bytes() == b"old"
@@ -38,7 +38,7 @@ def test_content_is_synced_before_the_rename(tmp_path: Path, monkeypatch: pytest
     def record(descriptor: int) -> None:
         seen.append((file.with_name("file.bin.new").read_bytes(), file.exists()))
 
-    monkeypatch.setattr("pipeline.workflow.files.os.fsync", record)
+    monkeypatch.setattr("pipeline.files.os.fsync", record)
     write_atomically(file, b"content")
     assert seen == [(b"content", False)]
 

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pipeline.params import Robustness
+from pipeline.params.robustness import Robustness
 from pipeline.robustness.gallery import Gallery
 from pipeline.robustness.outcomes import Predictions
 

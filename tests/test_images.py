@@ -8,12 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.classifiers import build_classifier
-from pipeline.data.image_set import ImageSet, save_image_set
-from pipeline.data.images import Images, load_parts
 from pipeline.errors import InputError
+from pipeline.images.image_set import ImageSet, save_image_set
+from pipeline.images.parts import Images, load_parts
 from pipeline.models.classifier import Classifier, blueprint_of, decision_layer
-from pipeline.params import (
+from pipeline.params.nets.sections import (
     Architecture,
     CompactModel,
     FcModel,
@@ -23,6 +22,7 @@ from pipeline.params import (
     TorchvisionModel,
     Vgg16Model,
 )
+from pipeline.training.classifiers import build_classifier
 
 torch.set_num_threads(1)  # on nets this small two threads spend their time waiting
 
@@ -174,4 +174,4 @@ def test_the_parts_of_a_prepared_set_are_those_of_its_split(tmp_path: Path) -> N
         images, labels = data.part(name)  # type: ignore[arg-type]
         assert np.array_equal(part.images.numpy(), images)
         assert np.array_equal(part.labels.numpy(), labels)
-    assert parts.source.classes == data.classes
+    assert parts.image_set.classes == data.classes

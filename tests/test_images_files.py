@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipeline.data.image_set import SPLITS, save_image_set
-from pipeline.data.images import Images, Parts, load_parts
-from pipeline.datasets import read_dataset
 from pipeline.errors import InputError
-from pipeline.params import ImageFolderData, ImagesPerClass
-from pipeline.training.augmentation import augment_images
+from pipeline.images.augmentation import augment_images
+from pipeline.images.image_set import SPLITS, save_image_set
+from pipeline.images.parts import Images, Parts, load_parts
+from pipeline.params.data import ImageFolderData, ImagesPerClass
+from pipeline.readers import read_dataset
 from pipeline.training.batches import Batching, balanced_batches, shuffled_batches
 
 torch.set_num_threads(1)
@@ -175,7 +175,7 @@ def test_loading_prepared_files_reads_none_of_them(
     opened: list[Any] = []
     monkeypatch.setattr(Image, "open", lambda *args, **_: opened.append(args))
     parts = load_parts(prepared["index"], CPU)
-    parts.source.normalization()
+    parts.image_set.normalization()
     parts.perturbed.take(torch.tensor([0]))
     assert opened == []
     assert len(parts.train) == 18

@@ -13,7 +13,7 @@ from pipeline.models import build_model
 from pipeline.models.classifier import Classifier, blueprint_of
 from pipeline.models.initialisation import draw_weights
 from pipeline.prune import prune_model
-from pipeline.training.scratch import fresh_copy
+from pipeline.training.fresh import fresh_copy
 
 torch.set_num_threads(1)  # on nets this small two threads spend their time waiting
 

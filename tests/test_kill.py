@@ -13,7 +13,7 @@ from conftest import Result, Workspace
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from pipeline.workflow.resume import ResumePoint
+from pipeline.training.resume import ResumePoint
 
 # One process for all that share a full run.
 pytestmark = pytest.mark.xdist_group("workspace")

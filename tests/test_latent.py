@@ -2,17 +2,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.data.images import Images
+from pipeline.images.parts import Images
 from pipeline.models import build_model
 from pipeline.models.classifier import Classifier, decision_layer, latent_and_logits
-from pipeline.params import OtsuChoice, SensitivityChoice
-from pipeline.pruning.latent import (
-    LatentChoice,
-    choose_latent,
-    hits_by_rank,
-    latent_features,
-    n_above_otsu,
-)
+from pipeline.params.pruning import OtsuChoice, SensitivityChoice
+from pipeline.prune.latent import LatentChoice, choose_latent, hits_by_rank, n_above_otsu
+from pipeline.training.predict import latent_features
 
 torch.set_num_threads(1)  # on nets this small two threads spend their time waiting
 

@@ -47,7 +47,7 @@ import torch
 from pipeline.models import build_model
 from pipeline.models.classifier import Classifier
 from pipeline.prune import n_channels
-from pipeline.pruning.surgery import Cut, remove_channels
+from pipeline.prune.surgery import Cut, remove_channels
 
 torch.set_num_threads(1)
 torch.manual_seed(0)

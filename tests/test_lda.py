@@ -22,7 +22,7 @@ from pipeline.lda import (
     scatter_matrices,
     separation_matrix,
 )
-from pipeline.params import Lda
+from pipeline.params.training import Lda
 
 torch.set_num_threads(1)  # on matrices this small two threads spend their time waiting
 

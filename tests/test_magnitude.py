@@ -8,19 +8,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pipeline.compare.magnitude import magnitude_masks, masked
 from pipeline.cost import count_params, measure_cost
-from pipeline.data.image_set import ImageSet
-from pipeline.data.images import Images, Parts
+from pipeline.images.image_set import ImageSet
+from pipeline.images.parts import Images, Parts
 from pipeline.models import build_model
 from pipeline.models.classifier import lay_out
-from pipeline.params import Runtime, Schedule
-from pipeline.pruning.magnitude import magnitude_masks, masked
+from pipeline.params.machine import Numerics
+from pipeline.params.training import Schedule
 from pipeline.training.batches import shuffled_batches
+from pipeline.training.fit import fit
 from pipeline.training.objectives import Objective
-from pipeline.training.train import fit
-from pipeline.workflow.resume import ResumePoint
+from pipeline.training.resume import ResumePoint
 
-RUNTIME = Runtime(
+NUMERICS = Numerics(
     device="cpu",
     precision="float32",
     compile=False,
@@ -90,7 +91,7 @@ def train(model: nn.Module, folder: Path, *, epochs: int = 3) -> None:
         batching=shuffled_batches(6),
         seed=0,
         resume=ResumePoint(folder / "run"),
-        runtime=RUNTIME,
+        numerics=NUMERICS,
         description="test",
     )
 

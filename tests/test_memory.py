@@ -5,19 +5,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_train import RUNTIME, parts, schedule
+from test_train import NUMERICS, parts, schedule
 from torch import Tensor, nn
 
 from pipeline.attacks import craft
+from pipeline.compare.criteria import Criterion, score_filters
 from pipeline.errors import InputError
 from pipeline.machine.memory import in_fitting_batches, is_out_of_memory
 from pipeline.models import build_model
-from pipeline.params import Attack, FgsmAttack, NewtonFoolAttack
-from pipeline.pruning.criteria import Criterion, score_filters
+from pipeline.params.robustness import Attack, FgsmAttack, NewtonFoolAttack
 from pipeline.training.batches import balanced_batches, shuffled_batches
+from pipeline.training.fit import fit
 from pipeline.training.objectives import Objective
-from pipeline.training.train import evaluate, fit, predict_logits
-from pipeline.workflow.resume import ResumePoint
+from pipeline.training.predict import evaluate, predict_logits
+from pipeline.training.resume import ResumePoint
 
 torch.set_num_threads(1)  # on nets this small two threads spend their time waiting
 
@@ -171,7 +172,7 @@ def test_training_stops_with_a_line_that_names_the_batch(batching: object, n: in
             batching=batching,  # type: ignore[arg-type]
             seed=0,
             resume=ResumePoint(tmp_path / "fit"),
-            runtime=RUNTIME,
+            numerics=NUMERICS,
             description="test",
         )
     (line,) = str(caught.value).splitlines()

@@ -196,6 +196,6 @@ def test_torchvision_is_loaded_only_for_the_nets_that_need_it() -> None:
 
 
 def test_the_filter_tables_are_read_without_torch() -> None:
-    rooms = "pipeline.architectures.inception_filters, pipeline.architectures.resnet_config"
+    rooms = "pipeline.params.nets.inception_filters, pipeline.params.nets.resnet_config"
     code = f"import sys, {rooms}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60).returncode == 0

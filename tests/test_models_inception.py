@@ -5,13 +5,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.architectures.widths import scaled_width
 from pipeline.grow import extend
 from pipeline.models import build_model
 from pipeline.models.blocks import BatchNormNoScale
 from pipeline.models.classifier import Classifier
 from pipeline.models.inception import Inception
 from pipeline.models.inception_modules import InceptionModule
+from pipeline.params.nets.widths import scaled_width
 
 torch.set_num_threads(1)
 

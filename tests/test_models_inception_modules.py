@@ -5,7 +5,18 @@ import torch
 import torchvision
 from torch import nn
 
-from pipeline.architectures.inception_filters import (
+from pipeline.checkpoint import load_model, save_model
+from pipeline.cost import measure_cost
+from pipeline.models import build_model
+from pipeline.models.inception import Inception
+from pipeline.models.inception_modules import (
+    Double3x3Module,
+    FactorizedModule,
+    GoogLeNetModule,
+    InceptionModule,
+    build_module,
+)
+from pipeline.params.nets.inception_filters import (
     BN_INCEPTION,
     BN_INCEPTION_REDUCTIONS,
     GOOGLENET,
@@ -18,17 +29,6 @@ from pipeline.architectures.inception_filters import (
     ReductionRow,
     check_stages,
     stage_limits,
-)
-from pipeline.checkpoint import load_model, save_model
-from pipeline.cost import measure_cost
-from pipeline.models import build_model
-from pipeline.models.inception import Inception
-from pipeline.models.inception_modules import (
-    Double3x3Module,
-    FactorizedModule,
-    GoogLeNetModule,
-    InceptionModule,
-    build_module,
 )
 
 torch.set_num_threads(1)

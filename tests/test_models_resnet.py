@@ -3,11 +3,11 @@ import torch
 import torchvision
 from torch import nn
 
-from pipeline.architectures.resnet_config import PUBLISHED, ModuleSpec, parse_config
 from pipeline.models import build_model
 from pipeline.models.blocks import ConvBnRelu
 from pipeline.models.classifier import Blueprint, blueprint_of
 from pipeline.models.resnet import ResNet
+from pipeline.params.nets.resnet_config import PUBLISHED, ModuleSpec, parse_config
 
 torch.set_num_threads(1)
 

@@ -6,13 +6,13 @@ from urllib.error import URLError
 import pytest
 import torch
 import torchvision.models as zoo
+from pipeline.params.torchvision_names import TORCHVISION_NAMES
 from torch import nn
 
 from pipeline.checkpoint import load_model, save_model
 from pipeline.models import build_model
 from pipeline.models.classifier import blueprint_of
 from pipeline.models.torchvision_models import drop_auxiliary_heads
-from pipeline.params.torchvision_names import TORCHVISION_NAMES
 
 torch.set_num_threads(1)
 

@@ -5,8 +5,8 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from skimage.util import random_noise
 
-from pipeline.data.image_set import Pixels
-from pipeline.params import (
+from pipeline.images.image_set import Pixels
+from pipeline.params.robustness import (
     GaussianNoise,
     ImpulseNoise,
     LocalVarianceNoise,

@@ -10,7 +10,7 @@ from pipeline.lda import push_loss
 from pipeline.models import build_model
 from pipeline.models.classifier import Classifier, latent_and_logits
 from pipeline.models.inception import Inception
-from pipeline.params import Auxiliary, Lda
+from pipeline.params.training import Auxiliary, Lda
 from pipeline.training.objectives import AuxiliaryObjective, Objective, PushObjective, training_objective
 
 torch.set_num_threads(1)  # on nets this small two threads spend their time waiting

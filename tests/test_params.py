@@ -14,8 +14,9 @@ from conftest import ROOT, Workspace
 from ruamel.yaml import YAML
 
 from pipeline.errors import InputError
-from pipeline.params import FcModel, OtsuChoice, ResNetModel, TorchvisionModel, Vgg16Model
 from pipeline.params.file import main, read_params
+from pipeline.params.nets.sections import FcModel, ResNetModel, TorchvisionModel, Vgg16Model
+from pipeline.params.pruning import OtsuChoice
 
 GOOD = (ROOT / "presets/tiny.yaml").read_text(encoding="utf-8")
 GOOD_DATA = YAML(typ="safe", pure=True).load(GOOD)
@@ -120,18 +121,18 @@ def test_params_file_is_the_digits_preset() -> None:
             id="boolean-for-integer",
         ),
         pytest.param(
-            ("runtime:", "device: cpu", "device: gpu"),
-            "runtime.device",
+            ("numerics:", "device: cpu", "device: gpu"),
+            "numerics.device",
             ("'auto', 'cpu', 'cuda' or 'mps'", 'got "gpu"'),
             id="choice",
         ),
         pytest.param(
             (
-                "runtime:",
+                "numerics:",
                 "device: cpu\n  precision: float32\n  compile: false\n  devices: 1",
                 "device: mps\n  precision: float32\n  compile: false\n  devices: 2",
             ),
-            "runtime",
+            "numerics",
             ("auto, cpu or cuda for 2 processes", "got 'mps'"),
             id="mps-alone",
         ),
@@ -915,7 +916,7 @@ def test_a_section_becomes_the_model_of_its_architecture(tmp_path: Path) -> None
 def test_every_error_has_its_line(check: Check, tmp_path: Path) -> None:
     file = _edited(
         tmp_path,
-        ("runtime:", "threads: 1", "threads: 0"),
+        ("numerics:", "threads: 1", "threads: 0"),
         ("train:", "momentum: 0.9", "momentum: 9"),
         ("push:", "epochs: 3", "epochs: many"),
         ("attacks:", "epsilon: 16.0", "epsilon: -1.0"),
@@ -924,7 +925,7 @@ def test_every_error_has_its_line(check: Check, tmp_path: Path) -> None:
     keys = [line.removeprefix(f"{file}: ").split(": ")[0] for line in check(file)]
     assert sorted(keys) == sorted(
         [
-            "runtime.threads",
+            "numerics.threads",
             "train.training.momentum",
             "push.training.epochs",
             "attacks.fgsm.epsilon",
@@ -1004,7 +1005,7 @@ def test_integers_do_for_fractions(tmp_path: Path) -> None:
 def test_params_are_frozen() -> None:
     params = read_params(ROOT / "presets/tiny.yaml")
     with pytest.raises(ValueError, match="frozen"):
-        params.runtime.threads = 2
+        params.numerics.threads = 2
 
 
 def test_keys_are_those_of_the_method() -> None:
@@ -1044,13 +1045,13 @@ def test_bad_preset_is_not_used(project: Path, capsys: pytest.CaptureFixture[str
     (project / "presets/broken.yaml").write_text(GOOD.replace("threads: 1", "threads: -1"))
     with pytest.raises(SystemExit):
         main(["--preset", "broken"])
-    assert capsys.readouterr().err.startswith("presets/broken.yaml: runtime.threads: ")
+    assert capsys.readouterr().err.startswith("presets/broken.yaml: numerics.threads: ")
     assert (project / "params.yaml").read_text() == "what stood here before\n"
 
 
 def test_read_params_raises_what_main_prints(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"runtime\.threads: .*got 0"):
-        read_params(_edited(tmp_path, ("runtime:", "threads: 1", "threads: 0")))
+    with pytest.raises(InputError, match=r"numerics\.threads: .*got 0"):
+        read_params(_edited(tmp_path, ("numerics:", "threads: 1", "threads: 0")))
 
 
 def test_command_prints_the_errors_and_exits_with_one(workspace: Workspace, tmp_path: Path) -> None:

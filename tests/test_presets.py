@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, Workspace
 
-from pipeline.params import Params
 from pipeline.params.file import read_params
+from pipeline.params.params import Params
 
 pytestmark = pytest.mark.xdist_group("workspace")
 

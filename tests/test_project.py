@@ -103,7 +103,7 @@ def test_stages_and_scripts_are_the_same() -> None:
 
 def test_report_loads_no_model() -> None:
     """It reruns in seconds: tables only, neither torch nor checkpoints."""
-    from pipeline.workflow.closure import import_closure
+    from pipeline.jobs.code import import_closure
 
     for file in import_closure(Path("stages/report.py"), ROOT):
         heavy = {name.split(".")[0] for name in _imports(_tree(file))} & {"torch", "torchvision", "foolbox"}

@@ -8,12 +8,13 @@ from typing import Any
 import pandas as pd
 import pytest
 from conftest import ROOT
+from pipeline.params.MISSING import FilterCompetitor
+from pipeline.workflow.tables import COMPARISON_FIELDS, OURS
 
-from pipeline.params import FilterCompetitor, Params
 from pipeline.params.file import read_params
+from pipeline.params.params import Params
 from pipeline.report.comparison import comparison_section, draw_comparison
 from pipeline.report.results import Results
-from pipeline.workflow.tables import COMPARISON_FIELDS, OURS
 
 N = 1000
 # Hits of 1000 by seed, for both sizes: l1 is better by the same ten images everywhere, then worse without doubt;

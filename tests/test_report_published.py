@@ -6,13 +6,14 @@ from typing import Any, get_args
 import pandas as pd
 import pytest
 from conftest import ROOT
+from pipeline.params.MISSING import FixedCompetitor
+from pipeline.workflow.tables import COMPARISON_FIELDS, MODELS, OURS
 
-from pipeline.params import FixedCompetitor, Params, PublishedName
 from pipeline.params.file import read_params
+from pipeline.params.params import Params, PublishedName
 from pipeline.report.published import DROPS, SCORES
 from pipeline.report.published_sections import published_drops, published_scores
 from pipeline.report.results import Results
-from pipeline.workflow.tables import COMPARISON_FIELDS, MODELS, OURS
 
 NAMES: tuple[PublishedName, ...] = get_args(PublishedName)
 

@@ -12,9 +12,11 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 from matplotlib.figure import Figure
+from pipeline.workflow.tables import MODELS
 
-from pipeline.params import Attack, FgsmAttack, FoolboxAttack, GaussianNoise, Noise, Params
 from pipeline.params.file import read_params
+from pipeline.params.params import Params
+from pipeline.params.robustness import Attack, FgsmAttack, FoolboxAttack, GaussianNoise, Noise
 from pipeline.report import robustness as robustness_report
 from pipeline.report import robustness_figures
 from pipeline.report.calibration import calibration_section
@@ -32,7 +34,6 @@ from pipeline.robustness.conditions import (
     list_models,
     source_name,
 )
-from pipeline.workflow.tables import MODELS
 
 N = 200
 NAN = float("nan")

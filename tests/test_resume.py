@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.workflow.resume import ResumePoint
+from pipeline.training.resume import ResumePoint
 
 
 def test_nothing_saved_is_none(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_save_that_dies_before_the_rename_keeps_the_point(
     def die(descriptor: int) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pipeline.workflow.files.os.fsync", die)
+    monkeypatch.setattr("pipeline.files.os.fsync", die)
     with pytest.raises(KeyboardInterrupt):
         point.save({"a": torch.ones(2)}, {"epoch": 2})
     loaded = point.load()

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from pipeline.checkpoint import save_model
-from pipeline.classifiers import build_classifier
-from pipeline.data.image_set import ImageSet
 from pipeline.errors import InputError
+from pipeline.images.image_set import ImageSet
 from pipeline.models import build_model
 from pipeline.models.classifier import Classifier
-from pipeline.params import SavedModel
+from pipeline.params.nets.sections import SavedModel
+from pipeline.training.classifiers import build_classifier
 
 
 def image_set(classes: Sequence[str] = ("ant", "bee"), channels: int = 1) -> ImageSet:

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 import pytest
 import torch
 from conftest import ROOT
-from test_train import RUNTIME
+from test_train import NUMERICS
 
 from pipeline.errors import InputError
+from pipeline.machine.device import configure_torch
 from pipeline.machine.environment import describe_environment
-from pipeline.machine.seeding import configure_torch, derive_seed, generator, seed_torch
+from pipeline.machine.seeding import derive_seed, generator, seed_torch
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +47,7 @@ def test_the_device_is_the_one_asked_for(
     wanted: str, cuda: bool, mps: bool, found: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     has(monkeypatch, cuda=cuda, mps=mps)
-    assert str(configure_torch(RUNTIME.model_copy(update={"device": wanted}))) == found
+    assert str(configure_torch(NUMERICS.model_copy(update={"device": wanted}))) == found
     assert torch.are_deterministic_algorithms_enabled()
     assert torch.is_deterministic_algorithms_warn_only_enabled() == (wanted != "cpu")
 
@@ -54,8 +55,8 @@ def test_the_device_is_the_one_asked_for(
 def test_a_stage_that_does_not_train_does_not_import_the_compiler() -> None:
     """Two seconds of each."""
     program = (
-        "import sys; from test_train import RUNTIME; from pipeline.machine.seeding import configure_torch; "
-        "configure_torch(RUNTIME); import stages.evaluate, stages.craft; print('torch._inductor' in sys.modules)"
+        "import sys; from test_train import NUMERICS; from pipeline.machine.seeding import configure_torch; "
+        "configure_torch(NUMERICS); import stages.evaluate, stages.craft; print('torch._inductor' in sys.modules)"
     )
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
     output = subprocess.run(
@@ -73,9 +74,9 @@ def test_a_device_that_is_not_there_is_one_line(
 ) -> None:
     has(monkeypatch, cuda=cuda, mps=mps)
     with pytest.raises(InputError) as caught:
-        configure_torch(RUNTIME.model_copy(update={"device": wanted}))
+        configure_torch(NUMERICS.model_copy(update={"device": wanted}))
     assert str(caught.value) == (
-        f"params.yaml: runtime.device: expected auto or what this machine has, {there} (got {wanted})"
+        f"params.yaml: numerics.device: expected auto or what this machine has, {there} (got {wanted})"
     )
 
 

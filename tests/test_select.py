@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.pruning.select import Entry, Selection, select_models
+from pipeline.prune.selection import Entry, Selection, select_models
 
 
 def entry(n_correct: int, params: int, *, n: int = 1000, name: str = "round1") -> Entry:

@@ -14,16 +14,17 @@ from torch import Tensor, nn
 
 import pipeline.machine.float64
 from pipeline.attacks import craft
+from pipeline.compare.criteria import score_filters
+from pipeline.compare.magnitude import magnitude_masks, masked
 from pipeline.deconv import trace_utility
 from pipeline.lda import describe_latent, discriminants_decorrelated, push_loss
 from pipeline.machine.float64 import float64, float64_device
 from pipeline.models import build_model
 from pipeline.models.classifier import Classifier, decision_layer, latent_and_logits
-from pipeline.params import FgsmAttack, NewtonFoolAttack, SensitivityChoice
+from pipeline.params.pruning import SensitivityChoice
+from pipeline.params.robustness import FgsmAttack, NewtonFoolAttack
 from pipeline.prune import prune_model
-from pipeline.pruning.criteria import score_filters
-from pipeline.pruning.latent import choose_latent
-from pipeline.pruning.magnitude import magnitude_masks, masked
+from pipeline.prune.latent import choose_latent
 
 pytestmark = pytest.mark.xdist_group("processes")
 torch.set_num_threads(1)  # on nets this small two threads spend their time waiting

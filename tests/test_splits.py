@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from sklearn.model_selection import train_test_split
 
-from pipeline.data.image_set import Labels
-from pipeline.datasets.splits import hold_out, split_by_fractions
 from pipeline.errors import InputError
+from pipeline.images.image_set import Labels
 from pipeline.params.data import (
     FirstImages,
     FirstPerClass,
@@ -19,6 +18,7 @@ from pipeline.params.data import (
     StratifiedShare,
     ValidationRule,
 )
+from pipeline.readers.splits import hold_out, split_by_fractions
 
 
 def _labels(n: int, n_classes: int, seed: int = 0) -> Labels:

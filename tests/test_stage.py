@@ -11,8 +11,8 @@ import pytest
 from conftest import ROOT, Workspace
 
 from pipeline.errors import InputError
-from pipeline.workflow.resume import ResumePoint
-from pipeline.workflow.stage import StageRun, run_stage
+from pipeline.jobs.stage import StageRun, run_stage
+from pipeline.training.resume import ResumePoint
 
 Body = Callable[[StageRun], Any]
 OUT = Path("runs/tiny/0/fake")
@@ -155,7 +155,7 @@ def test_bad_params_stop_it_before_the_body(project: Path, caplog: pytest.LogCap
     params.write_text(params.read_text().replace("threads: 1", "threads: none"))
     called: list[StageRun] = []
     (line,) = _fails(called.append, caplog)
-    assert line.startswith("fake seed 0: params.yaml: runtime.threads: ")
+    assert line.startswith("fake seed 0: params.yaml: numerics.threads: ")
     assert called == []
     assert not Path("runs").exists()
 
@@ -177,7 +177,7 @@ def test_a_missing_artefact_names_itself(project: Path, caplog: pytest.LogCaptur
 
 
 def _key(run: StageRun) -> Path:
-    return run.resume_folder([Path("input")], [run.params.runtime, run.params.push])
+    return run.resume_folder([Path("input")], [run.params.numerics, run.params.push])
 
 
 def _resume_folders(*changes: Callable[[], object]) -> list[Path]:

@@ -12,7 +12,7 @@ from pipeline.errors import InputError
 from pipeline.models import build_model
 from pipeline.models.classifier import blueprint_of, output_layer
 from pipeline.prune import prune_model
-from pipeline.pruning.target_size import prune_to_size
+from pipeline.prune.target_size import prune_to_size
 
 torch.set_num_threads(1)  # on nets this small two threads spend their time waiting
 

@@ -6,13 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.data.images import Images
 from pipeline.deconv import trace_utility
+from pipeline.images.parts import Images
 from pipeline.lda import discriminants, discriminants_decorrelated
 from pipeline.models import build_model
-from pipeline.params import LatentChoiceRule, OtsuChoice, SensitivityChoice, Surgery
-from pipeline.pruning.latent import choose_latent, latent_features
-from pipeline.pruning.task_utility import TaskUtility, trace_images, unravel_utility
+from pipeline.params.pruning import LatentChoiceRule, OtsuChoice, SensitivityChoice, Surgery
+from pipeline.prune.latent import choose_latent
+from pipeline.prune.task_utility import TaskUtility, trace_images, unravel_utility
+from pipeline.training.predict import latent_features
 
 torch.set_num_threads(1)  # on nets this small two threads spend their time waiting
 

@@ -8,17 +8,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.data.image_set import ImageSet
-from pipeline.data.images import Images, Parts
+from pipeline.images.image_set import ImageSet
+from pipeline.images.parts import Images, Parts
 from pipeline.models import build_model
 from pipeline.models.inception import Inception
-from pipeline.params import Lda, Runtime, Schedule
+from pipeline.params.machine import Numerics
+from pipeline.params.training import Lda, Schedule
 from pipeline.training.batches import balanced_batches, shuffled_batches
+from pipeline.training.fit import DivergedError, Outcome, fit
 from pipeline.training.objectives import AuxiliaryObjective, Objective, PushObjective
-from pipeline.training.train import DivergedError, Outcome, evaluate, fit, predict_logits
-from pipeline.workflow.resume import ResumePoint
+from pipeline.training.predict import evaluate, predict_logits
+from pipeline.training.resume import ResumePoint
 
-RUNTIME = Runtime(
+NUMERICS = Numerics(
     device="cpu",
     precision="float32",
     compile=False,
@@ -114,7 +116,7 @@ def run(
         batching=shuffled_batches(6),
         seed=seed,
         resume=ResumePoint(folder / "run"),
-        runtime=RUNTIME,
+        numerics=NUMERICS,
         description="test",
     )
 
@@ -170,7 +172,7 @@ def test_a_run_stopped_in_epoch_three_and_resumed_ends_with_the_same_bits(
         "batching": StopsInEpochThree() if where == "batching" else shuffled_batches(6),
         "seed": 3,
         "resume": ResumePoint(tmp_path / "stopped" / "run"),
-        "runtime": RUNTIME,
+        "numerics": NUMERICS,
         "description": "test",
     }
     if where == "objective":
@@ -360,7 +362,7 @@ def test_one_step_shrinks_the_decision_weights_by_rate_times_decay(tmp_path: Pat
         batching=shuffled_batches(20),  # one step, in the middle of the cosine: half the rate
         seed=0,
         resume=ResumePoint(tmp_path / "run"),
-        runtime=RUNTIME,
+        numerics=NUMERICS,
         description="test",
     )
     torch.testing.assert_close(decision.detach(), before * (1 - 0.1 * 0.5), rtol=1e-6, atol=0)
@@ -468,7 +470,7 @@ def test_pushing_runs_on_balanced_batches(tmp_path: Path) -> None:
         batching=balanced_batches(8, 2),
         seed=0,
         resume=ResumePoint(tmp_path / "run"),
-        runtime=RUNTIME,
+        numerics=NUMERICS,
         description="test",
     )
     terms = ("total", "l_lda", "l_cov", "l_align", "n_active", "top_share", "collapsed")
@@ -488,7 +490,7 @@ def test_the_history_of_a_push_holds_the_share_of_collapsed_batches(
         batching=balanced_batches(8, None),
         seed=0,
         resume=ResumePoint(tmp_path / "run"),
-        runtime=RUNTIME,
+        numerics=NUMERICS,
         description="test",
     )
     assert [row["train_collapsed"] for row in outcome.history] == [collapsed] * 2

@@ -10,25 +10,25 @@ from typing import Any
 import pytest
 import torch
 from test_objectives import lda_weights
-from test_train import RUNTIME, parts, schedule
+from test_train import NUMERICS, parts, schedule
 from torch import Tensor, nn
 
 from pipeline.models import build_model
 from pipeline.models.classifier import Classifier
-from pipeline.params import Runtime
+from pipeline.params.machine import Numerics
 from pipeline.training.batches import balanced_batches, shuffled_batches
+from pipeline.training.fit import Outcome, fit
 from pipeline.training.objectives import Objective, PushObjective
+from pipeline.training.resume import ResumePoint
 from pipeline.training.step import gradient_scaler, training_step
-from pipeline.training.train import Outcome, fit
-from pipeline.workflow.resume import ResumePoint
 
 torch.set_num_threads(1)  # on nets this small two threads spend their time waiting
 
 CPU = torch.device("cpu")
 
 
-def runtime(**changes: Any) -> Runtime:
-    return RUNTIME.model_copy(update=changes)
+def numerics(**changes: Any) -> Numerics:
+    return NUMERICS.model_copy(update=changes)
 
 
 def classifier(name: str = "fc", **options: Any) -> Classifier:
@@ -43,7 +43,7 @@ def batch(n: int = 24, seed: int = 1) -> tuple[Tensor, Tensor]:
 
 
 def train(
-    folder: Path, settings: Runtime, *, push: bool = False, epochs: int = 12
+    folder: Path, settings: Numerics, *, push: bool = False, epochs: int = 12
 ) -> tuple[Classifier, Outcome]:
     model = classifier()
     outcome = fit(
@@ -54,7 +54,7 @@ def train(
         batching=balanced_batches(8, None) if push else shuffled_batches(12),
         seed=0,
         resume=ResumePoint(folder / "fit"),
-        runtime=settings,
+        numerics=settings,
         description="test",
     )
     return model, outcome
@@ -62,10 +62,10 @@ def train(
 
 @pytest.mark.parametrize("push", [False, True], ids=["plain", "push"])
 def test_bfloat16_trains_and_leaves_float32_weights(tmp_path: Path, push: bool) -> None:
-    model, outcome = train(tmp_path / "low", runtime(precision="bfloat16"), push=push)
+    model, outcome = train(tmp_path / "low", numerics(precision="bfloat16"), push=push)
     assert outcome.validation.accuracy > 0.9
     assert {tensor.dtype for tensor in model.parameters()} == {torch.float32}
-    reference, _ = train(tmp_path / "full", RUNTIME, push=push)
+    reference, _ = train(tmp_path / "full", NUMERICS, push=push)
     pairs = list(zip(model.parameters(), reference.parameters(), strict=True))
     assert not all(torch.equal(one, other) for one, other in pairs), "bfloat16 was not used"
 
@@ -89,7 +89,7 @@ def test_layers_run_in_the_precision_and_the_push_loss_does_not(
     layer.register_forward_hook(
         lambda _module, _inputs, output: outputs.append((output.dtype, torch.is_autocast_enabled("cpu")))
     )
-    step = training_step(model, PushObjective(lda_weights()), runtime(precision=precision), CPU)
+    step = training_step(model, PushObjective(lda_weights()), numerics(precision=precision), CPU)
     terms = step(*batch())
     terms["total"].backward()  # type: ignore[no-untyped-call]
     assert seen == [(torch.float32, False)]
@@ -101,7 +101,7 @@ def test_layers_run_in_the_precision_and_the_push_loss_does_not(
 
 def test_only_float16_scales_its_loss() -> None:
     assert [
-        gradient_scaler(runtime(precision=precision), CPU).is_enabled()
+        gradient_scaler(numerics(precision=precision), CPU).is_enabled()
         for precision in ("float32", "bfloat16", "float16")
     ] == [False, False, True]
 
@@ -113,11 +113,11 @@ class _Interrupted(Exception):  # noqa: N818
 def test_the_scale_of_float16_survives_a_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A scaler that started afresh would scale by 65536 and grow every 2000 steps; this one grows every 3."""
 
-    def scaler(_runtime: Runtime, device: torch.device) -> torch.amp.GradScaler:
+    def scaler(_runtime: Numerics, device: torch.device) -> torch.amp.GradScaler:
         return torch.amp.GradScaler(device.type, init_scale=8.0, growth_interval=3)
 
-    monkeypatch.setattr("pipeline.training.train.gradient_scaler", scaler)
-    undisturbed, _ = train(tmp_path / "undisturbed", runtime(precision="float16"), epochs=4)
+    monkeypatch.setattr("pipeline.training.fit.gradient_scaler", scaler)
+    undisturbed, _ = train(tmp_path / "undisturbed", numerics(precision="float16"), epochs=4)
 
     save, n_saved = ResumePoint.save, 0
 
@@ -131,7 +131,7 @@ def test_the_scale_of_float16_survives_a_resume(tmp_path: Path, monkeypatch: pyt
     with monkeypatch.context() as patch:
         patch.setattr(ResumePoint, "save", save_twice)
         with pytest.raises(_Interrupted):
-            train(tmp_path / "killed", runtime(precision="float16"), epochs=4)
+            train(tmp_path / "killed", numerics(precision="float16"), epochs=4)
     states = []
     for name in ("killed", "undisturbed"):
         loaded = ResumePoint(tmp_path / name / "fit").load()
@@ -141,7 +141,7 @@ def test_the_scale_of_float16_survives_a_resume(tmp_path: Path, monkeypatch: pyt
     assert (states[0]["scale"], states[0]["_growth_tracker"]) == (64.0, 1)
     assert (states[1]["scale"], states[1]["_growth_tracker"]) == (512.0, 2)
 
-    resumed, _ = train(tmp_path / "killed", runtime(precision="float16"), epochs=4)
+    resumed, _ = train(tmp_path / "killed", numerics(precision="float16"), epochs=4)
     loaded = ResumePoint(tmp_path / "killed/fit").load()
     assert loaded is not None
     assert loaded[1]["scaler"] == states[1]
@@ -171,7 +171,7 @@ def test_a_failed_compilation_is_one_line_and_the_training_goes_on(
 ) -> None:
     from torch._dynamo.exc import BackendCompilerFailed, TorchDynamoException, Unsupported
 
-    plain, expected = train(tmp_path / "plain", RUNTIME, epochs=2)
+    plain, expected = train(tmp_path / "plain", NUMERICS, epochs=2)
     for idx, error in enumerate(
         [
             BackendCompilerFailed("inductor", RuntimeError("no C++ compiler\nwas found"), None),
@@ -181,7 +181,7 @@ def test_a_failed_compilation_is_one_line_and_the_training_goes_on(
     ):
         caplog.clear()
         monkeypatch.setattr("torch.compile", _compile_that_fails(error, after=after))
-        model, outcome = train(tmp_path / str(idx), runtime(compile=True), epochs=2)
+        model, outcome = train(tmp_path / str(idx), numerics(compile=True), epochs=2)
         (record,) = caplog.records
         assert record.levelno == logging.WARNING
         message = record.getMessage()
@@ -194,7 +194,7 @@ def test_a_failed_compilation_is_one_line_and_the_training_goes_on(
 
 def test_errors_of_the_training_itself_are_no_reason_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.compile", _compile_that_fails(torch.OutOfMemoryError("full"), after=0))
-    step = training_step(classifier(), Objective(), runtime(compile=True), CPU)
+    step = training_step(classifier(), Objective(), numerics(compile=True), CPU)
     with pytest.raises(torch.OutOfMemoryError):
         step(*batch())
 
@@ -202,10 +202,10 @@ def test_errors_of_the_training_itself_are_no_reason_to_go_on(monkeypatch: pytes
 def test_without_the_setting_and_with_the_push_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     monkeypatch.setattr("torch.compile", lambda step: calls.append(step) or step)
-    training_step(classifier(), Objective(), RUNTIME, CPU)(*batch())
-    training_step(classifier(), PushObjective(lda_weights()), runtime(compile=True), CPU)(*batch())
+    training_step(classifier(), Objective(), NUMERICS, CPU)(*batch())
+    training_step(classifier(), PushObjective(lda_weights()), numerics(compile=True), CPU)(*batch())
     assert calls == []
-    training_step(classifier(), Objective(), runtime(compile=True), CPU)(*batch())
+    training_step(classifier(), Objective(), numerics(compile=True), CPU)(*batch())
     assert len(calls) == 1
 
 
@@ -217,7 +217,7 @@ def test_leftover_batches_do_not_compile_again_and_again(monkeypatch: pytest.Mon
     counter, true_compile = CompileCounter(), torch.compile
     monkeypatch.setattr("torch.compile", lambda step: true_compile(step, backend=counter))
     model = classifier("resnet", config="i64-c128", width=0.0625, stem="small", in_channels=1)
-    step = training_step(model, Objective(label_smoothing=0.1), runtime(compile=True), CPU)
+    step = training_step(model, Objective(label_smoothing=0.1), numerics(compile=True), CPU)
     try:
         for n in (24, 24, 13, 24, 13, 24, 7, 5, 24, 19, 24):
             step(*batch(n))["total"].backward()  # type: ignore[no-untyped-call]
@@ -232,7 +232,7 @@ def test_a_compiled_step_gives_the_same_gradients(caplog: pytest.LogCaptureFixtu
     from torch._dynamo import reset
 
     gradients = []
-    for settings in (RUNTIME, runtime(compile=True)):
+    for settings in (NUMERICS, numerics(compile=True)):
         model = classifier()
         step = training_step(model, Objective(), settings, CPU)
         step(*batch())["total"].backward()  # type: ignore[no-untyped-call]

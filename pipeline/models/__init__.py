@@ -5,7 +5,6 @@ from typing import Any
 
 from torch import nn
 
-from pipeline.architectures.resnet_config import PUBLISHED
 from pipeline.models.classifier import Blueprint, lay_out, set_blueprint
 from pipeline.models.fc import FullyConnected
 from pipeline.models.inception import Inception, bn_googlenet, googlenet
@@ -14,6 +13,7 @@ from pipeline.models.resnet import ResNet
 from pipeline.models.squeezenet import SqueezeNet
 from pipeline.models.torchvision_models import build_torchvision
 from pipeline.models.vgg import Vgg16
+from pipeline.params.nets.resnet_config import PUBLISHED
 
 _FAMILIES: dict[str, Callable[..., nn.Module]] = {
     "fc": FullyConnected,

@@ -3,8 +3,8 @@
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
-from pipeline.architectures.widths import scaled_width
 from pipeline.models.blocks import ConvBnRelu
+from pipeline.params.nets.widths import scaled_width
 
 
 class AuxiliaryHead(nn.Module):

@@ -4,7 +4,10 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor, nn
 
-from pipeline.architectures.inception_filters import (
+from pipeline.models.auxiliary import AuxiliaryHead
+from pipeline.models.blocks import ConvBnRelu, LatentHead, Stem, check_stem
+from pipeline.models.inception_modules import InceptionModule, build_module
+from pipeline.params.nets.inception_filters import (
     ModuleRow,
     ReductionRow,
     check_factorized_kernel,
@@ -12,10 +15,7 @@ from pipeline.architectures.inception_filters import (
     stage_limits,
     stage_rows,
 )
-from pipeline.architectures.widths import scaled_width
-from pipeline.models.auxiliary import AuxiliaryHead
-from pipeline.models.blocks import ConvBnRelu, LatentHead, Stem, check_stem
-from pipeline.models.inception_modules import InceptionModule, build_module
+from pipeline.params.nets.widths import scaled_width
 
 _STEM_CONVOLUTIONS = 3
 # CVIU Table 1 and Szegedy et al. name these two; every other net is named after its layers.
@@ -37,7 +37,7 @@ class Inception(nn.Module):
         base: rows of the filter table that each stage takes; modules beyond them are copies of the last
             row taken ("the same architecture as the module underneath", CVIU section 4). None: all of them.
         module: `v1_double3x3` (the papers'), `v1` (GoogLeNet), `v2` (BN-Inception) or `v3` ("Rethinking");
-            see `pipeline.architectures.inception_filters`. The last two reduce the grid by stride-2 modules instead
+            see `pipeline.params.nets.inception_filters`. The last two reduce the grid by stride-2 modules instead
             of max pools.
         factorized_kernel: n of v3's 1xn and nx1, odd.
         batch_norm: False gives every convolution a bias instead, as in the GoogLeNet of 2014.

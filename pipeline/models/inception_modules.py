@@ -5,7 +5,8 @@ from functools import partial
 
 from torch import Tensor, cat, nn
 
-from pipeline.architectures.inception_filters import (
+from pipeline.models.blocks import ConvBnRelu
+from pipeline.params.nets.inception_filters import (
     Double3x3Filters,
     ExpandedFilters,
     FactorizedFilters,
@@ -15,7 +16,6 @@ from pipeline.architectures.inception_filters import (
     ReductionFilters,
     ReductionRow,
 )
-from pipeline.models.blocks import ConvBnRelu
 
 MakeConv = Callable[..., ConvBnRelu]
 

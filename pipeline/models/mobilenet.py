@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from pipeline.architectures.widths import scaled_width
 from pipeline.models.blocks import ConvBnRelu, LatentHead, Stem, check_stem
+from pipeline.params.nets.widths import scaled_width
 
 
 class _Block(NamedTuple):

@@ -2,9 +2,9 @@
 
 from torch import Tensor, nn
 
-from pipeline.architectures.resnet_config import ModuleSpec, plan_modules
-from pipeline.architectures.widths import scaled_width
 from pipeline.models.blocks import ConvBnRelu, LatentHead, Stem, check_stem
+from pipeline.params.nets.resnet_config import ModuleSpec, plan_modules
+from pipeline.params.nets.widths import scaled_width
 
 
 class ResidualModule(nn.Module):

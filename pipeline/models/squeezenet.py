@@ -2,8 +2,8 @@
 
 from torch import Tensor, nn
 
-from pipeline.architectures.widths import scaled_width
 from pipeline.models.blocks import ConvBnRelu, LatentHead, Stem, check_stem
+from pipeline.params.nets.widths import scaled_width
 
 # Filters of each fire module's squeeze, 1x1 expand and 3x3 expand; None: a max pool (Iandola et al., Table 1).
 _FIRES: tuple[tuple[int, int, int] | None, ...] = (

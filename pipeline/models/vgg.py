@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from pipeline.architectures.widths import scaled_width
 from pipeline.models.blocks import ConvBnRelu, Stem, check_stem
+from pipeline.params.nets.widths import scaled_width
 
 # Filters of the 3x3 convolutions, block by block.
 _BLOCKS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))

@@ -24,10 +24,10 @@ class ImagesPerClass(Section):
 
 
 class DataSection(Section):
-    """What every source has. `crop_px`: side of the square that a net sees; cut at random places in training,
-    from the centre otherwise; null: no crop."""
+    """What every source has. `images_per_class` null takes all. `crop_px`: side of the square that a net sees; cut at
+    random places in training, from the centre otherwise; null: no crop."""
 
-    images_per_class: ImagesPerClass
+    images_per_class: ImagesPerClass | None
     crop_px: PositiveInt | None
 
 

@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from pipeline.errors import InputError
-from pipeline.params import Params
+from pipeline.params.params import Params
 
 PARAMS_FILE = Path("params.yaml")
 PRESETS = Path("presets")
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _read_yaml(path: Path) -> Any:
     try:
-        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        return YAML(typ="safe").load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:

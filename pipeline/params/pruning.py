@@ -1,19 +1,12 @@
-"""Sections on pruning: rounds, the choice of latent neurons, selection, and who ours is compared with."""
+"""Sections on pruning: the choice of latent neurons, rounds, selection, and who ours is compared with."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from pipeline.params.architectures import Architecture
+from pipeline.params.nets.sections import Architecture
 from pipeline.params.sections import Fraction, OpenFraction, Section, Slug
-from pipeline.params.training import Schedule
-
-
-class Round(Section):
-    """One prune round, and the output folder that it starts from: `push`, then `prune/<the round before>`."""
-
-    name: Slug
-    previous: str
+from pipeline.params.training import BalancedSchedule
 
 
 class SensitivityChoice(Section):
@@ -45,16 +38,18 @@ class Surgery(Section):
 
 
 class Prune(Section):
-    """The pruning step; `max_drop` is how far under the base a sample may fall on validation (t_acc).
+    """The pruning step, at most `rounds` times, each from the smallest acceptable sample of the one before.
 
     A sample is made for each of `etas` (Eq. 3.13) and for each of `sizes`, fractions of the parameters of the
-    model that the round starts from, for which eta is found by bisection.
+    model that the round starts from, for which eta is found by bisection. `max_drop` is how far under the base a
+    sample may fall on validation (t_acc).
     """
 
+    rounds: PositiveInt
     etas: list[PositiveFloat]
     sizes: list[OpenFraction]
     max_drop: Fraction
-    retraining: Schedule
+    retraining: BalancedSchedule
 
     @model_validator(mode="after")
     def _some_sample(self) -> Self:
@@ -69,58 +64,43 @@ class Select(Section):
     max_drop: Fraction
 
 
-class Shrink(Section):
-    """Ours at the sizes where it is compared: fractions of the base's parameters, one after another.
+# Rank filters, and keep as many in each layer as ours does (thesis 3.3.3).
+FilterCriterion = Literal[
+    "l1",
+    "taylor",
+    "activation_mean",
+    "activation_variance",
+    "apoz",
+    "fpgm",
+    "random",
+    "lda_after_the_fact",
+]
+FILTER_CRITERIA: tuple[str, ...] = get_args(FilterCriterion)
+# han: single weights are set to zero by magnitude (Han et al. 2015); scratch: our architectures with fresh weights.
+Competitor = FilterCriterion | Literal["han", "scratch"]
+COMPETITORS: tuple[str, ...] = (*FILTER_CRITERIA, "han", "scratch")
+
+
+class FixedNet(Section):
+    """A net of somebody's design, trained as the base was, at its own rate, for as many epochs as our smallest."""
+
+    learning_rate: PositiveFloat
+    model: Architecture
+
+
+class Compare(Section):
+    """Ours at these fractions of the base's parameters, one after another, and who it is compared with.
 
     Every competitor goes through the same sizes with the same retraining.
     """
 
     sizes: Annotated[list[OpenFraction], Field(min_length=1)]
-    retraining: Schedule
+    retraining: BalancedSchedule
+    competitors: list[Competitor]
+    fixed_nets: dict[Slug, FixedNet]
 
     @model_validator(mode="after")
     def _sizes_descend(self) -> Self:
         if any(after >= before for before, after in zip(self.sizes, self.sizes[1:], strict=False)):
             raise ValueError(f"sizes: expected descending fractions (got {self.sizes})")
         return self
-
-
-class FilterCompetitor(Section):
-    """A criterion that ranks filters; it keeps as many in each layer as ours does (thesis 3.3.3)."""
-
-    criterion: Literal[
-        "l1",
-        "taylor",
-        "activation_mean",
-        "activation_variance",
-        "apoz",
-        "fpgm",
-        "random",
-        "lda_after_the_fact",
-    ]
-
-
-class WeightCompetitor(Section):
-    """Han et al.'s weight magnitude: single weights are set to zero, nothing gets smaller."""
-
-    criterion: Literal["han"]
-
-
-class ScratchCompetitor(Section):
-    """Our pruned architectures with fresh weights, trained for as many epochs as ours."""
-
-    criterion: Literal["scratch"]
-
-
-class FixedCompetitor(Section):
-    """A fixed net, trained as the base was, at its own learning rate, for as many epochs as our smallest model."""
-
-    criterion: Literal["fixed"]
-    learning_rate: PositiveFloat
-    model: Architecture
-
-
-Competitor = Annotated[
-    FilterCompetitor | WeightCompetitor | ScratchCompetitor | FixedCompetitor,
-    Field(discriminator="criterion"),
-]

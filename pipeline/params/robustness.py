@@ -4,20 +4,21 @@ from difflib import get_close_matches
 from math import isfinite
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
 from pydantic_core import PydanticCustomError
 
-from pipeline.params.architectures import Architecture
-from pipeline.params.foolbox_names import FOOLBOX_NAMES
-from pipeline.params.sections import Fraction, NonNegativeInt, OpenFraction, Section, Slug
-from pipeline.params.training import Training
+from pipeline.params.installed_names import foolbox_attacks
+from pipeline.params.nets.sections import Architecture
+from pipeline.params.pruning import Competitor
+from pipeline.params.sections import Fraction, NonNegativeInt, OpenFraction, Section, seen_by_dvc
+from pipeline.params.training import ShuffledSchedule
 
 
 class Source(Section):
     """A third model that attacks are crafted on; under the stated accuracy it is refused."""
 
     model: Architecture
-    training: Training
+    training: ShuffledSchedule
     min_validation_accuracy: Fraction
 
 
@@ -26,7 +27,6 @@ class GaussianNoise(Section):
 
     kind: Literal["gaussian"]
     std: PositiveFloat
-    seed: NonNegativeInt
 
 
 class SpeckleNoise(Section):
@@ -34,7 +34,6 @@ class SpeckleNoise(Section):
 
     kind: Literal["speckle"]
     strength: PositiveFloat
-    seed: NonNegativeInt
 
 
 class PoissonNoise(Section):
@@ -42,7 +41,6 @@ class PoissonNoise(Section):
 
     kind: Literal["poisson"]
     peak: PositiveFloat
-    seed: NonNegativeInt
 
 
 class ImpulseNoise(Section):
@@ -50,7 +48,6 @@ class ImpulseNoise(Section):
 
     kind: Literal["salt", "pepper"]
     amount: OpenFraction
-    seed: NonNegativeInt
 
 
 class LocalVarianceNoise(Section):
@@ -58,7 +55,6 @@ class LocalVarianceNoise(Section):
 
     kind: Literal["local_variance"]
     strength: PositiveFloat
-    seed: NonNegativeInt
 
 
 Noise = Annotated[
@@ -100,12 +96,12 @@ class FoolboxAttack(Section):
     method: Literal["foolbox"]
     attack: str
     epsilon: Annotated[float, Field(gt=0)] | None
-    options: dict[str, Option]
+    options: dict[Annotated[str, AfterValidator(seen_by_dvc)], Option]
 
     @model_validator(mode="after")
     def _known_to_foolbox(self) -> Self:
-        if self.attack not in FOOLBOX_NAMES:
-            alike = get_close_matches(self.attack, sorted(FOOLBOX_NAMES), cutoff=0)
+        if self.attack not in (known := foolbox_attacks()):
+            alike = get_close_matches(self.attack, sorted(known), cutoff=0)
             raise ValueError(
                 f"attack: expected a class of foolbox.attacks, such as {', '.join(alike)} (got {self.attack!r})"
             )
@@ -116,13 +112,10 @@ Attack = Annotated[FgsmAttack | NewtonFoolAttack | FoolboxAttack, Field(discrimi
 
 
 class Lineup(Section):
-    """Who is attacked beside the models of the main flow: ours and `competitors` at one of `shrink.sizes`.
+    """Who is attacked beside the models of the main flow: ours and `competitors` at one of `compare.sizes`."""
 
-    `size` is the place in that list, from 0.
-    """
-
-    size: NonNegativeInt
-    competitors: list[Slug]
+    fraction: OpenFraction
+    competitors: list[Competitor]
 
 
 class Robustness(Section):

@@ -2,14 +2,33 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 OpenFraction = Annotated[float, Field(gt=0, lt=1)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
-# Names become file names and DVC stage names.
-Slug = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
+
+# DVC leaves keys of these names, at any depth, out of the key of its run-cache (treeverse/dvc#10296): with one of them
+# it would answer with the results of another value.
+UNSEEN_BY_DVC = ("size", "nfiles")
+
+
+def seen_by_dvc(name: str) -> str:
+    """The name itself.
+
+    Raises:
+        ValueError: for a name that DVC's run-cache does not see.
+    """
+    if name in UNSEEN_BY_DVC:
+        raise ValueError(
+            f"expected another name, as DVC's run-cache leaves out keys called so (got {name!r})"
+        )
+    return name
+
+
+# Names become file names and labels.
+Slug = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40), AfterValidator(seen_by_dvc)]
 
 
 class Section(BaseModel):

@@ -4,11 +4,11 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
+from pipeline.files import write_atomically
 from pipeline.report.pruning import pruning_report
 from pipeline.report.results import Results, with_accuracy
 from pipeline.report.robustness import robustness_report
 from pipeline.report.summary import summary
-from pipeline.workflow.files import write_atomically
 
 _MORE = (
     "variants",

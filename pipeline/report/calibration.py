@@ -1,6 +1,9 @@
 """The robustness report's section on confidence and calibration."""
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -8,10 +11,12 @@ from matplotlib.axes import Axes
 
 from pipeline.report.figures import COLORS, LABELS, figure, label_axes
 from pipeline.report.markdown import image, table
-from pipeline.report.results import Results
 from pipeline.report.robustness_tables import conditions_of, headline_of, label_of, models_of
 from pipeline.report.statistics import mean_interval
 from pipeline.robustness.conditions import CLEAN
+
+if TYPE_CHECKING:
+    from pipeline.report.results import Results
 
 _DRAWN = ("base", "pushed", "accuracy_first", "parameter_first")
 _KINDS = (CLEAN, "noise", "attack")

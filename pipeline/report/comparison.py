@@ -1,20 +1,25 @@
 """The comparison at matched sizes: ours against every competitor (thesis 3.3.3, CVIU Figures 5 and 6)."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from pipeline.params import FilterCompetitor, FixedCompetitor
+from pipeline.params.MISSING import FilterCompetitor, FixedCompetitor
 from pipeline.report.figures import MARKERS, figure, label_axes, short_number
 from pipeline.report.markdown import image, percent, table, thousands
-from pipeline.report.results import Results
 from pipeline.report.statistics import Interval, mean_interval
 from pipeline.report.summary import over_seeds, score_interval
 from pipeline.workflow.tables import OURS
+
+if TYPE_CHECKING:
+    from pipeline.report.results import Results
 
 _LABELS = {
     "l1": "L1 norm (Li et al.)",

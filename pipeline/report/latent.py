@@ -1,11 +1,13 @@
 """The pruning report's sections on the latent space."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 
-from pipeline.params import SensitivityChoice
+from pipeline.params.pruning import SensitivityChoice
 from pipeline.report.markdown import image, percent, table
 from pipeline.report.results import Results, with_accuracy
 from pipeline.report.statistics import mean_interval
@@ -116,12 +118,12 @@ def variants_section(results: Results) -> str:
     )
 
 
-def _by_seed(values: "pd.Series[float]", written: Callable[[float], str]) -> str:
+def _by_seed(values: pd.Series[float], written: Callable[[float], str]) -> str:
     """A value for each seed; a dash where the push diverged."""
     return ", ".join("-" if np.isnan(value) else written(value) for value in values)
 
 
-def _accuracy(values: "pd.Series[float]", confidence: float) -> str:
+def _accuracy(values: pd.Series[float], confidence: float) -> str:
     """Mean and interval over the seeds that ended, and how many did not."""
     ended = values.dropna().tolist()
     if not ended:

@@ -5,10 +5,13 @@ against: one of the main flow, `ours` or a competitor of the comparison at match
 printed one).
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from __future__ import annotations
 
-from pipeline.params import PublishedName
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from pipeline.params.params import PublishedName
 
 Split = Literal["validation", "test"]
 

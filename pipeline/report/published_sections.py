@@ -1,14 +1,20 @@
 """The reports' sections that hold a run against what the papers print."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from pipeline.report.figures import LABELS
 from pipeline.report.markdown import table, thousands
 from pipeline.report.published import DROPS, SCORES, PublishedScore
-from pipeline.report.results import Results
 from pipeline.report.robustness_tables import drop_interval
 from pipeline.report.statistics import mean_interval
 from pipeline.report.summary import mean_size, score_interval
 from pipeline.robustness.conditions import CLEAN
 from pipeline.workflow.tables import MODELS
+
+if TYPE_CHECKING:
+    from pipeline.report.results import Results
 
 
 def published_scores(results: Results) -> str:

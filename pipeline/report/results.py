@@ -1,16 +1,20 @@
 """What a report reads: the tables of all seeds, and nothing that a GPU is needed for."""
 
+from __future__ import annotations
+
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 import pandas as pd
 from safetensors.numpy import load_file
 
 from pipeline.errors import InputError
-from pipeline.params import Params
+
+if TYPE_CHECKING:
+    from pipeline.params.params import Params
 
 Arrays = dict[str, npt.NDArray[Any]]
 

@@ -1,12 +1,18 @@
 """The thesis's claims on robustness held against a run: supported, not supported, or undecided."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from pipeline.report.figures import LABELS
 from pipeline.report.markdown import counted, percent, table
-from pipeline.report.results import Results
 from pipeline.report.robustness_tables import drop_interval, drop_values, headline_of, label_of
 from pipeline.report.statistics import Interval, mean_interval
 from pipeline.robustness.conditions import OURS_AT_SIZE, at_size
 from pipeline.workflow.tables import CONFIDENCE_LEVEL
+
+if TYPE_CHECKING:
+    from pipeline.report.results import Results
 
 _PRUNED = ("accuracy_first", "parameter_first")
 

@@ -1,5 +1,7 @@
 """The figures of the robustness report: thesis Tables 5-1 to 5-3 as bars, Figures 5-2 to 5-5 as galleries."""
 
+from __future__ import annotations
+
 from math import isnan
 from pathlib import Path
 from typing import Any
@@ -115,7 +117,7 @@ def draw_gallery(results: Results, seed: int, attack: str, fooled: str, name: st
     return True
 
 
-def _said(row: "pd.Series[Any]", state: str, classes: list[str]) -> str:
+def _said(row: pd.Series[Any], state: str, classes: list[str]) -> str:
     return "\n".join(
         f"{name}: {classes[int(row[f'{model}_{state}_class'])]} ({row[f'{model}_{state}_confidence']:.2f})"
         for name, model in (("base", "first"), ("pruned", "second"))

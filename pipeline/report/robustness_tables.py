@@ -1,7 +1,10 @@
 """What the sections of the robustness report share: models, conditions, labels, intervals."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from pipeline.report.figures import LABELS
-from pipeline.report.results import Results
 from pipeline.report.statistics import Interval, mean_interval
 from pipeline.robustness.conditions import (
     CLEAN,
@@ -12,6 +15,9 @@ from pipeline.robustness.conditions import (
     list_models,
     source_name,
 )
+
+if TYPE_CHECKING:
+    from pipeline.report.results import Results
 
 
 def conditions_of(results: Results) -> list[Condition]:

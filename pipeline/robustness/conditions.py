@@ -1,10 +1,10 @@
-"""Under what the models are compared: clean images, noise, and attacks from each source; and which models."""
+"""Under what the models are compared: clean images, noise, and attacks from each source."""
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from math import nan
 
-from pipeline.params import (
+from pipeline.params.robustness import (
     Attack,
     FgsmAttack,
     FoolboxAttack,
@@ -16,11 +16,8 @@ from pipeline.params import (
     PoissonNoise,
     SpeckleNoise,
 )
-from pipeline.workflow.tables import MODELS
 
 CLEAN = "clean"
-# Our model at the size where it is compared with competitors.
-OURS_AT_SIZE = "ours_at_size"
 
 
 @dataclass(frozen=True)
@@ -75,35 +72,3 @@ def _attack_strength(attack: Attack) -> tuple[str, float, str]:
         case FoolboxAttack():
             family = ", ".join([attack.attack, *(f"{key} {value}" for key, value in attack.options.items())])
             return family, nan if attack.epsilon is None else attack.epsilon, "epsilon, of 255"
-
-
-def list_models(
-    size: int, competitors: Collection[str], sources: Collection[str]
-) -> dict[str, tuple[str, str]]:
-    """The models under comparison by name, with folder and file below `runs/<name>/<seed>`.
-
-    Those of `tables.MODELS`; ours and its competitors at one size of the comparison; the sources themselves.
-    """
-    step = f"step{size}"
-    return {
-        **MODELS,
-        OURS_AT_SIZE: ("shrink", step),
-        **{at_size(name): (f"compete/{name}", step) for name in competitors},
-        **{source_name(name): (f"source/{name}", "model") for name in sources},
-    }
-
-
-def list_pairs(competitors: Collection[str]) -> list[tuple[str, str]]:
-    """Who is compared with whom: everyone with the base, and each competitor with ours at the same size."""
-    against_base = [("base", name) for name in MODELS if name != "base"]
-    return [*against_base, *((at_size(name), OURS_AT_SIZE) for name in competitors)]
-
-
-def at_size(competitor: str) -> str:
-    """The name of a competitor's model at the size where robustness is compared."""
-    return f"{competitor}_at_size"
-
-
-def source_name(source: str) -> str:
-    """The name of a source among the compared models."""
-    return f"source_{source}"

@@ -1,20 +1,16 @@
 """Who was fooled where the other was not, with pictures (thesis Figures 5-2 to 5-5)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pipeline.machine.seeding import derive_seed
-from pipeline.params import Robustness
-from pipeline.robustness.outcomes import Predictions, compare_outcomes, gallery_rows, pick_examples
-from pipeline.workflow.files import write_csv
+from pipeline.files import write_csv
+from pipeline.robustness.outcomes import BeforeAndAfter, compare_outcomes, gallery_rows, pick_examples
 
 _FIELDS = (
-    "seed",
-    "attack",
     "fooled",
     "image",
     "label",
@@ -27,50 +23,36 @@ _FIELDS = (
 )
 
 
-class Gallery:
-    """For each attack: images that fooled the base and not the parameter-first model, and the reverse.
+def save_gallery(
+    folder: Path,
+    labels: Tensor,
+    models: Mapping[str, BeforeAndAfter],
+    clean: Tensor,
+    attacked: Tensor,
+    *,
+    n_images: int,
+    seed_of: Callable[[str], int],
+) -> None:
+    """Write `outcomes.csv`, and images that fooled one of two models alone: `gallery.csv`, `gallery.safetensors`.
 
     Args:
-        seed: the run's seed.
-        settings: section `robustness` of the params.
+        folder: where.
         labels: (n,) the true labels.
+        models: the base and the parameter-first model's predictions.
+        clean: (n, channels, height, width) images in [0, 1].
+        attacked: the same images under the attack.
+        n_images: at most, of either kind.
+        seed_of: from `only_base` or `only_pruned` to the seed that draws them.
     """
-
-    def __init__(self, seed: int, settings: Robustness, labels: Tensor) -> None:
-        self._seed, self._settings, self._labels = seed, settings, labels
-        self._rows: list[dict[str, Any]] = []
-        self._counts: list[dict[str, Any]] = []
-        self._images: dict[str, Tensor] = {}
-
-    def add(
-        self,
-        attack: str,
-        base: Mapping[str, Predictions],
-        pruned: Mapping[str, Predictions],
-        clean: Tensor,
-        attacked: Tensor,
-    ) -> None:
-        """Count who was fooled, and keep some of those images.
-
-        Args:
-            attack: the condition's name.
-            base: its predictions by condition, clean ones among them.
-            pruned: those of the parameter-first model.
-            clean: (n, channels, height, width) images in [0, 1].
-            attacked: the same images under the attack.
-        """
-        outcomes = compare_outcomes(self._labels, base, pruned, attack)
-        self._counts.append({"seed": self._seed, "attack": attack} | outcomes.counts())
-        for kind, mask in (("only_base", outcomes.only_first), ("only_pruned", outcomes.only_second)):
-            random = derive_seed(self._settings.gallery_seed, self._seed, attack, kind)
-            chosen = pick_examples(mask, self._settings.gallery_images, random)
-            key = {"seed": self._seed, "attack": attack, "fooled": kind}
-            self._rows += [key | row for row in gallery_rows(chosen, self._labels, base, pruned, attack)]
-            self._images[f"{attack}.{kind}.clean"] = clean[chosen].cpu()
-            self._images[f"{attack}.{kind}.attacked"] = attacked[chosen].cpu()
-
-    def save(self, folder: Path) -> None:
-        """Write `gallery.csv`, `outcomes.csv` and `gallery.safetensors`."""
-        write_csv(folder / "gallery.csv", self._rows, fields=_FIELDS)
-        write_csv(folder / "outcomes.csv", self._counts)
-        save_file(self._images, folder / "gallery.safetensors")
+    base, pruned = models["base"], models["parameter_first"]
+    outcomes = compare_outcomes(labels, base, pruned)
+    rows: list[dict[str, Any]] = []
+    images = {}
+    for fooled, mask in (("only_base", outcomes.only_first), ("only_pruned", outcomes.only_second)):
+        chosen = pick_examples(mask, n_images, seed_of(fooled))
+        rows += [{"fooled": fooled} | row for row in gallery_rows(chosen, labels, base, pruned)]
+        images[f"{fooled}.clean"] = clean[chosen].cpu()
+        images[f"{fooled}.attacked"] = attacked[chosen].cpu()
+    write_csv(folder / "outcomes.csv", [outcomes.counts()])
+    write_csv(folder / "gallery.csv", rows, fields=_FIELDS)
+    save_file(images, folder / "gallery.safetensors")

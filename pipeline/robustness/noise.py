@@ -1,18 +1,24 @@
 """Unavoidable noise (thesis 5.2.2): the same noisy images for every model, whatever the batches."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import uniform_filter
 from skimage.util import random_noise
 
-from pipeline.data.file_index import Pixels
-from pipeline.params import GaussianNoise, ImpulseNoise, LocalVarianceNoise, Noise, PoissonNoise
+from pipeline.params.robustness import GaussianNoise, ImpulseNoise, LocalVarianceNoise, Noise, PoissonNoise
+
+if TYPE_CHECKING:
+    from pipeline.images.file_index import Pixels
 
 # `random_noise` refuses a variance of zero, which black surroundings have.
 _LEAST_VARIANCE = 1e-12
 
 
-def add_noise(images: Pixels, noise: Noise) -> npt.NDArray[np.float32]:
+def add_noise(images: Pixels, noise: Noise, *, seed: int) -> npt.NDArray[np.float32]:
     """Noisy images (n, channels, height, width) in [0, 1], float32, clipped to the range.
 
     Image i draws from a generator of (seed, i) alone, so batches and order change nothing.
@@ -23,11 +29,12 @@ def add_noise(images: Pixels, noise: Noise) -> npt.NDArray[np.float32]:
 
     Args:
         images: uint8.
-        noise: kind, strength (0-255 scale where it has one) and seed.
+        noise: kind and strength (0-255 scale where it has one).
+        seed: of the noise.
     """
     noisy = np.empty(images.shape, dtype=np.float32)
     for idx, image in enumerate(images):
-        noisy[idx] = _noisy(image / 255.0, noise, np.random.default_rng([noise.seed, idx]))
+        noisy[idx] = _noisy(image / 255.0, noise, np.random.default_rng([seed, idx]))
     return noisy
 
 

@@ -2,30 +2,29 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pipeline.robustness.conditions import CLEAN
-from pipeline.training.train import predict_logits
+from pipeline.errors import InputError
+from pipeline.machine.float64 import float64
+from pipeline.training.predict import predict_logits
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """One model on one condition: softmax probabilities (n, classes), on the CPU."""
+    """One model on one condition, on the CPU.
 
-    probabilities: Tensor
+    `predicted` (n,) int64 classes; `confidence` (n,) float64, the softmax of the predicted class, the thesis's
+    confidence.
+    """
 
-    @property
-    def predicted(self) -> Tensor:
-        """The predicted classes (n,)."""
-        return self.probabilities.argmax(1)
-
-    @property
-    def confidence(self) -> Tensor:
-        """The softmax of the predicted class (n,), the thesis's confidence."""
-        return self.probabilities.amax(1)
+    predicted: Tensor
+    confidence: Tensor
 
     def hits(self, labels: Tensor) -> Tensor:
         """Mask (n,) of images whose label was predicted."""
@@ -38,7 +37,36 @@ class Predictions:
 
 def predict(model: nn.Module, images: Tensor, *, batch_size: int) -> Predictions:
     """Predictions for images (n, channels, height, width) in [0, 1]."""
-    return Predictions(predict_logits(model, images, batch_size=batch_size).softmax(1).cpu())
+    logits = predict_logits(model, images, batch_size=batch_size)
+    confidence, predicted = float64(logits.softmax(1)).max(1)
+    return Predictions(predicted.cpu(), confidence.cpu())
+
+
+def save_predictions(path: Path, predictions: Mapping[str, Predictions]) -> None:
+    """Every model's predictions on one condition, in one file."""
+    tensors = {}
+    for name, found in predictions.items():
+        tensors |= {f"{name}.predicted": found.predicted, f"{name}.confidence": found.confidence}
+    save_file(tensors, path)
+
+
+def load_predictions(path: Path) -> dict[str, Predictions]:
+    """What `save_predictions` wrote."""
+    held = load_file(path)
+    names = [key.removesuffix(".predicted") for key in held if key.endswith(".predicted")]
+    return {name: Predictions(held[f"{name}.predicted"], held[f"{name}.confidence"]) for name in names}
+
+
+def load_images(folder: Path, labels: Tensor) -> Tensor:
+    """Stored perturbed images (n, channels, height, width), as float32.
+
+    Raises:
+        InputError: if they were made from images with other labels.
+    """
+    held = load_file(folder / "images.safetensors")
+    if not torch.equal(held["labels"], labels):
+        raise InputError(f"{folder}: expected the labels of this test part, got others; run `dvc repro`")
+    return held["images"].float()
 
 
 def perturbation_norms(clean: Tensor, perturbed: Tensor) -> dict[str, float]:
@@ -69,16 +97,14 @@ class Outcomes:
         }
 
 
-def compare_outcomes(
-    labels: Tensor,
-    first: Mapping[str, Predictions],
-    second: Mapping[str, Predictions],
-    condition: str,
-) -> Outcomes:
+# A model's predictions on clean and on perturbed images.
+BeforeAndAfter = tuple[Predictions, Predictions]
+
+
+def compare_outcomes(labels: Tensor, first: BeforeAndAfter, second: BeforeAndAfter) -> Outcomes:
     """Split the images by which of two models the attack fooled (thesis Figures 5-2 and 5-3)."""
-    eligible = (first[CLEAN].predicted == labels) & (second[CLEAN].predicted == labels)
-    fooled_first = first[condition].predicted != labels
-    fooled_second = second[condition].predicted != labels
+    eligible = first[0].hits(labels) & second[0].hits(labels)
+    fooled_first, fooled_second = ~first[1].hits(labels), ~second[1].hits(labels)
     return Outcomes(
         only_first=eligible & fooled_first & ~fooled_second,
         only_second=eligible & ~fooled_first & fooled_second,
@@ -95,11 +121,7 @@ def pick_examples(mask: Tensor, n: int, seed: int) -> list[int]:
 
 
 def gallery_rows(
-    indices: list[int],
-    labels: Tensor,
-    first: Mapping[str, Predictions],
-    second: Mapping[str, Predictions],
-    condition: str,
+    indices: list[int], labels: Tensor, first: BeforeAndAfter, second: BeforeAndAfter
 ) -> list[dict[str, Any]]:
     """What each of two models said of an image, clean and attacked, with its confidence."""
     return [
@@ -107,10 +129,10 @@ def gallery_rows(
         | {
             f"{name}_{state}_{what}": value
             for name, model in (("first", first), ("second", second))
-            for state, key in (("clean", CLEAN), ("attacked", condition))
+            for state, found in zip(("clean", "attacked"), model, strict=True)
             for what, value in (
-                ("class", int(model[key].predicted[idx])),
-                ("confidence", round(float(model[key].confidence[idx]), 4)),
+                ("class", int(found.predicted[idx])),
+                ("confidence", round(float(found.confidence[idx]), 4)),
             )
         }
         for idx in indices

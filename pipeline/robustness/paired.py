@@ -1,13 +1,22 @@
 """Two models on the same images: how sure can one be, within a seed, that one is more robust."""
 
+from __future__ import annotations
+
 import warnings
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
-from statsmodels.stats.contingency_tables import mcnemar
+from torch import Tensor
 
+if TYPE_CHECKING:
+    from pipeline.robustness.outcomes import Predictions
+
+# Of the paired bootstrap within a seed; those over seeds are `report.confidence`.
+CONFIDENCE_LEVEL = 0.95
 # Numbers that the bootstrap holds in memory at a time.
 _RESAMPLED_AT_ONCE = 2_000_000
 
@@ -59,11 +68,47 @@ def compare_pair(
     low, high = _bootstrap_mean(by_image, confidence, n_resamples, seed)
     only_first = int((first[1] & ~second[1]).sum())
     only_second = int((~first[1] & second[1]).sum())
-    both, neither = int((first[1] & second[1]).sum()), int((~first[1] & ~second[1]).sum())
-    test = mcnemar([[both, only_first], [only_second, neither]], exact=True)
+    differing = only_first + only_second
+    p_value = float(stats.binomtest(only_first, differing).pvalue) if differing else 1.0
     return PairedComparison(
-        len(by_image), float(by_image.mean()), low, high, only_first, only_second, float(test.pvalue)
+        len(by_image), float(by_image.mean()), low, high, only_first, only_second, p_value
     )
+
+
+def compare_pairs(
+    pairs: Iterable[tuple[str, str]],
+    before: Mapping[str, Predictions],
+    after: Mapping[str, Predictions],
+    labels: Tensor,
+    *,
+    n_resamples: int,
+    seed_of: Callable[[str, str], int],
+) -> list[dict[str, Any]]:
+    """`compare_pair` of each pair of models by name, as rows.
+
+    Args:
+        pairs: names of a first and a second model.
+        before: predictions on clean images by model.
+        after: those on perturbed images.
+        labels: (n,) the true labels.
+        n_resamples: of the images.
+        seed_of: from a pair to the seed of its resamples.
+    """
+
+    def hits(name: str) -> tuple[Hits, Hits]:
+        return before[name].hits(labels).numpy(), after[name].hits(labels).numpy()
+
+    rows = []
+    for first, second in pairs:
+        compared = compare_pair(
+            hits(first),
+            hits(second),
+            confidence=CONFIDENCE_LEVEL,
+            n_resamples=n_resamples,
+            seed=seed_of(first, second),
+        )
+        rows.append({"first": first, "second": second} | asdict(compared))
+    return rows
 
 
 def _bootstrap_mean(

@@ -1,17 +1,22 @@
 """What training minimises: cross-entropy, with auxiliary heads or with the push loss beside it."""
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from pipeline.distributed.collectives import gather
 from pipeline.lda import push_loss
-from pipeline.machine.distributed import gather
 from pipeline.models.classifier import Classifier, latent_and_logits
 from pipeline.models.inception import Inception
-from pipeline.params import Auxiliary, Lda
+
+if TYPE_CHECKING:
+    from pipeline.params.training import Auxiliary, Lda
 
 log = logging.getLogger(__name__)
 
@@ -147,3 +152,10 @@ class PushObjective(Objective):
             "top_share": torch.tensor(terms.top_share),
             "collapsed": torch.tensor(float(collapsed)),
         }
+
+
+def push_objective(weights: Lda, *, label_smoothing: float) -> Objective:
+    """Cross-entropy with the push; alone where all of the push's weights are zero, as for a control."""
+    if weights.gamma == weights.lambda_ == weights.beta == 0:
+        return Objective(label_smoothing=label_smoothing)
+    return PushObjective(weights, label_smoothing=label_smoothing)

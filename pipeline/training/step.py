@@ -1,15 +1,20 @@
 """One forward pass of training, in the precision, compiled and shared out as params say."""
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.machine.distributed import average_gradients_of
-from pipeline.machine.sharding import is_sharded, shard
-from pipeline.params import Runtime
+from pipeline.distributed.collectives import average_gradients_of
+from pipeline.distributed.sharding import is_sharded, shard
 from pipeline.training.objectives import Objective, PushObjective
+
+if TYPE_CHECKING:
+    from pipeline.params.machine import Numerics
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +38,7 @@ class _Step(nn.Module):
             return self.objective(self.model, images, labels)  # type: ignore[no-any-return]
 
 
-def training_step(model: nn.Module, objective: Objective, runtime: Runtime, device: torch.device) -> Step:
+def training_step(model: nn.Module, objective: Objective, numerics: Numerics, device: torch.device) -> Step:
     """From images in [0, 1] and labels to the objective's terms.
 
     Keep it until the backward pass is over: with several processes it averages the gradients. A step with the
@@ -43,17 +48,17 @@ def training_step(model: nn.Module, objective: Objective, runtime: Runtime, devi
     Args:
         model: in training mode, on `device`; with FSDP what `trained_copy` gave.
         objective: on the same device.
-        runtime: section of the params.
+        numerics: section of the params.
         device: where batches lie.
     """
-    forward = _Step(model, objective, runtime.precision)
-    step: Step = shard(forward, device) if is_sharded(runtime) else average_gradients_of(forward, device)
-    return _compiled(step) if runtime.compile and not isinstance(objective, PushObjective) else step
+    forward = _Step(model, objective, numerics.precision)
+    step: Step = shard(forward, device) if is_sharded(numerics) else average_gradients_of(forward, device)
+    return _compiled(step) if numerics.compile and not isinstance(objective, PushObjective) else step
 
 
-def gradient_scaler(runtime: Runtime, device: torch.device) -> torch.amp.GradScaler:
+def gradient_scaler(numerics: Numerics, device: torch.device) -> torch.amp.GradScaler:
     """Keeps float16's gradients from underflow; hands everything through in other precisions."""
-    return torch.amp.GradScaler(device.type, enabled=runtime.precision == "float16")
+    return torch.amp.GradScaler(device.type, enabled=numerics.precision == "float16")
 
 
 def _compiled(step: Step) -> Step:

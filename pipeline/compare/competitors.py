@@ -1,0 +1,267 @@
+"""Competing methods under the papers' protocol: as many filters in every layer as ours, the same retraining.
+
+Ours goes through a list of sizes, one after another; each other method follows it through the same sizes, from the
+same net trained for as many epochs without the push (thesis 3.3.3, CVIU 5.2-5.3).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, cast
+
+from torch import Tensor
+
+from pipeline.compare.criteria import score_filters
+from pipeline.compare.magnitude import magnitude_masks, masked
+from pipeline.compared import OURS
+from pipeline.cost import count_params, measure_cost
+from pipeline.lda import discriminants, discriminants_decorrelated
+from pipeline.machine.seeding import derive_seed, generator
+from pipeline.prune import prune_like
+from pipeline.prune.target_size import prune_to_size
+from pipeline.prune.task_utility import trace_images, unravel_utility
+from pipeline.training.batches import balanced_batches
+from pipeline.training.fit import fit
+from pipeline.training.fresh import fresh_copy, train_from_scratch, train_plainly
+from pipeline.training.objectives import Objective, PushObjective
+from pipeline.training.predict import evaluate
+
+if TYPE_CHECKING:
+    from pipeline.images.parts import Parts
+    from pipeline.models.classifier import Classifier
+    from pipeline.params.machine import Numerics
+    from pipeline.params.nets.sections import Architecture
+    from pipeline.params.pruning import FilterCriterion, FixedNet, Surgery
+    from pipeline.params.training import Auxiliary, Lda, Schedule, ShuffledSchedule, Train
+    from pipeline.training.resume import ResumePoint
+
+# Of the output layer's weights, what single weights keep at least (Gale et al. 2019, "The State of Sparsity"). One
+# threshold for all layers left two of 320 on the way to a hundredth of MNIST's net: eight classes without an input.
+_OUTPUT_SHARE = 0.2
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """A method's model at one of the sizes; `params` counts weights that are not zero, `epochs` all so far."""
+
+    step: int
+    model: Classifier
+    params: int
+    flops: int
+    epochs: int
+
+
+@dataclass(frozen=True)
+class Contest:
+    """What all methods share.
+
+    `epochs_before` are those of the net before the first size. Retraining minimises the push's loss for ours,
+    cross-entropy for the others.
+    """
+
+    parts: Parts
+    retraining: Schedule
+    lda: Lda
+    surgery: Surgery
+    epochs_before: int
+    seed: int
+    method: str
+    resume: ResumePoint
+    numerics: Numerics
+
+    def epochs(self, step: int) -> int:
+        """Epochs of training that a model of this step has had."""
+        return self.epochs_before + (step + 1) * self.retraining.epochs
+
+    def stream(self, *names: object) -> int:
+        """The seed of one random stream; the same for a method's name whatever the others do."""
+        return derive_seed(self.seed, "contest", self.method, *(str(name) for name in names))
+
+    def retrain(self, model: Classifier, step: int) -> None:
+        """Retrain in place, on class-balanced batches."""
+        smoothing = self.retraining.label_smoothing
+        if self.method == OURS:
+            objective: Objective = PushObjective(self.lda, label_smoothing=smoothing)
+        else:
+            objective = Objective(label_smoothing=smoothing)
+        fit(
+            model,
+            objective,
+            self.parts,
+            self.retraining,
+            batching=balanced_batches(self.lda.samples_per_class, self.lda.classes_per_batch),
+            seed=self.stream("retrain", step),
+            resume=self.resume.child(step),
+            numerics=self.numerics,
+        )
+
+    def enter(self, model: Classifier, step: int, *, n_params: int | None = None) -> Entrant:
+        """The record of a trained model."""
+        cost = measure_cost(model, self.parts.image_set.image_shape)
+        return Entrant(step, model, n_params or cost.params, cost.flops, self.epochs(step))
+
+
+def entrants(
+    contest: Contest,
+    start: Classifier,
+    *,
+    n_params: Sequence[int],
+    ours: Sequence[Classifier],
+    training: Train | None,
+    net: FixedNet | None,
+    n_steps: int,
+) -> Iterator[Entrant]:
+    """The contest's method at every size.
+
+    Args:
+        contest: its method is one of `params.pruning.COMPETITORS`, ours, or a fixed net's name.
+        start: the net to start from: the pushed one for ours, the control for the others.
+        n_params: the sizes of ours, in parameters; of use for ours alone.
+        ours: our models at these sizes; of use for the others, but not for fixed nets.
+        training: the base's, for what is trained from scratch.
+        net: a fixed net's section.
+        n_steps: how many sizes there are.
+    """
+    if contest.method == OURS:
+        yield from push_and_prune(contest, start, n_params)
+    elif net is not None and training is not None:
+        place = f"compare.fixed_nets.{contest.method}.model"
+        own = training.training.model_copy(update={"learning_rate": net.learning_rate})
+        yield from fixed_net(contest, net.model, own, n_steps, wanted_for=place)
+    elif contest.method == "scratch" and training is not None:
+        yield from from_scratch(contest, ours, training.training, training.auxiliary)
+    elif contest.method == "han":
+        yield from prune_weights(contest, start, ours)
+    else:
+        yield from prune_filters(contest, start, ours, cast("FilterCriterion", contest.method))
+
+
+def push_and_prune(contest: Contest, start: Classifier, n_params: Sequence[int]) -> Iterator[Entrant]:
+    """Ours: Eq. 3.13 with the eta that leads to each size, retrained with the push."""
+    model = start
+    for step, target in enumerate(n_params):
+        utility = unravel_utility(
+            model,
+            partial(discriminants, ridge=contest.lda.ridge),
+            train=contest.parts.train,
+            validation=contest.parts.validation,
+            surgery=contest.surgery,
+            seed=contest.stream("images", step),
+            batch_size=contest.numerics.eval_batch_size,
+        )
+        model, _, _ = prune_to_size(
+            model,
+            utility.utilities,
+            target,
+            utility.images[:1],
+            round_to=contest.surgery.round_to,
+            remove_branches=contest.surgery.remove_branches,
+        )
+        contest.retrain(model, step)
+        yield contest.enter(model, step)
+
+
+def prune_filters(
+    contest: Contest, start: Classifier, references: Sequence[Classifier], criterion: FilterCriterion
+) -> Iterator[Entrant]:
+    """Filters by a criterion of `criteria`, or by after-the-fact deep LDA (thesis chapter 3)."""
+    model = start
+    for step, reference in enumerate(references):
+        scores = _scores(contest, model, criterion, step)
+        model = prune_like(model, scores, reference, contest.parts.train.first(1))
+        contest.retrain(model, step)
+        yield contest.enter(model, step)
+
+
+def _scores(contest: Contest, model: Classifier, criterion: FilterCriterion, step: int) -> dict[str, Tensor]:
+    train = contest.parts.train
+    if criterion == "lda_after_the_fact":
+        found = unravel_utility(
+            model,
+            partial(discriminants_decorrelated, ridge=contest.lda.ridge),
+            train=train,
+            validation=contest.parts.validation,
+            surgery=contest.surgery,
+            seed=contest.stream("images", step),
+            batch_size=contest.numerics.eval_batch_size,
+        )
+        return {name: utility.channels for name, utility in found.utilities.items()}
+    # As many images as ours traces, so that no criterion sees more of the data than another.
+    seen = trace_images(train, contest.surgery.trace_images_per_class, seed=contest.stream("images", step))
+    return score_filters(
+        model,
+        criterion,
+        seen.scaled(),
+        seen.labels,
+        random=generator(contest.stream("scores", step), "scores"),
+        batch_size=contest.numerics.eval_batch_size,
+    )
+
+
+def prune_weights(contest: Contest, start: Classifier, references: Sequence[Classifier]) -> Iterator[Entrant]:
+    """Single weights by magnitude (Han et al. 2015), as many left as ours has; FLOPs stay the dense net's."""
+    model = start
+    for step, reference in enumerate(references):
+        n_params, model = count_params(reference), copy.deepcopy(model)
+        with masked(model, magnitude_masks(model, n_params, output_share=_OUTPUT_SHARE)):
+            contest.retrain(model, step)
+        yield contest.enter(model, step, n_params=n_params)
+
+
+def from_scratch(
+    contest: Contest,
+    references: Sequence[Classifier],
+    training: ShuffledSchedule,
+    auxiliary: Auxiliary | None,
+) -> Iterator[Entrant]:
+    """Our architectures with fresh weights, by the base's training for as many epochs as ours has had."""
+    for step, reference in enumerate(references):
+        model = fresh_copy(reference, seed=contest.stream("weights", step))
+        train_plainly(
+            model,
+            training.model_copy(update={"epochs": contest.epochs(step)}),
+            contest.parts,
+            auxiliary=auxiliary,
+            seed=contest.stream("train", step),
+            resume=contest.resume.child(step),
+            numerics=contest.numerics,
+        )
+        yield contest.enter(model, step)
+
+
+def fixed_net(
+    contest: Contest, architecture: Architecture, training: ShuffledSchedule, n_steps: int, *, wanted_for: str
+) -> Iterator[Entrant]:
+    """A net of somebody's design, by the base's training for as many epochs as our smallest has had."""
+    model, _ = train_from_scratch(
+        architecture,
+        training.model_copy(update={"epochs": contest.epochs(n_steps - 1)}),
+        contest.parts,
+        auxiliary=None,
+        seed=contest.seed,
+        purpose=f"contest/{contest.method}",
+        wanted_for=wanted_for,
+        resume=contest.resume.child("fixed"),
+        numerics=contest.numerics,
+    )
+    yield contest.enter(model, n_steps - 1)
+
+
+def comparison_row(contest: Contest, entrant: Entrant) -> dict[str, object]:
+    """An entrant, scored, as a row of the comparison's table."""
+    model, parts = entrant.model, contest.parts
+    validation = evaluate(model, parts.validation, batch_size=contest.numerics.eval_batch_size)
+    test = evaluate(model, parts.test, batch_size=contest.numerics.eval_batch_size)
+    return {
+        "step": entrant.step,
+        "params": entrant.params,
+        "flops": entrant.flops,
+        "epochs": entrant.epochs,
+        "validation_n": validation.n,
+        "validation_n_correct": validation.n_correct,
+        "test_n": test.n,
+        "test_n_correct": test.n_correct,
+    }

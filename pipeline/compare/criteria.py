@@ -1,0 +1,171 @@
+"""What others rank filters by: scores for each channel, the higher the better (thesis 3.3.3, CVIU 5.2-5.3).
+
+| criterion             | score of a channel                                             | source                     |
+|-----------------------|----------------------------------------------------------------|----------------------------|
+| `l1`                  | sum of its filter's absolute weights                           | Li et al. 2017             |
+| `fpgm`                | sum of its filter's distances to the layer's other filters     | He et al. 2019             |
+| `activation_mean`     | mean activation over images and positions                      | Molchanov et al. 2017      |
+| `activation_variance` | variance of the activation over images and positions           | CVIU section 5.2           |
+| `apoz`                | share of activations above zero (1 - APoZ)                     | Hu et al. 2016             |
+| `taylor`              | mean over images of |mean over positions of gradient x activation| | Molchanov et al. 2017  |
+| `random`              | a random number                                                |                            |
+
+Activations are those that the layers behind read: after batch norm and rectifier. Scores come by layer, so
+that coupled layers are averaged alike for every criterion (`prune.prune_like`). Torch-Pruning's importances
+average over a group in ways of their own, and its FPGM takes distances of squared weights; `l1` and `random`
+agree with its (`tests/test_criteria.py`).
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from pipeline.deconv.layer_outputs import LayerOutputs, ObservingMode
+from pipeline.machine.float64 import float64
+from pipeline.machine.memory import in_fitting_batches
+from pipeline.models.classifier import evaluation_mode, output_layer
+
+Criterion = Literal["l1", "fpgm", "activation_mean", "activation_variance", "apoz", "taylor", "random"]
+Scores = dict[str, Tensor]
+
+
+def score_filters(
+    model: nn.Module,
+    criterion: Criterion,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    random: torch.Generator,
+    batch_size: int = 256,
+) -> Scores:
+    """The scores (channels,) of every convolution and linear layer but the last, by name, in float64.
+
+    Args:
+        model: left as it was, its mode and gradients included.
+        criterion: one of the table above.
+        images: (n, channels, height, width) training images, as the model takes them.
+        labels: (n,) their labels; only `taylor` looks at them.
+        random: draws the `random` scores, on the CPU.
+        batch_size: images at a time, halved when memory runs out; memory does not grow with n.
+
+    Raises:
+        ValueError: for an unknown criterion, or no images where it needs some.
+    """
+    if criterion in _OF_WEIGHTS:
+        return {name: _OF_WEIGHTS[criterion](layer) for name, layer in _layers(model).items()}
+    if criterion == "random":
+        return {
+            name: torch.rand(len(layer.weight), generator=random, dtype=torch.float64)
+            for name, layer in _layers(model).items()
+        }
+    if criterion not in _OF_ACTIVATIONS and criterion != "taylor":
+        raise ValueError(f"expected a criterion of pipeline.compare.criteria, got {criterion!r}")
+    if len(images) == 0:
+        raise ValueError(f"expected at least one image to score by {criterion}, got none")
+
+    def score(size: int) -> Scores:
+        if criterion == "taylor":
+            return _taylor(model, images, labels, size)
+        return _OF_ACTIVATIONS[criterion](_moments(model, images, size))
+
+    with evaluation_mode(model):
+        return in_fitting_batches(score, batch_size)
+
+
+def _layers(model: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
+    last = output_layer(model)
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear) and module is not last
+    }
+
+
+def _l1(layer: nn.Conv2d | nn.Linear) -> Tensor:
+    return float64(layer.weight.detach()).flatten(1).abs().sum(1).cpu()
+
+
+def _fpgm(layer: nn.Conv2d | nn.Linear) -> Tensor:
+    filters = float64(layer.weight.detach()).flatten(1)
+    return torch.cdist(filters, filters).sum(1).cpu()
+
+
+_OF_WEIGHTS: dict[str, Callable[[nn.Conv2d | nn.Linear], Tensor]] = {"l1": _l1, "fpgm": _fpgm}
+
+
+class _Moments:
+    """Sums over images and positions of each channel of one layer, in float64."""
+
+    def __init__(self) -> None:
+        self.n = 0
+        self.total: Tensor = torch.zeros(())
+        self.squares: Tensor = torch.zeros(())
+        self.positive: Tensor = torch.zeros(())
+
+    def add(self, output: Tensor) -> None:
+        by_channel = float64(output.detach()).transpose(0, 1).flatten(1)
+        self.n += by_channel.shape[1]
+        self.total = self.total.to(by_channel.device) + by_channel.sum(1)
+        self.squares = self.squares.to(by_channel.device) + by_channel.square().sum(1)
+        self.positive = self.positive.to(by_channel.device) + (by_channel > 0).double().sum(1)
+
+
+def _outputs(model: nn.Module, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Logits, and each layer's output as the layers behind it read it."""
+    recorder = LayerOutputs(model)
+    with ObservingMode(recorder.observe):
+        logits = model(images)
+    wanted = _layers(model)
+    return logits, {name: output for name, output in recorder.outputs.items() if name in wanted}
+
+
+@torch.no_grad()
+def _moments(model: nn.Module, images: Tensor, batch_size: int) -> dict[str, _Moments]:
+    moments: dict[str, _Moments] = {}
+    for batch in torch.split(images, batch_size):
+        for name, output in _outputs(model, batch)[1].items():
+            moments.setdefault(name, _Moments()).add(output)
+    return moments
+
+
+def _means(moments: dict[str, _Moments]) -> Scores:
+    return {name: (each.total / each.n).cpu() for name, each in moments.items()}
+
+
+def _variances(moments: dict[str, _Moments]) -> Scores:
+    return {
+        name: (each.squares / each.n - (each.total / each.n).square()).clamp_min(0).cpu()
+        for name, each in moments.items()
+    }
+
+
+def _shares_positive(moments: dict[str, _Moments]) -> Scores:
+    return {name: (each.positive / each.n).cpu() for name, each in moments.items()}
+
+
+_OF_ACTIVATIONS: dict[str, Callable[[dict[str, _Moments]], Scores]] = {
+    "activation_mean": _means,
+    "activation_variance": _variances,
+    "apoz": _shares_positive,
+}
+
+
+def _taylor(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int) -> Scores:
+    """First-order Taylor expansion of the loss, Eq. 8 of Molchanov et al. 2017."""
+    sums: Scores = {}
+    for batch, targets in zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True):
+        with torch.enable_grad():
+            logits, outputs = _outputs(model, batch.detach().requires_grad_(True))
+            loss = cross_entropy(logits, targets, reduction="sum")  # each image's own gradient, whatever n is
+            gradients = torch.autograd.grad(loss, list(outputs.values()), allow_unused=True)
+        for (name, output), gradient in zip(outputs.items(), gradients, strict=True):
+            product = torch.zeros_like(output) if gradient is None else gradient * output
+            per_image = (
+                float64(product.detach()).flatten(2).mean(2) if output.ndim > 2 else float64(product.detach())
+            )
+            total = per_image.abs().sum(0).cpu()
+            sums[name] = sums[name] + total if name in sums else total
+    return {name: total / len(images) for name, total in sums.items()}

@@ -1,0 +1,120 @@
+"""The code that a stage's results depend on: its import closure, by files for jobs and by rooms for DVC.
+
+DVC does not follow Python imports. dvc.yaml's `deps` name the rooms of the closure (a test compares), so that an edit
+there makes DVC ask the stage; which of its jobs really have to run again, their keys decide: by the syntax trees of the
+files that they import, in which neither comments nor docstrings count.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+
+_PACKAGES = ("pipeline", "stages")
+# How jobs are run says nothing about what they compute; neither do words about progress.
+_NOT_RESULTS = ("pipeline/jobs/", "pipeline/progress.py")
+
+
+def import_closure(script: Path, root: Path = Path()) -> list[Path]:
+    """Files below `root` that `script` imports, itself included, directly or not; sorted, relative to root.
+
+    Imports inside functions count; those under `if TYPE_CHECKING:` do not run and do not count.
+    """
+    pending, seen = [script], set[Path]()
+    while pending:
+        path = pending.pop()
+        if path in seen:
+            continue
+        seen.add(path)
+        imported, _ = _read(root / path, *_state(root / path), path.parent.parts)
+        for module in imported:
+            pending.extend(_files(module, root))
+    return sorted(seen)
+
+
+def code_digest(module: str, root: Path = Path()) -> str:
+    """SHA-256 over the syntax trees of a stage module's closure, as it is on disk now."""
+    digest = hashlib.sha256()
+    for path in import_closure(Path(*module.split(".")).with_suffix(".py"), root):
+        if not path.as_posix().startswith(_NOT_RESULTS):
+            _, tree = _read(root / path, *_state(root / path), path.parent.parts)
+            digest.update(f"{path.as_posix()}\0{tree}\0".encode())
+    return digest.hexdigest()
+
+
+def code_deps(script: Path, root: Path = Path()) -> list[str]:
+    """The closure as dvc.yaml names it: a room of `pipeline` as one folder, everything else file by file."""
+    closure = import_closure(script, root)
+    return sorted({Path(*path.parts[:2]).as_posix() for path in closure})
+
+
+def write_deps(dvc_file: Path = Path("dvc.yaml")) -> None:
+    """Bring the code among every stage's `deps` up to date; everything else in the file stays."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.comments import CommentedSeq
+
+    yaml = YAML()
+    yaml.width = 116
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    document = yaml.load(dvc_file.read_text(encoding="utf-8"))
+    for name, stage in document["stages"].items():
+        data = [dep for dep in stage["deps"] if Path(dep).parts[0] not in _PACKAGES]
+        deps = CommentedSeq([*code_deps(Path("stages") / f"{name}.py"), *data])
+        deps.fa.set_flow_style()
+        stage["deps"] = deps
+    with dvc_file.open("w", encoding="utf-8") as file:
+        yaml.dump(document, file)
+
+
+def _state(path: Path) -> tuple[int, int]:
+    """What a changed file differs in."""
+    found = path.stat()
+    return found.st_mtime_ns, found.st_size
+
+
+@cache
+def _read(path: Path, _mtime: int, _bytes: int, package: Sequence[str]) -> tuple[tuple[str, ...], str]:
+    """The modules that a file imports, and the hash of its tree; asked again only when the file has changed."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    imported = tuple(_imported_modules(tree, package))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            body = node.body
+            if body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+                del body[0]
+    return imported, hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+
+
+def _imported_modules(node: ast.AST, package: Sequence[str]) -> Iterator[str]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import):
+            yield from (alias.name for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            above = package[: len(package) - child.level + 1] if child.level else ()
+            origin = ".".join([*above, *([child.module] if child.module else [])])
+            yield origin
+            yield from (f"{origin}.{alias.name}" for alias in child.names)
+        elif isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            for other in child.orelse:
+                yield from _imported_modules(ast.Module([other], []), package)
+        else:
+            yield from _imported_modules(child, package)
+
+
+def _files(module: str, root: Path) -> Iterator[Path]:
+    """The module's own file and the `__init__` of every package above it, where they are the project's."""
+    parts = module.split(".")
+    if parts[0] not in _PACKAGES:
+        return
+    for depth in range(1, len(parts) + 1):
+        base = Path(*parts[:depth])
+        for candidate in (base / "__init__.py", base.with_suffix(".py")):
+            if (root / candidate).is_file():
+                yield candidate
+
+
+if __name__ == "__main__":
+    write_deps()

@@ -1,0 +1,53 @@
+"""What a result depends on beside params, inputs and the project's code: libraries, Python, and the kind of device."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline.params.machine import Numerics
+
+_PACKAGES = (
+    "torch",
+    "torchvision",
+    "torch-pruning",
+    "foolbox",
+    "numpy",
+    "scipy",
+    "scikit-image",
+    "scikit-learn",
+)
+
+
+@cache
+def versions() -> Mapping[str, str]:
+    """Python's and the libraries' versions; a job that was finished with others is not taken from the store."""
+    return {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES}
+
+
+@cache
+def devices(numerics: Numerics) -> tuple[str, ...]:
+    """The kinds of the devices that jobs can have, one entry for each GPU; a single `cpu` or `mps` without one.
+
+    torch is asked only where there may be a GPU: importing it takes seconds.
+    """
+    if numerics.device in ("cpu", "mps") or not _may_have_gpu():
+        return ("mps" if numerics.device == "mps" else "cpu",)
+    # Counts by the driver's library, so that no context is made in this process, which computes nothing.
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+    import torch
+
+    names = tuple(torch.cuda.get_device_name(idx) for idx in range(torch.cuda.device_count()))
+    return names or ("cpu",)
+
+
+def _may_have_gpu() -> bool:
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    nodes = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
+    return not hidden and (any(Path(node).exists() for node in nodes) or platform.system() == "Windows")

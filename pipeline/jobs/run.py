@@ -1,0 +1,235 @@
+"""Runs a stage's jobs: those that the store does not have, each as soon as what it needs is there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+
+from pipeline.errors import InputError
+from pipeline.jobs.code import code_digest
+from pipeline.jobs.context import devices, versions
+from pipeline.jobs.display import Display
+from pipeline.jobs.executors import count_jobs, open_executor
+from pipeline.jobs.job import Job
+from pipeline.jobs.store import Finished, Store, content_of
+from pipeline.jobs.worker import Call, Ended, Surroundings, run_job
+
+if TYPE_CHECKING:
+    from pipeline.params.machine import Numerics, Runtime
+
+
+class JobKeys:
+    """Keys of a stage's jobs: everything that a result depends on, and nothing else.
+
+    Args:
+        stage: the module, for example `stages.train`.
+        numerics: the section of the params.
+    """
+
+    def __init__(self, stage: str, numerics: Numerics) -> None:
+        self.stage, self.code = stage, code_digest(stage)
+        self._numerics = numerics
+        self._contents: dict[Path, str] = {}
+
+    def key(self, job: Job, done: Mapping[Job, Finished]) -> str:
+        """The job's key, once all that it needs is done.
+
+        Raises:
+            InputError: if an earlier stage's output is missing.
+        """
+        contents = {name: self._content(found, done) for name, found in job.inputs.items()}
+        # Of GPUs the kind counts, not the number; a stage that computes nothing with torch has the same on all.
+        device = sorted(set(devices(self._numerics))) if "numerics" in job.settings else []
+        parts = {
+            "stage": self.stage,
+            "code": self.code,
+            "settings": {name: _plain(value) for name, value in job.settings.items()},
+            "inputs": contents,
+            "versions": dict(versions()),
+            "device": device,
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+    def _content(self, found: Any, done: Mapping[Job, Finished]) -> Any:
+        if isinstance(found, Job):
+            return done[found].content
+        if isinstance(found, Mapping):
+            return {name: self._content(path, done) for name, path in found.items()}
+        if found not in self._contents:
+            try:
+                self._contents[found] = content_of(found)
+            except FileNotFoundError:
+                raise InputError(f"{found}: expected an earlier stage's output; run `dvc repro`") from None
+        return self._contents[found]
+
+
+@dataclass
+class Ran:
+    """What became of a stage's jobs: the finished ones, why others failed, and which of them had to run."""
+
+    done: dict[Job, Finished] = field(default_factory=dict)
+    failed: dict[Job, str] = field(default_factory=dict)
+    ran: list[Job] = field(default_factory=list)
+
+
+def chosen_jobs(jobs: Sequence[Job], only: Mapping[str, Collection[str]]) -> list[Job]:
+    """The jobs whose labels `--only` names, in their order, and those that they need.
+
+    Raises:
+        InputError: for a label that no job has.
+    """
+    for label, values in only.items():
+        known = {str(job.labels[label]) for job in jobs if label in job.labels}
+        for value in values:
+            if value not in known:
+                labels = sorted({name for job in jobs for name in job.labels})
+                expected = (
+                    f"one of {', '.join(sorted(known))}" if known else f"a label of {', '.join(labels)}"
+                )
+                raise InputError(f"--only {label}={value}: expected {expected}")
+    wanted = {job for job in jobs if all(str(job.labels.get(k)) in v for k, v in only.items())}
+    pending = list(wanted)
+    while pending:
+        for needed in pending.pop().needs:
+            if needed not in wanted:
+                wanted.add(needed)
+                pending.append(needed)
+    return [job for job in jobs if job in wanted]
+
+
+def run_jobs(
+    jobs: Sequence[Job], *, keys: JobKeys, store: Store, numerics: Numerics, runtime: Runtime
+) -> Ran:
+    """Run what the store does not have; after the first failure nothing new is started.
+
+    Args:
+        jobs: a job comes after those that it needs.
+        keys: of these jobs.
+        store: where finished jobs are.
+        numerics: the section of the params.
+        runtime: the section of the params.
+
+    Raises:
+        InputError: if an input is missing, or a process is lost.
+    """
+    around, at_a_time = surroundings(store, numerics, runtime)
+    result, waiting = Ran(), list(jobs)
+    running: dict[Future[Ended], tuple[Job, str]] = {}
+
+    def now() -> dict[str, str]:
+        return {job.name: store.status(key) for job, key in list(running.values())}
+
+    with Display(keys.stage.removeprefix("stages."), len(jobs), now) as display:
+        waiting = _take_stored(waiting, result, keys, store, display)
+        if not waiting:
+            return result
+        with open_executor(runtime, at_a_time=at_a_time, pending=len(waiting)) as (executor, n):
+            while True:
+                waiting = _take_stored(waiting, result, keys, store, display)
+                ready = [job for job in waiting if all(needed in result.done for needed in job.needs)]
+                for job in ready[: 0 if result.failed else n - len(running)]:
+                    waiting.remove(job)
+                    call = call_of(job, keys, result.done, around)
+                    shown: Future[Ended] = Future()
+                    running[shown] = (job, call.key)  # while a call in this process runs
+                    future = executor.submit(run_job, call)
+                    running[future] = running.pop(shown)
+                if not running:
+                    return result
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    ended = _result_of(future, running)
+                    _collect(ended, *running.pop(future), result, store, display)
+
+
+def surroundings(store: Store, numerics: Numerics, runtime: Runtime) -> tuple[Surroundings, int]:
+    """Where jobs run, and how many at a time on this machine."""
+    found = devices(numerics)
+    gpus = 0 if found[0] in ("cpu", "mps") else len(found)
+    at_a_time = count_jobs(runtime, threads=numerics.threads, gpus=gpus)
+    return Surroundings(
+        root=Path.cwd(),
+        store=store.root,
+        workers=runtime.workers,
+        threads=numerics.threads,
+        gpus=gpus,
+        jobs_per_gpu=-(-at_a_time // gpus) if gpus else 1,
+        parent=None if runtime.backend == "dask" else os.getpid(),
+    ), at_a_time
+
+
+def call_of(job: Job, keys: JobKeys, done: Mapping[Job, Finished], around: Surroundings) -> Call:
+    """The job on its way to a process, once all that it needs is done."""
+    return Call(
+        stage=keys.stage,
+        key=keys.key(job, done),
+        code=keys.code,
+        labels=job.labels,
+        settings=job.settings,
+        inputs={
+            name: done[found].folder if isinstance(found, Job) else found
+            for name, found in job.inputs.items()
+        },
+        around=around,
+    )
+
+
+def _result_of(future: Future[Ended], running: Mapping[Future[Ended], tuple[Job, str]]) -> Ended:
+    try:
+        return future.result()
+    except Exception as error:  # whatever an executor makes of a process that is gone
+        names = "; ".join(job.name for job, _ in running.values())
+        raise InputError(
+            f"a process was lost ({type(error).__name__}: killed, or out of memory) while these ran: {names}. "
+            "Finished jobs are kept; run it again, these go on from their last epoch"
+        ) from None
+
+
+def _take_stored(
+    waiting: Iterable[Job], result: Ran, keys: JobKeys, store: Store, display: Display
+) -> list[Job]:
+    """The jobs that are still to be run, or that wait for one which is."""
+    left = []
+    for job in waiting:
+        done = None
+        if all(needed in result.done for needed in job.needs):
+            done = store.find(keys.key(job, result.done))
+        if done is None:
+            left.append(job)
+        else:
+            result.done[job] = done
+            display.stored()
+    return left
+
+
+def _collect(ended: Ended, job: Job, key: str, result: Ran, store: Store, display: Display) -> None:
+    if ended.failed:
+        result.failed[job] = ended.line
+        display.failed(job.name, ended.line)
+        return
+    finished = store.find(key)
+    if finished is None:
+        raise InputError(
+            f"{store.root}: expected the job that has just ended ({job.name}); is the folder shared?"
+        )
+    result.done[job] = finished
+    result.ran.append(job)
+    display.ended(job.name, ended.line, ended.seconds)
+
+
+def _plain(value: Any) -> Any:
+    """A setting as JSON has it."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json", by_alias=True)
+    if isinstance(value, Mapping):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return value

@@ -1,0 +1,181 @@
+"""The job store: finished jobs by their keys, work in progress beside them, and a log of what ran.
+
+.jobs/done/<key>/out, about.json   a finished job; published by one rename, so whole or absent, and read-only
+.jobs/work/<key>/out, resume       a job that is running, or was killed
+.jobs/locks/<key>                  held while a job runs; the system frees it when its holder dies
+.jobs/log.jsonl                    a line for each job that started, ended or failed, and for each stage
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.files import write_json
+
+# An absolute path in it shares a store between copies of the project, such as DVC's queued experiments.
+PLACE_VARIABLE = "GPP_JOBS"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished job: its output folder, the hash of what is in it, and the one line that it ended with."""
+
+    folder: Path
+    content: str
+    summary: str
+
+
+class Store:
+    """See the module.
+
+    Args:
+        root: its folder; by default `.jobs`, or what `GPP_JOBS` names.
+    """
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = (root or Path(os.environ.get(PLACE_VARIABLE, ".jobs"))).absolute()
+
+    def find(self, key: str) -> Finished | None:
+        """The finished job of that key, marked as used now; None if there is none, or it is damaged."""
+        folder = self.root / "done" / key
+        try:
+            about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+            for name, n_bytes in about["files"].items():
+                if (folder / "out" / name).stat().st_size != n_bytes:
+                    return None
+            os.utime(folder)
+        except (OSError, ValueError, LookupError):
+            return None
+        return Finished(folder / "out", about["content"], about["summary"])
+
+    @contextmanager
+    def lock(self, key: str) -> Iterator[None]:
+        """One holder at a time, whatever process or machine it is in; others wait."""
+        path = self.root / "locks" / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def start(self, key: str) -> Path:
+        """The folder to work in: `out` empty, `resume` as the last try left it. Hold the lock."""
+        folder = self.root / "work" / key
+        shutil.rmtree(folder / "out", ignore_errors=True)
+        for name in ("out", "resume"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def status(self, key: str) -> str:
+        """What a job that is running last said of itself."""
+        try:
+            return (self.root / "work" / key / "status").read_text(encoding="utf-8")
+        except OSError:
+            return ""
+
+    def publish(self, key: str, *, summary: str, about: Mapping[str, Any]) -> None:
+        """Turn the folder that was worked in into the finished job of that key. Hold the lock.
+
+        `about`: facts to keep beside the output, never in it, as they differ from run to run.
+        """
+        work, done = self.root / "work" / key, self.root / "done" / key
+        files = {path.relative_to(work / "out").as_posix(): path for path in _files_below(work / "out")}
+        for path in files.values():
+            _sync(path)
+            path.chmod(0o444 & ~_umask())
+        write_json(
+            work / "about.json",
+            {
+                **about,
+                "summary": summary,
+                "content": content_of(work / "out"),
+                "files": {name: path.stat().st_size for name, path in files.items()},
+            },
+        )
+        shutil.rmtree(work / "resume", ignore_errors=True)
+        (work / "status").unlink(missing_ok=True)
+        shutil.rmtree(done, ignore_errors=True)  # a damaged one
+        done.parent.mkdir(parents=True, exist_ok=True)
+        work.rename(done)
+
+    def log(self, event: str, **facts: Any) -> None:
+        """Append a line to the log; lines of several processes do not mix."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        line = json.dumps({"time": round(time.time(), 3), "event": event, **facts}, ensure_ascii=False)
+        with (self.root / "log.jsonl").open("ab", buffering=0) as file:
+            file.write(f"{line}\n".encode())
+
+    def read_log(self) -> list[dict[str, Any]]:
+        """Every line of the log, oldest first."""
+        try:
+            lines = (self.root / "log.jsonl").read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return []
+        return [json.loads(line) for line in lines if line.endswith("}")]
+
+    def forget(self, limit_bytes: float, *, used: Collection[str]) -> None:
+        """Remove what has not been used for longest until the store is within the limit; never what `used` names."""
+        entries = []
+        for kind in ("done", "work"):
+            for folder in (self.root / kind).glob("*"):
+                n_bytes = sum(path.stat().st_size for path in _files_below(folder))
+                entries.append((folder.stat().st_mtime, folder, n_bytes))
+        total = sum(n_bytes for _, _, n_bytes in entries)
+        for _, folder, n_bytes in sorted(entries):
+            if total <= limit_bytes:
+                return
+            if folder.name not in used and self._remove(folder):
+                total -= n_bytes
+
+    def _remove(self, folder: Path) -> bool:
+        """Whether the folder could be removed: not while a job of that key is running."""
+        lock = self.root / "locks" / folder.name
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with lock.open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            shutil.rmtree(folder, ignore_errors=True)
+        return True
+
+
+def content_of(path: Path) -> str:
+    """SHA-256 over a file, a folder with all its files, or a saved model's two files by their common path.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    if path.is_dir():
+        files = {file.relative_to(path).as_posix(): file for file in _files_below(path)}
+    elif path.is_file():
+        files = {path.suffix: path}
+    else:
+        files = {suffix: path.with_name(path.name + suffix) for suffix in (".json", ".safetensors")}
+    digest = hashlib.sha256()
+    for name, file in sorted(files.items()):
+        with file.open("rb") as opened:
+            digest.update(f"{name}\0{hashlib.file_digest(opened, 'sha256').hexdigest()}\0".encode())
+    return digest.hexdigest()
+
+
+def _files_below(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,153 @@
+"""The whole of params.yaml, and what its sections have to say to each other."""
+
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from pipeline.params.data import Data
+from pipeline.params.installed_names import torchvision_classifiers
+from pipeline.params.machine import Numerics, Runtime
+from pipeline.params.nets.sections import GROWABLE, Architecture, TorchvisionModel
+from pipeline.params.pruning import COMPETITORS, Compare, Prune, Select, Surgery
+from pipeline.params.robustness import Attack, Lineup, Noise, Robustness, Source
+from pipeline.params.sections import Fraction, NonNegativeInt, OpenFraction, Section, Slug
+from pipeline.params.training import Grow, Lda, Push, Train
+
+PublishedName = Literal[
+    "mnist",
+    "cifar10",
+    "cifar100",
+    "imagenet",
+    "imagenet_mobilenet_v2",
+    "lfwa_gender",
+    "lfwa_smile",
+    "adience_age",
+]
+
+
+class Report(Section):
+    """Figures, intervals, and what the report holds the results against.
+
+    `published`: the experiment of the papers whose numbers stand beside ours; null for none. `notes`: what a reader
+    has to know about this run, sentences that the reports carry as they are.
+    `headline` names the noise and attacks of the summary and of the thesis's tables.
+    """
+
+    published: PublishedName | None
+    notes: list[str]
+    headline: Annotated[list[Slug], Field(min_length=1)]
+    dpi: Annotated[int, Field(ge=50, le=600)]
+    confidence: OpenFraction
+    target_base_test_accuracy: Fraction
+    target_params_fraction: OpenFraction
+
+
+class Params(Section):
+    """The whole of params.yaml. A section that is null, or empty, is not run."""
+
+    name: Slug
+    seeds: Annotated[list[NonNegativeInt], Field(min_length=1)]
+    data: Data
+    model: Architecture
+    train: Train
+    grow: Grow | None
+    lda: Lda
+    push: Push
+    surgery: Surgery
+    prune: Prune
+    select: Select
+    compare: Compare | None
+    sources: dict[Slug, Source]
+    noise_seed: NonNegativeInt
+    noise: dict[Slug, Noise]
+    attacks: dict[Slug, Attack]
+    white_box: list[Slug]
+    lineup: Lineup | None
+    robustness: Robustness
+    report: Report
+    numerics: Numerics
+    runtime: Runtime
+
+    @model_validator(mode="after")
+    def _sections_fit_each_other(self) -> Self:
+        problems = [*self._repeats(), *self._taken_names(), *self._unfit_nets(), *self._unknown_names()]
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    def _repeats(self) -> Iterator[str]:
+        everywhere: tuple[tuple[str, Sequence[object]], ...] = (
+            ("seeds", self.seeds),
+            ("prune.etas", self.prune.etas),
+            ("prune.sizes", self.prune.sizes),
+            ("compare.competitors", self.compare.competitors if self.compare else ()),
+            ("lineup.competitors", self.lineup.competitors if self.lineup else ()),
+            ("white_box", self.white_box),
+            ("report.headline", self.report.headline),
+        )
+        for key, values in everywhere:
+            if len(set(values)) != len(values):
+                yield f"{key}: expected no repeats (got {values})"
+        for clash in sorted(set(self.noise) & set(self.attacks)):
+            yield f"noise and attacks: expected different names (got {clash!r} in both)"
+
+    def _taken_names(self) -> Iterator[str]:
+        """Names that the tables give to something else."""
+        for name in ("main", "control"):
+            if name in self.push.variants:
+                yield f"push.variants: expected another name than that of a push of the main flow (got {name!r})"
+        for name in sorted({"ours", *COMPETITORS} & set(self.compare.fixed_nets if self.compare else ())):
+            yield f"compare.fixed_nets: expected another name than a method's (got {name!r})"
+        for key, section in (("noise", self.noise), ("attacks", self.attacks)):
+            if "clean" in section:
+                yield f"{key}: expected another name than that of unperturbed images (got 'clean')"
+        if len(self.sources) > 1:
+            from_sources = {f"{attack}_from_{source}" for attack in self.attacks for source in self.sources}
+            for clash in sorted(from_sources & set(self.noise)):
+                yield f"noise: expected another name than that of an attack from a source (got {clash!r})"
+
+    def _unknown_names(self) -> Iterator[str]:
+        """Names that stand for nothing elsewhere."""
+        conditions = [*self.noise, *self.attacks]
+        for idx, name in enumerate(self.report.headline):
+            if name not in conditions:
+                yield f"report.headline.{idx}: expected one of {', '.join(conditions)} (got {name!r})"
+        for idx, name in enumerate(self.white_box):
+            if name not in self.attacks:
+                yield f"white_box.{idx}: expected one of attacks, {', '.join(self.attacks)} (got {name!r})"
+        if self.attacks and not self.sources:
+            yield "sources: expected a net that attacks are crafted on (got none)"
+        if self.lineup is None:
+            return
+        if self.compare is None:
+            yield "lineup: expected null, as compare is null"
+            return
+        compared = self.compare.competitors
+        for idx, competitor in enumerate(self.lineup.competitors):
+            if competitor not in compared:
+                expected = ", ".join(compared)
+                yield f"lineup.competitors.{idx}: expected one of {expected} (got {competitor!r})"
+        if self.lineup.fraction not in self.compare.sizes:
+            sizes = ", ".join(f"{each:g}" for each in self.compare.sizes)
+            yield f"lineup.fraction: expected one of compare.sizes, {sizes} (got {self.lineup.fraction:g})"
+
+    def _unfit_nets(self) -> Iterator[str]:
+        fixed = self.compare.fixed_nets if self.compare else {}
+        nets = {
+            "model": self.model,
+            **{f"sources.{name}.model": source.model for name, source in self.sources.items()},
+            **{f"compare.fixed_nets.{name}.model": each.model for name, each in fixed.items()},
+        }
+        for place, net in nets.items():
+            if isinstance(net, TorchvisionModel) and net.name not in (known := torchvision_classifiers()):
+                alike = get_close_matches(net.name, sorted(known), cutoff=0) or ["resnet18"]
+                yield (
+                    f"{place}.name: expected a classifier of torchvision.models, such as {', '.join(alike)} "
+                    f"(got {net.name!r})"
+                )
+        if self.grow is not None and not isinstance(self.model, GROWABLE):
+            yield (
+                f"grow: expected null, as model.architecture {self.model.architecture!r} has no stages to extend"
+            )

@@ -1,0 +1,69 @@
+"""Readers of data sets: from their source to an `ImageSet`, split and checked."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from pipeline.images.image_set import SPLITS, ImageSet, check_image_set
+from pipeline.params.data import (
+    AdienceData,
+    ArraysData,
+    BenchmarkData,
+    Data,
+    DigitsData,
+    FolderData,
+    ImageFolderData,
+    ImageNetData,
+    ImagesPerClass,
+    LfwaData,
+)
+from pipeline.readers.adience import list_adience
+from pipeline.readers.arrays import read_arrays
+from pipeline.readers.benchmarks import read_benchmark
+from pipeline.readers.digits import read_digits
+from pipeline.readers.folders import list_image_folder, list_imagenet
+from pipeline.readers.lfwa import list_lfwa
+from pipeline.readers.limits import limit_parts
+from pipeline.readers.scan import scan_files
+
+
+def read_dataset(params: Data) -> ImageSet:
+    """The data set that `data.source` names.
+
+    Raises:
+        InputError: if a file is missing or not what it should be.
+    """
+    data = _read(params)
+    limits = params.images_per_class
+    data = replace(data, crop_px=params.crop_px, perturbed_per_class=limits.perturbed if limits else None)
+    if limits and not isinstance(params, FolderData):  # whose files are limited before they are read
+        data = limit_images(data, limits)
+    check_image_set(data, f"data set {params.source}")
+    return data
+
+
+def limit_images(data: ImageSet, limits: ImagesPerClass) -> ImageSet:
+    """The set with at most so many images of each class in each part, the first ones; others are dropped."""
+    if not any(getattr(limits, name) for name in SPLITS):
+        return data
+    kept, split = limit_parts(data.labels, data.split, limits)
+    images = data.images[kept] if isinstance(data.images, np.ndarray) else data.images.take(kept)
+    return replace(data, images=images, labels=data.labels[kept], split=split)
+
+
+def _read(params: Data) -> ImageSet:
+    match params:
+        case DigitsData():
+            return read_digits(params)
+        case BenchmarkData():
+            return read_benchmark(params)
+        case ArraysData():
+            return read_arrays(params)
+        case ImageFolderData():
+            return scan_files(list_image_folder(params), params)
+        case ImageNetData():
+            return scan_files(list_imagenet(params), params)
+        case LfwaData():
+            return scan_files(list_lfwa(params), params)
+        case AdienceData():
+            return scan_files(list_adience(params), params)

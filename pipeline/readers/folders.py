@@ -1,0 +1,185 @@
+"""Folders of class folders: a user's own, and ImageNet's."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.errors import InputError
+from pipeline.images.image_set import SPLITS, Indices, Labels, SplitName
+from pipeline.readers.scan import Listing
+from pipeline.readers.splits import draw_share, hold_out, split_by_fractions
+
+if TYPE_CHECKING:
+    from pipeline.params.data import ImageFolderData, ImageNetData
+
+# What torchvision's ImageFolder takes for images, in lower case.
+SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+
+_Part = tuple[list[str], Labels]
+
+
+def list_image_folder(params: ImageFolderData) -> Listing:
+    """Any folder of class folders, or one for each part; classes are the sorted names below the training one.
+
+    Images in folders below a class folder are of that class; hidden files and folders and other suffixes than
+    `SUFFIXES` are passed over. A part without a folder is split off the training folder.
+
+    Raises:
+        InputError: if a folder is missing or not what it should be, or there is too little to split.
+    """
+    root, folders = Path(params.root), params.folders
+    check_folder(root, "data.root")
+    classes = class_names(root / folders.train)
+    given: dict[SplitName, _Part] = {
+        name: list_part(root, folder, classes)
+        for name in SPLITS
+        if (folder := getattr(folders, name)) is not None
+    }
+    split, start = dict[SplitName, Indices](), 0
+    for name, (_, labels) in given.items():
+        split[name] = np.arange(start, start + len(labels))
+        start += len(labels)
+    _split_off(split, given["train"][1], params)
+    paths = [path for of_part, _ in given.values() for path in of_part]
+    labels = np.concatenate([of_part for _, of_part in given.values()])
+    return Listing(root, paths, labels, classes, split)
+
+
+def list_imagenet(params: ImageNetData) -> Listing:
+    """`train/<wnid>/*.JPEG` and `val/<wnid>/*.JPEG`; the latter is the test part, as in the papers.
+
+    Raises:
+        InputError: if a folder is missing or not what it should be; `val/` as it is published, with all images
+            in one folder, has to be sorted first.
+    """
+    root = Path(params.root)
+    check_folder(root, "data.root")
+    classes = class_names(root / "train")
+    check_folder(root / "val", "ImageNet's validation images")
+    if flat := _image_in(root / "val"):
+        raise InputError(
+            f"{flat}: expected val/<wnid>/*.JPEG like train/, got images in val/ itself; sort them into folders first"
+        )
+    train, labels = list_part(root, "train", classes)
+    test, test_labels = list_part(root, "val", classes)
+    rest, validation = hold_out(labels, params.validation)
+    split: dict[SplitName, Indices] = {
+        "train": rest,
+        "validation": validation,
+        "test": np.arange(len(train), len(train) + len(test)),
+    }
+    return Listing(root, [*train, *test], np.concatenate([labels, test_labels]), classes, split)
+
+
+def class_names(folder: Path) -> tuple[str, ...]:
+    """The sorted names of the class folders in a folder.
+
+    Raises:
+        InputError: if it is missing, holds none, or images beside them.
+    """
+    check_folder(folder, "a folder of class folders")
+    if beside := _image_in(folder):
+        raise InputError(f"{beside}: expected images in class folders only, got one beside them")
+    names = sorted(entry.name for entry in _entries(folder) if _is_folder(entry))
+    if not names:
+        raise InputError(f"{folder}: expected class folders, got none")
+    for name in names:
+        if not _is_utf8(name):
+            shown = name.encode("utf-8", "backslashreplace").decode()
+            raise InputError(f"{folder}: expected class folders named in UTF-8, got {shown}")
+    return tuple(names)
+
+
+def list_part(root: Path, folder: str, classes: tuple[str, ...]) -> _Part:
+    """The image files below one part's class folders, sorted by class and path, and their labels (n,).
+
+    Raises:
+        InputError: if a class folder is unknown, or has no images.
+    """
+    paths, labels = list[str](), list[int]()
+    for name in class_names(root / folder):
+        where = root / folder / name
+        if name not in classes:
+            known = ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
+            raise InputError(f"{where}: expected a class of the training folder ({known}), got {name!r}")
+        found = sorted(_images_below(root, str(Path(folder, name)), ()))
+        if not found:
+            raise InputError(f"{where}: expected images ({', '.join(SUFFIXES)}), got none")
+        paths += found
+        labels += [classes.index(name)] * len(found)
+    return paths, np.array(labels, dtype=np.int64)
+
+
+def _split_off(split: dict[SplitName, Indices], labels: Labels, params: ImageFolderData) -> None:
+    """Fill in the parts without a folder from the training images, whose labels these are."""
+    missing = [name for name in SPLITS if name not in split]
+    if len(missing) == 2:
+        split |= split_by_fractions(labels, params)
+    elif missing:
+        (name,) = missing
+        key = f"{name}_fraction"
+        train, drawn = draw_share(
+            labels, split["train"], getattr(params, key), params.split_seed, f"data.{key}"
+        )
+        split |= {"train": np.sort(train), name: np.sort(drawn)}
+
+
+def check_folder(folder: Path, what: str) -> None:
+    """Refuse what is no folder; `what` says what it should have been."""
+    if not _leads_to_folder(folder):
+        raise InputError(
+            f"{folder}: expected {what}, got {'a file' if os.access(folder, os.F_OK) else 'no such folder'}"
+        )
+
+
+def _leads_to_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a folder above, or behind a link, may not be looked into
+        return False
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return [entry for entry in entries if not entry.name.startswith(".")]
+    except OSError as error:
+        raise InputError(f"{folder}: expected a folder to read ({error.strerror})") from None
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    return _leads_to_folder(Path(entry.path)) if entry.is_symlink() else entry.is_dir()
+
+
+def _is_image(entry: os.DirEntry[str]) -> bool:
+    # A link that leads nowhere is one, to be counted among the unreadable.
+    return entry.name.lower().endswith(SUFFIXES) and not _is_folder(entry)
+
+
+def _image_in(folder: Path) -> str | None:
+    return min((entry.path for entry in _entries(folder) if _is_image(entry)), default=None)
+
+
+def _images_below(root: Path, folder: str, above: tuple[str, ...]) -> Iterator[str]:
+    """Paths relative to `root`; `above` are the real paths of the folders on the way here."""
+    real = os.path.realpath(root / folder)
+    if real in above:
+        raise InputError(f"{root / folder}: expected a folder, got a link to one that it lies in")
+    for entry in _entries(root / folder):
+        if _is_image(entry):
+            yield f"{folder}/{entry.name}"
+        elif _is_folder(entry):
+            yield from _images_below(root, f"{folder}/{entry.name}", (*above, real))
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

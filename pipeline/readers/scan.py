@@ -1,0 +1,157 @@
+"""From a list of image files to a data set: every file is read once, whole, before anything trains on it."""
+
+from __future__ import annotations
+
+import hashlib
+import stat
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.errors import InputError
+from pipeline.images.file_index import (
+    SHA256_BYTES,
+    UNREADABLE,
+    FileIndex,
+    Pixels,
+    decode_image,
+    decoder_warnings,
+    path_array,
+    read_problem,
+)
+from pipeline.images.image_set import ImageSet, Indices, Labels, SplitName
+from pipeline.progress import tell
+from pipeline.readers.limits import limit_parts
+
+if TYPE_CHECKING:
+    from pipeline.params.data import FolderData, ImagesPerClass
+
+# Files that wait for each other: as many as keep all threads busy, few enough to lie in memory at once.
+_AT_A_TIME = 256
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Image files that nobody has opened yet.
+
+    `paths`: relative to `root`; `labels`: (n,) int64; `split`: the indices of each part. Files in no part are
+    not read.
+    """
+
+    root: Path
+    paths: Sequence[str]
+    labels: Labels
+    classes: tuple[str, ...]
+    split: dict[SplitName, Indices]
+
+    def limited(self, limits: ImagesPerClass) -> Listing:
+        """The files that are in a part, at most so many of each class there."""
+        kept, split = limit_parts(self.labels, self.split, limits)
+        paths = [self.paths[i] for i in kept]
+        return Listing(self.root, paths, self.labels[kept], self.classes, split)
+
+
+@dataclass(frozen=True)
+class _File:
+    size_bytes: int
+    sha256: bytes
+    pixels: Pixels
+
+
+def scan_files(listing: Listing, params: FolderData) -> ImageSet:
+    """Read all files and keep what `params.store` says: their pixels, or an index of them.
+
+    The split is that of the list: a file that cannot be read is missing from its part and moves no other.
+
+    Raises:
+        InputError: if more than `max_unreadable_share` of the files cannot be read, or none of them can, or
+            the pixels do not fit in memory.
+    """
+    listing = listing.limited(params.images_per_class)
+    n = len(listing.paths)
+    if n == 0:
+        raise InputError(f"{listing.root}: expected images, got none")
+    pixels = _room(n, params) if params.store == "pixels" else None
+    sizes, hashes = np.empty(n, dtype=np.int64), np.empty((n, SHA256_BYTES), dtype=np.uint8)
+    read = np.zeros(n, dtype=bool)
+    n_read, skipped = 0, list[tuple[str, str]]()
+    for at, found in enumerate(_read_all(listing, params.resize_px)):
+        if isinstance(found, str):
+            shown = listing.paths[at].encode("utf-8", "backslashreplace").decode()
+            skipped.append((shown, found))
+            continue
+        if pixels is not None:
+            pixels[n_read] = found.pixels
+        sizes[n_read], hashes[n_read] = found.size_bytes, np.frombuffer(found.sha256, dtype=np.uint8)
+        read[at] = True
+        n_read += 1
+    _refuse_too_many(skipped, n, listing.root, params.max_unreadable_share)
+    images: Pixels | FileIndex
+    if pixels is not None:
+        images = pixels[:n_read]
+    else:
+        paths = path_array([listing.paths[i] for i in np.flatnonzero(read).tolist()])
+        images = FileIndex(listing.root, paths, sizes[:n_read], hashes[:n_read], params.resize_px)
+    moved = np.cumsum(read) - 1
+    return ImageSet(
+        images=images,
+        labels=listing.labels[read],
+        classes=listing.classes,
+        split={name: moved[idx[read[idx]]] for name, idx in listing.split.items()},
+        skipped=tuple(skipped),
+    )
+
+
+def _room(n: int, params: FolderData) -> Pixels:
+    shape = (n, 3, params.resize_px, params.resize_px)
+    try:
+        return np.empty(shape, dtype=np.uint8)
+    except MemoryError:
+        gigabytes = float(np.prod(shape, dtype=np.float64)) / 1e9
+        raise InputError(
+            f"data.store: expected pixels that fit in memory, got {gigabytes:,.0f} GB; take index"
+        ) from None
+
+
+def _read_all(listing: Listing, size_px: int) -> Iterator[_File | str]:
+    """What became of each file, in order: its contents, or why it cannot be read."""
+
+    def read(path: str) -> _File | str:
+        return _read_file(listing.root, path, size_px)
+
+    with decoder_warnings(), ThreadPoolExecutor() as threads:
+        for start in range(0, len(listing.paths), _AT_A_TIME):
+            tell(f"image {start:,} of {len(listing.paths):,}")
+            yield from threads.map(read, listing.paths[start : start + _AT_A_TIME])
+
+
+def _read_file(root: Path, path: str, size_px: int) -> _File | str:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return "a name that is not UTF-8"
+    file = root / path
+    try:
+        if not stat.S_ISREG(file.stat().st_mode):  # a pipe would be waited for
+            return "no regular file"
+        content = file.read_bytes()
+        if not content:
+            return "an empty file"
+        pixels = decode_image(BytesIO(content), size_px)
+    except UNREADABLE as error:
+        return read_problem(error)
+    return _File(len(content), hashlib.sha256(content).digest(), pixels)
+
+
+def _refuse_too_many(skipped: Sequence[tuple[str, str]], n: int, root: Path, allowed_share: float) -> None:
+    if skipped and (len(skipped) > allowed_share * n or len(skipped) == n):
+        path, reason = skipped[0]
+        raise InputError(
+            f"{root / path}: expected an image, got {reason}; {len(skipped)} of {n} files cannot be read, "
+            f"data.max_unreadable_share is {allowed_share:g}"
+        )

@@ -1,0 +1,115 @@
+"""How images become training, validation and test part."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+from sklearn.model_selection import train_test_split
+
+from pipeline.errors import InputError
+from pipeline.params.data import (
+    FirstImages,
+    FirstPerClass,
+    FractionSplit,
+    LastSharePerClass,
+    StratifiedShare,
+    ValidationRule,
+)
+
+if TYPE_CHECKING:
+    from pipeline.images.image_set import Indices, Labels, SplitName
+
+
+def split_by_fractions(labels: Labels, params: FractionSplit) -> dict[SplitName, Indices]:
+    """A stratified split of all images by seed; the fractions are of all images.
+
+    Raises:
+        InputError: if there are too few images of a class for that.
+    """
+    rest, test = draw_share(
+        labels, np.arange(len(labels)), params.test_fraction, params.split_seed, "data.test_fraction"
+    )
+    # `rest` stays in the order in which it was drawn: that is part of what the seed means for the second draw.
+    share = params.validation_fraction / (1 - params.test_fraction)
+    train, validation = draw_share(labels, rest, share, params.split_seed, "data.validation_fraction")
+    return {"train": np.sort(train), "validation": np.sort(validation), "test": np.sort(test)}
+
+
+def hold_out(labels: Labels, rule: ValidationRule) -> tuple[Indices, Indices]:
+    """Training and validation images among those that a data set offers for training.
+
+    Args:
+        labels: (n,) of these images, in the data set's official order, which three of the rules count in.
+        rule: `first`: the first images are for validation; `first_per_class`: the first of each class;
+            `last_share_per_class`: the last of each class, its number of images times the share, rounded to
+            the nearest whole number, halves up; `stratified`: a share of each class drawn by seed, whose
+            rounding is scikit-learn's (the total up, then spread over the classes).
+
+    Returns:
+        Indices (n_train,) and (n_validation,) into `labels`, each in rising order, together 0 to n - 1.
+
+    Raises:
+        InputError: if there are too few images for the rule. That `first`, which looks at no class, and
+            `stratified`, which rounds, leave every class in both parts is for `check_image_set` to see.
+    """
+    match rule:
+        case FirstImages():
+            if rule.images >= len(labels):
+                raise InputError(
+                    f"data.validation.images: expected fewer than the {len(labels)} training images "
+                    f"(got {rule.images})"
+                )
+            validation = np.arange(rule.images)
+        case FirstPerClass():
+            validation = _join([_first(of_class, label, rule) for label, of_class in _by_class(labels)])
+        case LastSharePerClass():
+            validation = _join([_last(of_class, label, rule) for label, of_class in _by_class(labels)])
+        case StratifiedShare():
+            _, drawn = draw_share(
+                labels, np.arange(len(labels)), rule.share, rule.seed, "data.validation.share"
+            )
+            validation = np.sort(drawn)
+    return np.setdiff1d(np.arange(len(labels)), validation), validation
+
+
+def _by_class(labels: Labels) -> list[tuple[int, Indices]]:
+    return [(int(label), np.flatnonzero(labels == label)) for label in np.unique(labels)]
+
+
+def _join(parts: list[Indices]) -> Indices:
+    return np.sort(np.concatenate(parts))
+
+
+def _first(of_class: Indices, label: int, rule: FirstPerClass) -> Indices:
+    if rule.images >= len(of_class):
+        raise InputError(
+            f"data.validation.images: expected fewer than the {len(of_class)} training images of class {label} "
+            f"(got {rule.images})"
+        )
+    return of_class[: rule.images]
+
+
+def _last(of_class: Indices, label: int, rule: LastSharePerClass) -> Indices:
+    # round() takes halves to the even neighbour: half of 5 images would be 2 and half of 7 would be 4.
+    n = math.floor(rule.share * len(of_class) + 0.5)
+    if not 0 < n < len(of_class):
+        raise InputError(
+            f"data.validation.share: expected some of the {len(of_class)} training images of class {label} "
+            f"and not all of them, got {n} (share {rule.share})"
+        )
+    return of_class[-n:]
+
+
+def draw_share(labels: Labels, idx: Indices, share: float, seed: int, key: str) -> tuple[Indices, Indices]:
+    """The images `idx` without a share of each class, and that share, both in the order of the draw.
+
+    Raises:
+        InputError: naming `key`, if there are too few images for that.
+    """
+    try:
+        rest, drawn = train_test_split(idx, test_size=share, random_state=seed, stratify=labels[idx])
+    except ValueError as error:  # a class with one image, or fewer images than classes
+        raise InputError(f"{key}: {len(idx)} images cannot be split so ({error})") from None
+    return rest, drawn
