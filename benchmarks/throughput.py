@@ -26,11 +26,12 @@ from pipeline.models import build_model
 from pipeline.models.classifier import Classifier, decision_layer
 from pipeline.params.file import read_params
 from pipeline.params.machine import Numerics
-from pipeline.params.robustness import FgsmAttack, NewtonFoolAttack
+from pipeline.params.perturbations import FgsmAttack, NewtonFoolAttack
 from pipeline.params.training import Schedule
 from pipeline.training.batches import Batching, balanced_batches, shuffled_batches
 from pipeline.training.fit import Outcome, fit
-from pipeline.training.objectives import Objective, PushObjective
+from pipeline.training.objectives import Objective
+from pipeline.training.push_objective import PushObjective
 from pipeline.training.resume import ResumePoint
 
 NETS: dict[str, tuple[str, dict[str, object]]] = {

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from pipeline.errors import InputError
 from pipeline.machine.float64 import float64
 from pipeline.machine.memory import in_fitting_batches
-from pipeline.params.robustness import Attack, FgsmAttack, FoolboxAttack, NewtonFoolAttack
+from pipeline.params.perturbations import Attack, FgsmAttack, FoolboxAttack, NewtonFoolAttack
 from pipeline.progress import tell
 
 # The share of a batch that is still to be moved at which the others leave it. Not image by image: oneDNN compiles its

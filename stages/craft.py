@@ -11,7 +11,8 @@ from pipeline.jobs.stage import run_stage
 
 if TYPE_CHECKING:
     from pipeline.params.machine import Numerics
-    from pipeline.params.robustness import Attack, Source
+    from pipeline.params.perturbations import Attack
+    from pipeline.params.robustness import Source
 
 
 def jobs(

@@ -10,7 +10,7 @@ from pipeline.jobs.job import Job, Workplace
 from pipeline.jobs.stage import run_stage
 
 if TYPE_CHECKING:
-    from pipeline.params.robustness import Noise
+    from pipeline.params.perturbations import Noise
 
 
 def jobs(runs: Path, *, noise_seed: int, noise: Mapping[str, Noise]) -> Iterator[Job]:

@@ -77,8 +77,8 @@ def work(
     from pipeline.prune.task_utility import unravel_utility
     from pipeline.training.batches import balanced_batches
     from pipeline.training.fit import fit
-    from pipeline.training.objectives import push_objective
     from pipeline.training.predict import Score, evaluate
+    from pipeline.training.push_objective import push_objective
     from pipeline.training.resume import ResumePoint
 
     before = previous / "round.json"

@@ -61,8 +61,8 @@ def work(
     from pipeline.machine.seeding import derive_seed
     from pipeline.training.batches import balanced_batches
     from pipeline.training.fit import DivergedError, fit
-    from pipeline.training.objectives import push_objective
     from pipeline.training.predict import latent_features
+    from pipeline.training.push_objective import push_objective
     from pipeline.training.resume import ResumePoint
 
     device = configure_torch(numerics)

@@ -13,8 +13,9 @@ from pipeline.robustness.conditions import CLEAN, Condition, list_conditions
 
 if TYPE_CHECKING:
     from pipeline.params.machine import Numerics
+    from pipeline.params.perturbations import Attack, Noise
     from pipeline.params.pruning import Compare
-    from pipeline.params.robustness import Attack, Lineup, Noise, Robustness, Source
+    from pipeline.params.robustness import Lineup, Robustness, Source
 
 METRICS = "accuracy_drop.json"
 

@@ -12,8 +12,9 @@ from pipeline.jobs.stage import run_stage
 
 if TYPE_CHECKING:
     from pipeline.params.machine import Numerics
+    from pipeline.params.perturbations import Attack
     from pipeline.params.pruning import Compare
-    from pipeline.params.robustness import Attack, Lineup, Source
+    from pipeline.params.robustness import Lineup, Source
 
 
 def jobs(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pipeline.attacks import Fgsm, NewtonFool, build_attack, craft
 from pipeline.errors import InputError
 from pipeline.params.file import read_params
-from pipeline.params.robustness import Attack, FgsmAttack, FoolboxAttack, NewtonFoolAttack
+from pipeline.params.perturbations import Attack, FgsmAttack, FoolboxAttack, NewtonFoolAttack
 
 torch.set_num_threads(1)  # on nets this small two threads spend their time waiting
 

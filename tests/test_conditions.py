@@ -11,18 +11,7 @@ from pipeline.workflow.tables import MODELS
 
 from pipeline.params.file import read_params
 from pipeline.params.params import Params
-from pipeline.params.robustness import (
-    Attack,
-    FgsmAttack,
-    FoolboxAttack,
-    GaussianNoise,
-    ImpulseNoise,
-    LocalVarianceNoise,
-    NewtonFoolAttack,
-    Noise,
-    PoissonNoise,
-    SpeckleNoise,
-)
+from pipeline.params.perturbations import Attack, FgsmAttack, FoolboxAttack, GaussianNoise, ImpulseNoise, LocalVarianceNoise, NewtonFoolAttack, Noise, PoissonNoise, SpeckleNoise
 from pipeline.robustness.conditions import (
     CLEAN,
     OURS_AT_SIZE,

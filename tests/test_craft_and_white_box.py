@@ -21,7 +21,7 @@ from pipeline.models import build_model
 from pipeline.models.classifier import Classifier
 from pipeline.params.file import read_params
 from pipeline.params.params import Params
-from pipeline.params.robustness import Attack, FgsmAttack, FoolboxAttack, NewtonFoolAttack
+from pipeline.params.perturbations import Attack, FgsmAttack, FoolboxAttack, NewtonFoolAttack
 from pipeline.robustness.conditions import list_models
 from stages.craft import craft_attack
 from stages.white_box import white_box

@@ -40,7 +40,8 @@ from pipeline.models import build_model
 from pipeline.models.classifier import Classifier
 from pipeline.training.batches import shuffled_batches
 from pipeline.training.fit import fit
-from pipeline.training.objectives import Objective, PushObjective
+from pipeline.training.objectives import Objective
+from pipeline.training.push_objective import PushObjective
 from pipeline.training.resume import ResumePoint
 from pipeline.training.step import training_step
 

@@ -13,7 +13,7 @@ from pipeline.compare.criteria import Criterion, score_filters
 from pipeline.errors import InputError
 from pipeline.machine.memory import in_fitting_batches, is_out_of_memory
 from pipeline.models import build_model
-from pipeline.params.robustness import Attack, FgsmAttack, NewtonFoolAttack
+from pipeline.params.perturbations import Attack, FgsmAttack, NewtonFoolAttack
 from pipeline.training.batches import balanced_batches, shuffled_batches
 from pipeline.training.fit import fit
 from pipeline.training.objectives import Objective

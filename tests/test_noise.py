@@ -6,14 +6,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from skimage.util import random_noise
 
 from pipeline.images.image_set import Pixels
-from pipeline.params.robustness import (
-    GaussianNoise,
-    ImpulseNoise,
-    LocalVarianceNoise,
-    Noise,
-    PoissonNoise,
-    SpeckleNoise,
-)
+from pipeline.params.perturbations import GaussianNoise, ImpulseNoise, LocalVarianceNoise, Noise, PoissonNoise, SpeckleNoise
 from pipeline.robustness.noise import add_noise
 
 GAUSSIAN = GaussianNoise(kind="gaussian", std=5.0, seed=0)

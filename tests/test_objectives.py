@@ -11,7 +11,8 @@ from pipeline.models import build_model
 from pipeline.models.classifier import Classifier, latent_and_logits
 from pipeline.models.inception import Inception
 from pipeline.params.training import Auxiliary, Lda
-from pipeline.training.objectives import AuxiliaryObjective, Objective, PushObjective, training_objective
+from pipeline.training.objectives import AuxiliaryObjective, Objective, training_objective
+from pipeline.training.push_objective import PushObjective
 
 torch.set_num_threads(1)  # on nets this small two threads spend their time waiting
 

@@ -16,7 +16,7 @@ from pipeline.workflow.tables import MODELS
 
 from pipeline.params.file import read_params
 from pipeline.params.params import Params
-from pipeline.params.robustness import Attack, FgsmAttack, FoolboxAttack, GaussianNoise, Noise
+from pipeline.params.perturbations import Attack, FgsmAttack, FoolboxAttack, GaussianNoise, Noise
 from pipeline.report import robustness as robustness_report
 from pipeline.report import robustness_figures
 from pipeline.report.calibration import calibration_section

@@ -22,7 +22,7 @@ from pipeline.machine.float64 import float64, float64_device
 from pipeline.models import build_model
 from pipeline.models.classifier import Classifier, decision_layer, latent_and_logits
 from pipeline.params.pruning import SensitivityChoice
-from pipeline.params.robustness import FgsmAttack, NewtonFoolAttack
+from pipeline.params.perturbations import FgsmAttack, NewtonFoolAttack
 from pipeline.prune import prune_model
 from pipeline.prune.latent import choose_latent
 

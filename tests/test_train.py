@@ -16,7 +16,8 @@ from pipeline.params.machine import Numerics
 from pipeline.params.training import Lda, Schedule
 from pipeline.training.batches import balanced_batches, shuffled_batches
 from pipeline.training.fit import DivergedError, Outcome, fit
-from pipeline.training.objectives import AuxiliaryObjective, Objective, PushObjective
+from pipeline.training.objectives import AuxiliaryObjective, Objective
+from pipeline.training.push_objective import PushObjective
 from pipeline.training.predict import evaluate, predict_logits
 from pipeline.training.resume import ResumePoint
 

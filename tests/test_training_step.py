@@ -18,7 +18,8 @@ from pipeline.models.classifier import Classifier
 from pipeline.params.machine import Numerics
 from pipeline.training.batches import balanced_batches, shuffled_batches
 from pipeline.training.fit import Outcome, fit
-from pipeline.training.objectives import Objective, PushObjective
+from pipeline.training.objectives import Objective
+from pipeline.training.push_objective import PushObjective
 from pipeline.training.resume import ResumePoint
 from pipeline.training.step import gradient_scaler, training_step
 

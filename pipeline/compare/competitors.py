@@ -26,8 +26,9 @@ from pipeline.prune.task_utility import trace_images, unravel_utility
 from pipeline.training.batches import balanced_batches
 from pipeline.training.fit import fit
 from pipeline.training.fresh import fresh_copy, train_from_scratch, train_plainly
-from pipeline.training.objectives import Objective, PushObjective
+from pipeline.training.objectives import Objective
 from pipeline.training.predict import evaluate
+from pipeline.training.push_objective import PushObjective
 
 if TYPE_CHECKING:
     from pipeline.images.parts import Parts

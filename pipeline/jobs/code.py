@@ -9,19 +9,23 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import re
+import textwrap
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
 _PACKAGES = ("pipeline", "stages")
-# How jobs are run says nothing about what they compute; neither do words about progress.
+# How jobs are run says nothing about what they compute, nor do words about progress: no key has them in it, and what
+# they import is not followed.
 _NOT_RESULTS = ("pipeline/jobs/", "pipeline/progress.py")
 
 
 def import_closure(script: Path, root: Path = Path()) -> list[Path]:
     """Files below `root` that `script` imports, itself included, directly or not; sorted, relative to root.
 
-    Imports inside functions count; those under `if TYPE_CHECKING:` do not run and do not count.
+    Imports inside functions count; those under `if TYPE_CHECKING:` do not run and do not count, nor does what
+    `pipeline.jobs` imports.
     """
     pending, seen = [script], set[Path]()
     while pending:
@@ -29,6 +33,8 @@ def import_closure(script: Path, root: Path = Path()) -> list[Path]:
         if path in seen:
             continue
         seen.add(path)
+        if path.as_posix().startswith(_NOT_RESULTS):
+            continue
         imported, _ = _read(root / path, *_state(root / path), path.parent.parts)
         for module in imported:
             pending.extend(_files(module, root))
@@ -53,20 +59,22 @@ def code_deps(script: Path, root: Path = Path()) -> list[str]:
 
 def write_deps(dvc_file: Path = Path("dvc.yaml")) -> None:
     """Bring the code among every stage's `deps` up to date; everything else in the file stays."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.comments import CommentedSeq
+    text = dvc_file.read_text(encoding="utf-8")
+    stage = r"(?ms)^(  (?P<stage>\w+):\n    cmd: [^\n]*\n)    deps: \[(?P<deps>[^]]*)\]"
 
-    yaml = YAML()
-    yaml.width = 116
-    yaml.indent(mapping=2, sequence=4, offset=2)
-    document = yaml.load(dvc_file.read_text(encoding="utf-8"))
-    for name, stage in document["stages"].items():
-        data = [dep for dep in stage["deps"] if Path(dep).parts[0] not in _PACKAGES]
-        deps = CommentedSeq([*code_deps(Path("stages") / f"{name}.py"), *data])
-        deps.fa.set_flow_style()
-        stage["deps"] = deps
-    with dvc_file.open("w", encoding="utf-8") as file:
-        yaml.dump(document, file)
+    def renewed(found: re.Match[str]) -> str:
+        listed = re.split(r",\s+", found["deps"]) if found["deps"] else []
+        data = [dep for dep in listed if not dep.startswith(_PACKAGES)]
+        deps = ", ".join([*code_deps(Path("stages") / f"{found['stage']}.py"), *data])
+        return found[1] + textwrap.fill(
+            f"    deps: [{deps}]",
+            116,
+            subsequent_indent=" " * 6,
+            break_on_hyphens=False,
+            break_long_words=False,
+        )
+
+    dvc_file.write_text(re.sub(stage, renewed, text), encoding="utf-8")
 
 
 def _state(path: Path) -> tuple[int, int]:

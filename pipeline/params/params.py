@@ -10,8 +10,9 @@ from pipeline.params.data import Data
 from pipeline.params.installed_names import torchvision_classifiers
 from pipeline.params.machine import Numerics, Runtime
 from pipeline.params.nets.sections import GROWABLE, Architecture, TorchvisionModel
+from pipeline.params.perturbations import Attack, Noise
 from pipeline.params.pruning import COMPETITORS, Compare, Prune, Select, Surgery
-from pipeline.params.robustness import Attack, Lineup, Noise, Robustness, Source
+from pipeline.params.robustness import Lineup, Robustness, Source
 from pipeline.params.sections import Fraction, NonNegativeInt, OpenFraction, Section, Slug
 from pipeline.params.training import Grow, Lda, Push, Train
 

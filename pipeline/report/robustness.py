@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline.params.robustness import FoolboxAttack, ImpulseNoise, NewtonFoolAttack, PoissonNoise
+from pipeline.params.perturbations import FoolboxAttack, ImpulseNoise, NewtonFoolAttack, PoissonNoise
 from pipeline.report import robustness_figures as draw
 from pipeline.report.calibration import calibration_section, draw_reliability
 from pipeline.report.figures import LABELS

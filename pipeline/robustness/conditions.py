@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from math import nan
 
-from pipeline.params.robustness import (
+from pipeline.params.perturbations import (
     Attack,
     FgsmAttack,
     FoolboxAttack,

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from scipy.ndimage import uniform_filter
 from skimage.util import random_noise
 
-from pipeline.params.robustness import GaussianNoise, ImpulseNoise, LocalVarianceNoise, Noise, PoissonNoise
+from pipeline.params.perturbations import GaussianNoise, ImpulseNoise, LocalVarianceNoise, Noise, PoissonNoise
 
 if TYPE_CHECKING:
     from pipeline.images.file_index import Pixels

@@ -10,13 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from pipeline.distributed.collectives import gather
-from pipeline.lda import push_loss
-from pipeline.models.classifier import Classifier, latent_and_logits
 from pipeline.models.inception import Inception
 
 if TYPE_CHECKING:
-    from pipeline.params.training import Auxiliary, Lda
+    from pipeline.models.classifier import Classifier
+    from pipeline.params.training import Auxiliary
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +25,9 @@ class Objective(nn.Module):
     Args:
         label_smoothing: the share of a label spread over all classes (LSR, "Rethinking Inception" section 7).
     """
+
+    # Whether torch.compile can take a step of it.
+    compilable = True
 
     def __init__(self, *, label_smoothing: float = 0.0) -> None:
         super().__init__()
@@ -114,48 +115,3 @@ def training_objective(
         batch_norm=auxiliary.batch_norm,
         label_smoothing=label_smoothing,
     )
-
-
-class PushObjective(Objective):
-    """Cross-entropy plus the push loss of Eq. 11 on the latent features.
-
-    A collapse (one discriminant takes over the trace) is logged while it happens, and the share of batches
-    in that state is part of the history.
-    """
-
-    def __init__(self, weights: Lda, *, label_smoothing: float = 0.0) -> None:
-        super().__init__(label_smoothing=label_smoothing)
-        self.weights = weights
-        self._warned = False
-
-    def forward(self, model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Adds the three unweighted terms, the number of active neurons and the top discriminant's share."""
-        latent, logits = latent_and_logits(model, images)
-        # In full precision, and over the batches of all processes.
-        with torch.autocast(latent.device.type, enabled=False):
-            terms = push_loss(gather(latent.float()), gather(labels), self.weights)
-        collapsed = terms.collapsed(self.weights.collapse_share)
-        if collapsed and not self._warned:
-            self._warned = True
-            log.warning(
-                "the push is collapsing: one discriminant holds %.0f %% of the sum, %d neurons are active; "
-                "lower the push weights, or try separation: log_det",
-                100 * terms.top_share,
-                terms.n_active,
-            )
-        return {
-            "total": self.cross_entropy(logits, labels) + terms.loss.to(logits),
-            "l_lda": terms.l_lda.detach(),
-            "l_cov": terms.l_cov.detach(),
-            "l_align": terms.l_align.detach(),
-            "n_active": torch.tensor(float(terms.n_active)),
-            "top_share": torch.tensor(terms.top_share),
-            "collapsed": torch.tensor(float(collapsed)),
-        }
-
-
-def push_objective(weights: Lda, *, label_smoothing: float) -> Objective:
-    """Cross-entropy with the push; alone where all of the push's weights are zero, as for a control."""
-    if weights.gamma == weights.lambda_ == weights.beta == 0:
-        return Objective(label_smoothing=label_smoothing)
-    return PushObjective(weights, label_smoothing=label_smoothing)

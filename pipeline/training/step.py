@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from pipeline.distributed.collectives import average_gradients_of
 from pipeline.distributed.sharding import is_sharded, shard
-from pipeline.training.objectives import Objective, PushObjective
 
 if TYPE_CHECKING:
     from pipeline.params.machine import Numerics
+    from pipeline.training.objectives import Objective
 
 log = logging.getLogger(__name__)
 
@@ -41,9 +41,7 @@ class _Step(nn.Module):
 def training_step(model: nn.Module, objective: Objective, numerics: Numerics, device: torch.device) -> Step:
     """From images in [0, 1] and labels to the objective's terms.
 
-    Keep it until the backward pass is over: with several processes it averages the gradients. A step with the
-    push loss is not compiled: it reads the latent space by hooks that come and go and logs numbers that steer it,
-    which costs a minute of compilation and fails in the second step (torch 2.15).
+    Keep it until the backward pass is over: with several processes it averages the gradients.
 
     Args:
         model: in training mode, on `device`; with FSDP what `trained_copy` gave.
@@ -53,7 +51,7 @@ def training_step(model: nn.Module, objective: Objective, numerics: Numerics, de
     """
     forward = _Step(model, objective, numerics.precision)
     step: Step = shard(forward, device) if is_sharded(numerics) else average_gradients_of(forward, device)
-    return _compiled(step) if numerics.compile and not isinstance(objective, PushObjective) else step
+    return _compiled(step) if numerics.compile and objective.compilable else step
 
 
 def gradient_scaler(numerics: Numerics, device: torch.device) -> torch.amp.GradScaler:
