@@ -44,7 +44,7 @@ format: setup  ## let ruff mend what it can
 	ruff format .
 
 deps: setup  ## write every stage's import closure into dvc.yaml
-	@python -m pipeline.workflow.closure
+	@python -m pipeline.jobs.code
 
 preset: setup  ## switch params.yaml to a preset: make preset NAME=digits
 	@python -m pipeline.params --preset '$(NAME)'
@@ -56,5 +56,5 @@ lock:  ## compile requirements.lock anew (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --custom-compile-command 'make lock' --group dev --group bench pyproject.toml --output-file requirements.lock
 
-clean:  ## forget resume points of killed runs (results stay)
-	rm -rf .resume
+clean:  ## empty the job store: finished jobs and resume points (results stay, in DVC's cache)
+	rm -rf .jobs

@@ -72,7 +72,8 @@ def scan_files(listing: Listing, params: FolderData) -> ImageSet:
         InputError: if more than `max_unreadable_share` of the files cannot be read, or none of them can, or
             the pixels do not fit in memory.
     """
-    listing = listing.limited(params.images_per_class)
+    if params.images_per_class:
+        listing = listing.limited(params.images_per_class)
     n = len(listing.paths)
     if n == 0:
         raise InputError(f"{listing.root}: expected images, got none")
