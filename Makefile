@@ -23,9 +23,8 @@ $(STAMP): requirements.lock
 
 setup: $(STAMP)  ## the environment alone: .venv from requirements.lock, hashes checked
 
-repro: setup  ## check params.yaml, then run what its changes call for
-	@python -m pipeline.params
-	dvc repro
+repro: setup  ## check params.yaml, then run what its changes call for (one run at a time)
+	@python -m pipeline.jobs.repro
 
 test: setup  ## the tests
 	python -m pytest

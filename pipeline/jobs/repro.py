@@ -1,0 +1,96 @@
+"""`make repro`: checks params.yaml, then runs `dvc repro` as the only one in this folder.
+
+Two `dvc repro` at once fail, each when it meets a stage or a lock of the other's (treeverse/dvc#10465). A second one
+that is started by this module says who is at work, and waits before it has spent any time.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipeline.errors import InputError
+from pipeline.params.file import read_params
+
+_LOCK = Path(".jobs/repro.lock")
+_DVC_LOCKS = Path(".dvc/tmp/rwlock")
+_POLL_SECONDS = 0.5
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run `dvc repro` with these arguments; ends the process with its exit code."""
+    try:
+        read_params()
+    except InputError as error:
+        sys.exit(str(error))
+    environment = os.environ | {
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    }
+    try:
+        with _alone():
+            # Ctrl-C reaches the stage, too, which says what is kept.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            command = [sys.executable, "-m", "dvc", "repro", *arguments]
+            code = subprocess.run(command, env=environment, check=False).returncode
+    except KeyboardInterrupt:
+        sys.exit("make repro: interrupted while it waited; nothing was started")
+    sys.exit(code)
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Inside the block no other of these runs is at work here; waits for one that is."""
+    _LOCK.parent.mkdir(exist_ok=True)
+    with _LOCK.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            _say(file.read() or "another process")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if (holder := _dvc_at_work()) is not None:
+            _say(holder)
+            while _dvc_at_work() is not None:
+                time.sleep(_POLL_SECONDS)
+        file.truncate(0)
+        file.write(f"process {os.getpid()}, since {time.strftime('%H:%M')}")
+        file.flush()
+        yield
+
+
+def _say(holder: str) -> None:
+    sys.stderr.write(f"another run is at work in this folder ({holder}): waiting for it\n")
+
+
+def _dvc_at_work() -> str | None:
+    """A `dvc` command that holds stages of this project, by its own book."""
+    try:
+        held = json.loads(_DVC_LOCKS.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    for info in held.get("write", {}).values():
+        if _is_alive(info["pid"]):
+            return f"{info['cmd']}, process {info['pid']}"
+    return None
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
