@@ -140,10 +140,12 @@ class FolderParts(Section):
 
     @model_validator(mode="after")
     def _beside_each_other(self) -> Self:
-        given = [name for name in (self.train, self.validation, self.test) if name is not None]
-        for one, other in permutations(given, 2):
+        given = [(key, folder) for key, folder in self if folder is not None]
+        for (_, one), (key, other) in permutations(given, 2):
             if PurePath(other).is_relative_to(one):
-                raise ValueError(f"expected folders that share no images (got {other!r} within {one!r})")
+                raise ValueError(
+                    f"{key}: expected folders that share no images (got {other!r} within {one!r})"
+                )
         return self
 
 

@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -27,10 +27,18 @@ def read_params(path: Path = PARAMS_FILE) -> Params:
     Raises:
         InputError: with a line `FILE: KEY: what is allowed (got VALUE)` for every error found.
     """
-    data = _read_yaml(path)
+    return check_params(_read_yaml(path), path)
+
+
+def check_params(data: Any, path: Path = PARAMS_FILE) -> Params:
+    """Check what a params file holds; `path` is the file that the errors name.
+
+    Raises:
+        InputError: as `read_params`.
+    """
     try:
         # By way of JSON: strict there still means "an integer is no string", and a YAML list is a list.
-        return Params.model_validate_json(json.dumps(data))
+        return Params.model_validate_json(json.dumps(data, default=_refuse))
     except ValidationError as error:
         details = error.errors(include_url=False)
         lines = [f"{path}: {line}" for detail in details for line in _describe(detail, data)]
@@ -70,6 +78,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(1)
 
 
+def _refuse(value: object) -> NoReturn:
+    """YAML has dates, sets and bytes, too."""
+    raise TypeError(f"expected text, numbers, true, false and null alone (got {value})")
+
+
 def _read_yaml(path: Path) -> Any:
     try:
         return YAML(typ="safe").load(path.read_text(encoding="utf-8"))
@@ -79,8 +92,8 @@ def _read_yaml(path: Path) -> Any:
         raise InputError(f"{path}: expected UTF-8 text") from None
     except MarkedYAMLError as error:
         where = f" at line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        problem = " ".join(str(error.problem).split())
-        raise InputError(f"{path}: not valid YAML{where}: {problem}") from None
+        problem = ", ".join(part for part in (error.context, error.problem) if part)
+        raise InputError(f"{path}: not valid YAML{where}: {' '.join(problem.split())}") from None
     except YAMLError as error:
         raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
 
@@ -97,6 +110,10 @@ def _describe(detail: ErrorDetails, data: Any) -> list[str]:
         return [
             f"{key}.{tag}: required key is missing; expected one of {_known_tags(detail['loc'], tag, data)}"
         ]
+    if detail["type"] == "union_tag_invalid":
+        tag = _tag_name(detail)
+        found = json.dumps(detail["input"][tag], ensure_ascii=False)
+        return [f"{key}.{tag}: expected one of {detail['ctx']['expected_tags']} (got {found})"]
     got = json.dumps(detail["input"], default=str, ensure_ascii=False)
     if len(got) > 80:
         got = f"{got[:77]}..."

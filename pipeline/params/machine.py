@@ -1,8 +1,9 @@
 """Sections on the machine: how numbers are computed, and where the jobs run."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic_core import PydanticCustomError
 
 from pipeline.params.sections import NonNegativeInt, Section
 
@@ -41,6 +42,13 @@ class Numerics(Section):
         return self.devices * self.num_nodes
 
 
+def _is_number_of_jobs(value: Any) -> Any:
+    """One error for both kinds of value, of which pydantic would tell separately."""
+    if value != "auto" and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        raise PydanticCustomError("jobs", "expected 'auto' or an integer of at least 1")
+    return value
+
+
 class Runtime(Section):
     """Where the jobs of a stage run; no result depends on it.
 
@@ -49,7 +57,7 @@ class Runtime(Section):
     image files ahead (`data.store: index`); 0 reads them in between. `store_gib`: how much of finished jobs is kept.
     """
 
-    jobs: PositiveInt | Literal["auto"]
+    jobs: Annotated[PositiveInt | Literal["auto"], BeforeValidator(_is_number_of_jobs)]
     backend: Literal["loky", "dask"]
     address: Annotated[str, Field(min_length=1)] | None
     workers: NonNegativeInt

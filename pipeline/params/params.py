@@ -1,6 +1,6 @@
 """The whole of params.yaml, and what its sections have to say to each other."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from difflib import get_close_matches
 from typing import Annotated, Literal, Self
 
@@ -114,25 +114,24 @@ class Params(Section):
         conditions = [*self.noise, *self.attacks]
         for idx, name in enumerate(self.report.headline):
             if name not in conditions:
-                yield f"report.headline.{idx}: expected one of {', '.join(conditions)} (got {name!r})"
+                yield f"report.headline.{idx}: {_one_of(conditions)} (got {name!r})"
         for idx, name in enumerate(self.white_box):
             if name not in self.attacks:
-                yield f"white_box.{idx}: expected one of attacks, {', '.join(self.attacks)} (got {name!r})"
+                yield f"white_box.{idx}: {_one_of(self.attacks)} (got {name!r})"
         if self.attacks and not self.sources:
             yield "sources: expected a net that attacks are crafted on (got none)"
         if self.lineup is None:
             return
         if self.compare is None:
-            yield "lineup: expected null, as compare is null"
+            yield "lineup: expected null, as compare is null (got a section)"
             return
         compared = self.compare.competitors
         for idx, competitor in enumerate(self.lineup.competitors):
             if competitor not in compared:
-                expected = ", ".join(compared)
-                yield f"lineup.competitors.{idx}: expected one of {expected} (got {competitor!r})"
+                yield f"lineup.competitors.{idx}: {_one_of(compared)} (got {competitor!r})"
         if self.lineup.fraction not in self.compare.sizes:
-            sizes = ", ".join(f"{each:g}" for each in self.compare.sizes)
-            yield f"lineup.fraction: expected one of compare.sizes, {sizes} (got {self.lineup.fraction:g})"
+            sizes = ", ".join(map(str, self.compare.sizes))
+            yield f"lineup.fraction: expected one of compare.sizes, {sizes} (got {self.lineup.fraction})"
 
     def _unfit_nets(self) -> Iterator[str]:
         fixed = self.compare.fixed_nets if self.compare else {}
@@ -150,5 +149,10 @@ class Params(Section):
                 )
         if self.grow is not None and not isinstance(self.model, GROWABLE):
             yield (
-                f"grow: expected null, as model.architecture {self.model.architecture!r} has no stages to extend"
+                f"grow: expected null, as model.architecture {self.model.architecture!r} has no stages to extend "
+                "(got a section)"
             )
+
+
+def _one_of(names: Collection[str]) -> str:
+    return f"expected one of {', '.join(names)}" if names else "expected nothing, as there is nothing to name"

@@ -77,7 +77,7 @@ FilterCriterion = Literal[
 ]
 FILTER_CRITERIA: tuple[str, ...] = get_args(FilterCriterion)
 # han: single weights are set to zero by magnitude (Han et al. 2015); scratch: our architectures with fresh weights.
-Competitor = FilterCriterion | Literal["han", "scratch"]
+Competitor = Literal[FilterCriterion, "han", "scratch"]
 COMPETITORS: tuple[str, ...] = (*FILTER_CRITERIA, "han", "scratch")
 
 

@@ -3,6 +3,7 @@
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 OpenFraction = Annotated[float, Field(gt=0, lt=1)]
@@ -21,8 +22,8 @@ def seen_by_dvc(name: str) -> str:
         ValueError: for a name that DVC's run-cache does not see.
     """
     if name in UNSEEN_BY_DVC:
-        raise ValueError(
-            f"expected another name, as DVC's run-cache leaves out keys called so (got {name!r})"
+        raise PydanticCustomError(
+            "unseen_by_dvc", "expected another name, as DVC's run-cache leaves out keys called so"
         )
     return name
 
