@@ -185,7 +185,8 @@ def _assemble(jobs: Sequence[Job], ran: Ran, out: Path) -> Path:
         for file in sorted(source.glob("*.csv")):
             tables.setdefault(file.name, []).extend({**job.labels, **row} for row in read_csv(file))
     for name, rows in tables.items():
-        write_csv(new / name, rows, fields=list(dict.fromkeys(key for row in rows for key in row)))
+        if rows:  # there are none where no image fooled one of two models alone
+            write_csv(new / name, rows, fields=list(dict.fromkeys(key for row in rows for key in row)))
     return new
 
 

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from pipeline.params.MISSING import FilterCompetitor, FixedCompetitor
+from pipeline.compared import OURS
+from pipeline.params.pruning import FILTER_CRITERIA
 from pipeline.report.figures import MARKERS, figure, label_axes, short_number
-from pipeline.report.markdown import image, percent, table, thousands
-from pipeline.report.statistics import Interval, mean_interval
+from pipeline.report.markdown import image, percent, section, table, thousands
 from pipeline.report.summary import over_seeds, score_interval
-from pipeline.workflow.tables import OURS
 
 if TYPE_CHECKING:
+    from pipeline.params.pruning import Compare
     from pipeline.report.results import Results
 
+# A fixed net has its own name.
 _LABELS = {
+    OURS: "push and prune (ours)",
     "l1": "L1 norm (Li et al.)",
     "taylor": "first-order Taylor (Molchanov et al.)",
     "activation_mean": "mean activation",
@@ -36,51 +36,40 @@ _LABELS = {
 
 
 def comparison_section(results: Results) -> str:
-    """Test accuracy of every method at every size, and the difference to ours."""
-    steps = range(len(results.params.shrink.sizes))
-    sizes = [thousands(_at(results, OURS, step)["params"].mean()) for step in steps]
-    contested = [name for name in results.params.competitors if name not in _fixed(results)]
+    """Test accuracy of every method at every size, and the difference to ours; empty where nothing is compared."""
+    compare = results.params.compare
+    if compare is None:
+        return ""
+    steps = range(len(compare.sizes))
+    sizes = [f"{thousands(_n_params(results, step))} parameters" for step in steps]
     accuracies = [
-        [
-            _label(results, name),
-            *(_interval(results, _accuracies(results, name, step)).percent() for step in steps),
-        ]
-        for name in [OURS, *contested]
+        [_LABELS[name], *(results.interval(_accuracies(results, name, step)).percent() for step in steps)]
+        for name in (OURS, *compare.competitors)
     ]
-    differences = [
-        [_label(results, name), *(_difference(results, name, step)[0] for step in steps)]
-        for name in contested
-    ]
-    header = ["method", *(f"{size} parameters" for size in sizes)]
-    retraining = results.params.shrink.retraining
-    return "\n".join(
-        [
-            "## Ours and others at the same sizes",
-            "",
-            image("comparison", "Test accuracy against parameters for every method"),
-            "Ours takes the pushed model through the sizes, one after another; at each, every criterion keeps as "
-            "many filters in every layer as ours and retrains for the same "
-            f"{retraining.epochs} epochs on the same kind of batches. The others start from the grown model trained "
-            "on for as many epochs without the push, and retrain with cross-entropy alone. Single weights (Han et "
-            "al.) are zeros in the dense net: as many are left as ours has parameters, and no FLOP is saved. In "
-            "the figure whiskers run from the lowest to the highest seed. Test "
-            f"accuracy in %, {over_seeds(results)}:",
-            "",
-            table(header, accuracies),
-            "Less ours, in points, seed by seed (bold where the interval leaves out zero):",
-            "",
-            table(header, differences),
-            *_verdict(results, contested, steps),
-            "",
-            *_fixed_nets(results),
-        ]
+    return section(
+        "Ours and others at the same sizes",
+        image("comparison", "Test accuracy against parameters for every method"),
+        "Ours takes the pushed model through the sizes, one after another; at each, every criterion keeps as "
+        "many filters in every layer as ours and retrains for the same "
+        f"{compare.retraining.epochs} epochs on the same kind of batches. The others start from the grown model "
+        "trained on for as many epochs without the push, and retrain with cross-entropy alone. Single weights (Han "
+        "et al.) are zeros in the dense net: as many are left as ours has parameters, and no FLOP is saved. In "
+        "the figure whiskers run from the lowest to the highest seed. Test "
+        f"accuracy in %, {over_seeds(results)}:",
+        "",
+        table(["method", *sizes], accuracies),
+        *_differences(results, compare, steps, sizes),
+        *_fixed_nets(results, compare),
     )
 
 
 def draw_comparison(results: Results, folder: Path) -> None:
     """Test accuracy against parameters: filter criteria on the left, other ways to a small net on the right."""
-    filters = [n for n, c in results.params.competitors.items() if isinstance(c, FilterCompetitor)]
-    others = [n for n in results.params.competitors if n not in filters]
+    compare = results.params.compare
+    if compare is None:
+        return
+    filters = [name for name in compare.competitors if name in FILTER_CRITERIA]
+    others = [name for name in (*compare.competitors, *compare.fixed_nets) if name not in filters]
     with figure(folder, "comparison", size=(9.5, 5.4), dpi=results.params.report.dpi) as drawing:
         axes = drawing.subplots(1, 2, sharey=True, sharex=True)
         for ax, names, title in (
@@ -104,12 +93,12 @@ def draw_comparison(results: Results, folder: Path) -> None:
 def _draw_method(
     ax: Axes, results: Results, name: str, *, color: str, marker: str, width: float = 1.1
 ) -> None:
-    rows = results.comparison[results.comparison["method"] == name]
+    rows = results.rows("comparison", method=name)
     accuracy = 100 * rows["test_n_correct"] / rows["test_n"]
     means = rows.assign(accuracy=accuracy).groupby("step")[["params", "accuracy"]]
     middle, low, high = means.mean(), means.min()["accuracy"], means.max()["accuracy"]
     spread = np.stack([middle["accuracy"] - low, high - middle["accuracy"]])
-    fixed = name in _fixed(results)
+    fixed = name not in _LABELS
     ax.errorbar(
         middle["params"],
         middle["accuracy"],
@@ -121,79 +110,67 @@ def _draw_method(
         elinewidth=0.5 * width,
         capsize=1.5,
         alpha=1.0 if name == OURS else 0.8,
-        label=_label(results, name),
+        label=_LABELS.get(name, name),
     )
 
 
-def _fixed(results: Results) -> list[str]:
-    return [n for n, c in results.params.competitors.items() if isinstance(c, FixedCompetitor)]
-
-
-def _label(results: Results, name: str) -> str:
-    if name == OURS:
-        return "push and prune (ours)"
-    competitor = results.params.competitors[name]
-    return name if isinstance(competitor, FixedCompetitor) else _LABELS[competitor.criterion]
-
-
-def _at(results: Results, name: str, step: int) -> pd.DataFrame:
-    rows = results.comparison
-    return rows[(rows["method"] == name) & (rows["step"] == step)].sort_values("seed")
+def _n_params(results: Results, step: int) -> float:
+    return float(results.rows("comparison", method=OURS, step=step)["params"].mean())
 
 
 def _accuracies(results: Results, name: str, step: int) -> list[float]:
-    rows = _at(results, name, step)
+    rows = results.rows("comparison", method=name, step=step)
     return (rows["test_n_correct"] / rows["test_n"]).tolist()
 
 
-def _interval(results: Results, values: Sequence[float]) -> Interval:
-    return mean_interval(values, confidence=results.params.report.confidence)
+def _differences(results: Results, compare: Compare, steps: range, sizes: list[str]) -> list[str]:
+    """Every competitor less ours, how many differences are decided, and who is best at each size."""
+    if not compare.competitors:
+        return []
+    rows, signs = [], []
+    for name in compare.competitors:
+        found = [_difference(results, name, step) for step in steps]
+        rows.append([_LABELS[name], *(cell for cell, _ in found)])
+        signs += [sign for _, sign in found]
+    best = []
+    for step, size in zip(steps, sizes, strict=True):
+        means = {
+            name: float(np.mean(_accuracies(results, name, step))) for name in (OURS, *compare.competitors)
+        }
+        ranked = sorted(means, key=lambda name: -means[name])
+        best.append(
+            f"* {size}: best is {_LABELS[ranked[0]]} ({percent(means[ranked[0]])} %), ours is number "
+            f"{ranked.index(OURS) + 1} of {len(ranked)} ({percent(means[OURS])} %)"
+        )
+    return [
+        "Less ours, in points, seed by seed (bold where the interval leaves out zero):",
+        "",
+        table(["method", *sizes], rows),
+        f"Of {len(signs)} comparisons ours is better in {signs.count(-1)}, worse in {signs.count(1)} and undecided at "
+        f"this number of seeds in {signs.count(0)}; no correction is made for their number. By the means:",
+        "",
+        *best,
+        "",
+    ]
 
 
 def _difference(results: Results, name: str, step: int) -> tuple[str, int]:
     """A cell, and the sign of a difference whose interval leaves out zero (0 where it does not)."""
     theirs, ours = _accuracies(results, name, step), _accuracies(results, OURS, step)
-    interval = _interval(results, [a - b for a, b in zip(theirs, ours, strict=True)])
+    interval = results.interval(a - b for a, b in zip(theirs, ours, strict=True))
     sign = 1 if interval.low > 0 else (-1 if interval.high < 0 else 0)
     cell = interval.percent(signed=True)
     return (f"**{cell}**" if sign else cell), sign
 
 
-def _verdict(results: Results, contested: list[str], steps: range) -> list[str]:
-    signs = [_difference(results, name, step)[1] for name in contested for step in steps]
-    best = []
-    for step in steps:
-        means = {name: float(np.mean(_accuracies(results, name, step))) for name in [OURS, *contested]}
-        ranked = sorted(means, key=lambda name: -means[name])
-        best.append(
-            f"{thousands(_at(results, OURS, step)['params'].mean())} parameters: best is {_label(results, ranked[0])} "
-            f"({percent(means[ranked[0]])} %), ours is number {ranked.index(OURS) + 1} of {len(ranked)} "
-            f"({percent(means[OURS])} %)"
-        )
-    return [
-        f"Of {len(signs)} comparisons ours is better in {signs.count(-1)}, worse in {signs.count(1)} and undecided at "
-        f"this number of seeds in {signs.count(0)}; no correction is made for their number. By the means:",
-        "",
-        *(f"* {line}" for line in best),
-    ]
-
-
-def _fixed_nets(results: Results) -> list[str]:
-    names = _fixed(results)
-    if not names:
+def _fixed_nets(results: Results, compare: Compare) -> list[str]:
+    if not compare.fixed_nets:
         return []
     rows = []
-    for name in names:
-        mine = results.comparison[results.comparison["method"] == name]
-        rows.append(
-            [
-                _label(results, name),
-                thousands(mine["params"].mean()),
-                thousands(mine["flops"].mean()),
-                thousands(mine["epochs"].mean()),
-                _interval(results, (mine["test_n_correct"] / mine["test_n"]).tolist()).percent(),
-            ]
-        )
+    for name in compare.fixed_nets:
+        mine = results.rows("comparison", method=name)
+        sizes = [thousands(mine[column].mean()) for column in ("params", "flops", "epochs")]
+        rows.append([name, *sizes, results.interval(mine["test_n_correct"] / mine["test_n"]).percent()])
     return [
         "Fixed nets, trained from scratch for as many epochs as our smallest model has had in all:",
         "",

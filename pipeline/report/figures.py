@@ -17,7 +17,6 @@ COLORS = {
     "pushed": "#56B4E9",
     "accuracy_first": "#009E73",
     "parameter_first": "#D55E00",
-    "source": "#999999",
 }
 LABELS = {
     "base": "base",
@@ -26,7 +25,6 @@ LABELS = {
     "pushed": "pushed",
     "accuracy_first": "pruned, accuracy first",
     "parameter_first": "pruned, parameter first",
-    "source": "source of the attacks",
 }
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from pipeline.params.pruning import SensitivityChoice
-from pipeline.report.markdown import image, percent, table
-from pipeline.report.results import Results, with_accuracy
-from pipeline.report.statistics import mean_interval
+from pipeline.report.markdown import image, percent, section, table
+
+if TYPE_CHECKING:
+    from pipeline.report.results import Results
 
 
 def discriminants_section(results: Results) -> str:
@@ -44,43 +46,36 @@ def discriminants_section(results: Results) -> str:
         f"top {n_discriminants}, % of sum",
         "off-diagonal over diagonal mass",
     ]
-    return "\n".join(
-        [
-            "## Discriminants before and after pushing",
-            "",
-            image("discriminants", "The largest discriminants before and after pushing"),
-            "Bars: mean over seeds, whiskers from the lowest to the highest seed. On training images.",
-            "",
-            image("covariances", "Covariance of the latent space before and after pushing"),
-            table(header, rows),
-            image("pushing", "The push over its epochs"),
-        ]
+    return section(
+        "Discriminants before and after pushing",
+        image("discriminants", "The largest discriminants before and after pushing"),
+        "Bars: mean over seeds, whiskers from the lowest to the highest seed. On training images.",
+        "",
+        image("covariances", "Covariance of the latent space before and after pushing"),
+        table(header, rows),
+        image("pushing", "The push over its epochs"),
     )
 
 
 def sensitivity_section(results: Results) -> str:
     """How many of the top latent neurons are needed (thesis 3.3.5)."""
-    return "\n".join(
-        [
-            "## How many latent neurons are needed",
-            "",
-            image("latent_sensitivity", "Validation accuracy against the number of latent neurons"),
-            "The pushed model with only its top neurons, nothing retrained: by discriminating power (LDA, Eq. 12) "
-            f"and by variance, which does not look at labels (PCA). Dotted: {_rule(results)}; utilities are traced "
-            "from those.",
-            "",
-        ]
+    return section(
+        "How many latent neurons are needed",
+        image("latent_sensitivity", "Validation accuracy against the number of latent neurons"),
+        "The pushed model with only its top neurons, nothing retrained: by discriminating power (LDA, Eq. 12) "
+        f"and by variance, which does not look at labels (PCA). Dotted: {_rule(results)}; utilities are traced "
+        "from those.",
+        "",
     )
 
 
 def variants_section(results: Results) -> str:
-    """The paper's separation term and ours, at several strengths: which of them collapse."""
-    named = {"main": results.params.lda} | results.params.variants
-    table_of = pd.concat([_main_push(results), results.variants], ignore_index=True)
+    """The paper's separation term and ours, at several strengths: which collapse; empty without variants."""
+    if not results.params.push.variants:
+        return ""
     rows = []
-    for name, weights in named.items():
-        mine = with_accuracy(table_of[table_of["variant"] == name])
-        confidence = results.params.report.confidence
+    for name, weights in {"main": results.params.lda, **results.params.push.variants}.items():
+        mine = results.rows("variants", variant=name)
         rows.append(
             [
                 "the main push" if name == "main" else name,
@@ -90,7 +85,7 @@ def variants_section(results: Results) -> str:
                 _by_seed(mine["v_sum"], lambda v: f"{v:.3g}"),
                 _by_seed(mine["v_top"] / mine["v_sum"].clip(lower=1e-30), percent),
                 _by_seed(mine["collapsed"], percent),
-                _accuracy(mine["accuracy"], confidence),
+                _accuracy(results, mine["accuracy"]),
             ]
         )
     header = [
@@ -103,18 +98,15 @@ def variants_section(results: Results) -> str:
         "collapsed batches, %",
         "validation, %",
     ]
-    return "\n".join(
-        [
-            "## Collapse: the paper's separation term and ours",
-            "",
-            "Eq. 7 rewards a large discriminant as much for growing as a small one, so that a strong push can end "
-            "with a single one. `log_det` is ours: log(1 + v) in the place of v. From the grown model, the same "
-            "batches and epochs; a value for each seed; eigenvalues of Eq. 6 on training images; a batch counts "
-            "as collapsed while one discriminant holds more than "
-            f"{percent(results.params.lda.collapse_share)} % of the sum (last epoch).",
-            "",
-            table(header, rows),
-        ]
+    return section(
+        "Collapse: the paper's separation term and ours",
+        "Eq. 7 rewards a large discriminant as much for growing as a small one, so that a strong push can end "
+        "with a single one. `log_det` is ours: log(1 + v) in the place of v. From the grown model, the same "
+        "batches and epochs; a value for each seed; eigenvalues of Eq. 6 on training images; a batch counts "
+        "as collapsed while one discriminant holds more than "
+        f"{percent(results.params.lda.collapse_share)} % of the sum (last epoch).",
+        "",
+        table(header, rows),
     )
 
 
@@ -123,29 +115,14 @@ def _by_seed(values: pd.Series[float], written: Callable[[float], str]) -> str:
     return ", ".join("-" if np.isnan(value) else written(value) for value in values)
 
 
-def _accuracy(values: pd.Series[float], confidence: float) -> str:
+def _accuracy(results: Results, values: pd.Series[float]) -> str:
     """Mean and interval over the seeds that ended, and how many did not."""
     ended = values.dropna().tolist()
     if not ended:
         return "diverged"
-    mean = mean_interval(ended, confidence=confidence).percent()
+    mean = results.interval(ended).percent()
     n_diverged = len(values) - len(ended)
     return f"{mean} ({n_diverged} of {len(values)} seeds diverged)" if n_diverged else mean
-
-
-def _main_push(results: Results) -> pd.DataFrame:
-    last = results.pushing.sort_values("epoch").groupby("seed").tail(1)
-    rows = []
-    for _, epoch in last.iterrows():
-        space = results.latent_spaces[int(epoch["seed"])]
-        spectrum = np.maximum(space["after.spectrum"], 0)
-        rows.append(
-            {"seed": epoch["seed"], "variant": "main"}
-            | {"n": epoch["validation_n"], "n_correct": epoch["validation_n_correct"]}
-            | {"n_active": space["after.active"].sum(), "v_sum": spectrum.sum(), "v_top": spectrum.max()}
-            | {"collapsed": epoch["train_collapsed"]}
-        )
-    return pd.DataFrame(rows)
 
 
 def _rule(results: Results) -> str:

@@ -3,6 +3,11 @@
 from collections.abc import Iterable, Sequence
 
 
+def section(title: str, *parts: str) -> str:
+    """A heading and what stands below it, part by part on lines of their own."""
+    return "\n".join([f"## {title}", "", *parts])
+
+
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A table; the first column left, the others right."""
     alignment = [":--", *["--:"] * (len(header) - 1)]

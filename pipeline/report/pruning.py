@@ -1,16 +1,21 @@
 """`pruning.md`: what growing, pushing and pruning did to accuracy, size and the latent space."""
 
-from pathlib import Path
+from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.compared import MODELS
 from pipeline.report import pruning_figures as draw
 from pipeline.report.comparison import comparison_section, draw_comparison
 from pipeline.report.figures import LABELS
 from pipeline.report.latent import discriminants_section, sensitivity_section, variants_section
-from pipeline.report.markdown import counted, image, percent, table, thousands
+from pipeline.report.markdown import counted, image, percent, section, table, thousands
 from pipeline.report.published_sections import published_scores
-from pipeline.report.results import Results, with_accuracy
 from pipeline.report.summary import expectations, mean_size, score_interval
-from pipeline.workflow.tables import MODELS
+
+if TYPE_CHECKING:
+    from pipeline.report.results import Results
 
 
 def pruning_report(results: Results, figures: Path) -> str:
@@ -20,7 +25,7 @@ def pruning_report(results: Results, figures: Path) -> str:
     draw.draw_layers(results, figures)
     draw.draw_discriminants(results, figures)
     draw.draw_covariances(results, figures)
-    if results.params.grow.max_modules:
+    if results.params.grow is not None:
         draw.draw_growth(results, figures)
     draw.draw_latent_sensitivity(results, figures)
     draw.draw_pushing(results, figures)
@@ -38,7 +43,7 @@ def pruning_report(results: Results, figures: Path) -> str:
         _growth,
         _settings,
     )
-    return "\n".join(text for section in sections if (text := section(results)))
+    return "\n".join(text for each in sections if (text := each(results)))
 
 
 def _conditions(results: Results) -> str:
@@ -72,7 +77,6 @@ def _conditions(results: Results) -> str:
 
 def _models(results: Results) -> str:
     base = mean_size(results, "base", "params"), mean_size(results, "base", "flops")
-    scores = with_accuracy(results.scores)
     rows, per_seed = [], []
     for name in MODELS:
         params, flops = (mean_size(results, name, column) for column in ("params", "flops"))
@@ -86,7 +90,7 @@ def _models(results: Results) -> str:
             ]
         )
         for seed in results.params.seeds:
-            mine = scores[(scores["seed"] == seed) & (scores["model"] == name)].set_index("split")
+            mine = results.rows("scores", seed=seed, model=name).set_index("split")
             per_seed.append(
                 [
                     LABELS[name],
@@ -98,29 +102,16 @@ def _models(results: Results) -> str:
                 ]
             )
     header = ["model", "parameters (of base)", "FLOPs (of base)", "validation, %", "test, %"]
-    return "\n".join(
-        [
-            "## Models",
-            "",
-            table(header, rows),
-            "Per seed:",
-            "",
-            table(["model", "seed", "parameters", "FLOPs", "validation, %", "test, %"], per_seed),
-        ]
+    return section(
+        "Models",
+        table(header, rows),
+        "Per seed:",
+        "",
+        table(["model", "seed", "parameters", "FLOPs", "validation, %", "test, %"], per_seed),
     )
 
 
 def _samples(results: Results) -> str:
-    lines = [
-        "## Accuracy against size",
-        "",
-        image("accuracy_size", "Validation accuracy against parameters and FLOPs"),
-        "Each point is a pruned architecture after retraining (Eq. 3.13's eta and the round make the sample); "
-        "the line joins the means over the seeds that came as far as the sample, so a single seed can bend it; "
-        "stars are the models of the table above with their intervals.",
-        "",
-    ]
-    samples = with_accuracy(results.samples)
     rows = [
         [
             f"{row['round']}, eta {row['eta']:.4g}",
@@ -131,23 +122,27 @@ def _samples(results: Results) -> str:
             percent(row["accuracy"]),
             "next round" if row["chosen"] else ("acceptable" if row["acceptable"] else ""),
         ]
-        for _, row in samples.iterrows()
+        for _, row in results.tables["samples"].iterrows()
     ]
     header = ["sample", "seed", "latent neurons kept", "parameters", "FLOPs", "validation, %", ""]
-    return "\n".join([*lines, table(header, rows), *_stops(results)])
+    return section(
+        "Accuracy against size",
+        image("accuracy_size", "Validation accuracy against parameters and FLOPs"),
+        "Each point is a pruned architecture after retraining (Eq. 3.13's eta and the round make the sample); "
+        "the line joins the means over the seeds that came as far as the sample, so a single seed can bend it; "
+        "stars are the models of the table above with their intervals.",
+        "",
+        table(header, rows),
+        *_stops(results),
+    )
 
 
 def _stops(results: Results) -> list[str]:
-    stopped: dict[int, str] = {}
-    for (seed, _), state in results.stops.items():
-        if state["stopped"]:
-            stopped.setdefault(seed, state["reason"])
-    ended = [f"* seed {seed}: {reason}" for seed, reason in stopped.items()]
-    running = [seed for seed in results.params.seeds if seed not in stopped]
+    ended = [f"* seed {seed}: {each['reason']}" for seed, each in results.stops.items() if each["stopped"]]
+    running = [str(seed) for seed, each in results.stops.items() if not each["stopped"]]
     if running:
-        names = ", ".join(map(str, running))
         who = "seed" if len(running) == 1 else "seeds"
-        ended.append(f"* {who} {names}: every round ran; more could follow")
+        ended.append(f"* {who} {', '.join(running)}: every round ran; more could follow")
     return ["How the rounds ended (Algorithm 1):", "", *ended, ""]
 
 
@@ -179,15 +174,12 @@ def _selected(results: Results) -> str:
         "against base, points",
         "condition met",
     ]
-    return "\n".join(
-        [
-            "## Selected models",
-            "",
-            "Accuracy first: the best sample on validation. Parameter first: the smallest within "
-            f"{percent(results.params.select.max_drop)} points of the base on validation.",
-            "",
-            table(header, rows),
-        ]
+    return section(
+        "Selected models",
+        "Accuracy first: the best sample on validation. Parameter first: the smallest within "
+        f"{percent(results.params.select.max_drop)} points of the base on validation.",
+        "",
+        table(header, rows),
     )
 
 
@@ -217,22 +209,18 @@ def _layers(results: Results) -> str:
         "FLOPs, before",
         "after",
     ]
-    return "\n".join(
-        [
-            "## Layer by layer",
-            "",
-            image("layers", "Parameters and FLOPs of each layer before and after pruning"),
-            f"The pushed and the parameter-first model of seed {seed}; every seed is in `tables/layers.csv`.",
-            "",
-            table(header, rows),
-        ]
+    return section(
+        "Layer by layer",
+        image("layers", "Parameters and FLOPs of each layer before and after pruning"),
+        f"The pushed and the parameter-first model of seed {seed}; every seed is in `tables/layers.csv`.",
+        "",
+        table(header, rows),
     )
 
 
 def _growth(results: Results) -> str:
-    if results.params.grow.max_modules == 0:
-        return "## Growth\n\nNothing was grown (`grow.max_modules` is 0): the grown model is the base.\n"
-    growth = with_accuracy(results.growth)
+    if results.params.grow is None:
+        return section("Growth", "Nothing was grown (`grow` is null): the grown model is the base.", "")
     rows = [
         [
             int(row["iteration"]),
@@ -244,31 +232,25 @@ def _growth(results: Results) -> str:
             percent(row["accuracy"]),
             "base" if row["iteration"] == 0 else ("best of the iteration" if row["chosen"] else ""),
         ]
-        for _, row in growth.iterrows()
+        for _, row in results.tables["growth"].iterrows()
     ]
     header = ["iteration", "seed", "net", "modules per stage", "parameters", "FLOPs", "validation, %", ""]
-    return "\n".join(
-        [
-            "## Growth",
-            "",
-            image("growth", "Validation accuracy of every candidate"),
-            "Algorithm 2: in each iteration a module is tried in every stage and the best candidate is extended "
-            "further; the grown model is the best of all, the base included.",
-            "",
-            table(header, rows),
-        ]
+    return section(
+        "Growth",
+        image("growth", "Validation accuracy of every candidate"),
+        "Algorithm 2: in each iteration a module is tried in every stage and the best candidate is extended "
+        "further; the grown model is the best of all, the base included.",
+        "",
+        table(header, rows),
     )
 
 
 def _settings(results: Results) -> str:
     lda = results.params.lda
-    return "\n".join(
-        [
-            "## Settings",
-            "",
-            f"Push weights (gamma, lambda, beta) = ({lda.gamma:g}, {lda.lambda_:g}, {lda.beta:g}), scatter matrices "
-            f"divided by n, ridge {lda.ridge:g}. The sources state no weights; these were chosen on validation. "
-            "All settings: [params.yaml](params.yaml); all numbers: [tables](tables).",
-            "",
-        ]
+    return section(
+        "Settings",
+        f"Push weights (gamma, lambda, beta) = ({lda.gamma:g}, {lda.lambda_:g}, {lda.beta:g}), scatter matrices "
+        f"divided by n, ridge {lda.ridge:g}. The sources state no weights; these were chosen on validation. "
+        "All settings: [params.yaml](params.yaml); all numbers: [tables](tables).",
+        "",
     )

@@ -1,6 +1,9 @@
 """The figures of the pruning report, after CVIU Figures 3-5 and 8 and thesis Figures 3-19, 4-5 to 4-7."""
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -8,10 +11,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from pipeline.compared import MODELS
 from pipeline.report.figures import COLORS, LABELS, MARKERS, figure, label_axes, short_number
-from pipeline.report.results import Results, with_accuracy
-from pipeline.report.statistics import mean_interval
-from pipeline.workflow.tables import MODELS
+
+if TYPE_CHECKING:
+    from pipeline.report.results import Results
 
 
 def draw_accuracy_against_size(results: Results, folder: Path) -> None:
@@ -91,8 +95,7 @@ def draw_growth(results: Results, folder: Path) -> None:
     """Validation accuracy of every candidate, and the path that growing took (Algorithm 2)."""
     with figure(folder, "growth", size=(6.5, 3.8), dpi=results.params.report.dpi) as drawing:
         ax = drawing.subplots()
-        growth = with_accuracy(results.growth)
-        for idx, (seed, rows) in enumerate(growth.groupby("seed")):
+        for idx, (seed, rows) in enumerate(results.tables["growth"].groupby("seed")):
             color = f"C{idx}"
             ax.scatter(
                 rows["params"],
@@ -117,11 +120,9 @@ def draw_growth(results: Results, folder: Path) -> None:
 
 def draw_latent_sensitivity(results: Results, folder: Path) -> None:
     """Validation accuracy against the latent neurons kept, by LDA and by PCA (thesis Figure 3-19), first round."""
-    first_round = results.params.rounds[0].name
     with figure(folder, "latent_sensitivity", size=(6.5, 3.8), dpi=results.params.report.dpi) as drawing:
         ax = drawing.subplots()
-        latent = with_accuracy(results.latent[results.latent["round"] == first_round])
-        for idx, (seed, rows) in enumerate(latent.groupby("seed")):
+        for idx, (seed, rows) in enumerate(results.rows("latent", round="round1").groupby("seed")):
             n_kept = int(rows["kept"].sum())
             ax.plot(
                 rows["rank"],
@@ -147,13 +148,12 @@ def draw_pushing(results: Results, folder: Path) -> None:
         ("train_top_share", "share of the top discriminant"),
         ("accuracy", "validation accuracy (%)"),
     )
-    rows = results.pushing.assign(
-        accuracy=100 * results.pushing["validation_n_correct"] / results.pushing["validation_n"]
-    )
+    pushing = results.tables["pushing"]
+    pushing = pushing.assign(accuracy=100 * pushing["validation_n_correct"] / pushing["validation_n"])
     with figure(folder, "pushing", size=(9.5, 5.0), dpi=results.params.report.dpi) as drawing:
         axes = drawing.subplots(2, 3, sharex=True)
         for ax, (column, label) in zip(axes.flat, panels, strict=True):
-            for idx, (seed, each) in enumerate(rows.groupby("seed")):
+            for idx, (seed, each) in enumerate(pushing.groupby("seed")):
                 ax.plot(each["epoch"], each[column], color=f"C{idx}", label=f"seed {seed}")
             label_axes(ax, x="", y=label)
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -167,14 +167,15 @@ def layerwise(results: Results, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
 
     A layer that went with its whole branch is there with zeros.
     """
-    rows = results.layers[results.layers["seed"] == seed]
-    before = rows[rows["model"] == "pushed"].set_index("layer")
-    sizes = rows[rows["model"] == "parameter_first"].set_index("layer")[["out", "params", "flops"]]
-    return before, sizes.reindex(before.index, fill_value=0)
+    before, after = (
+        results.rows("layers", seed=seed, model=model).set_index("layer")
+        for model in ("pushed", "parameter_first")
+    )
+    return before, after[["out", "params", "flops"]].reindex(before.index, fill_value=0)
 
 
 def _scatter_samples(ax: Axes, results: Results, column: str) -> None:
-    samples = with_accuracy(results.samples)
+    samples = results.tables["samples"]
     for idx, (seed, rows) in enumerate(samples.groupby("seed")):
         ax.scatter(
             rows[column],
@@ -190,10 +191,9 @@ def _scatter_samples(ax: Axes, results: Results, column: str) -> None:
 
 
 def _mark_models(ax: Axes, results: Results, column: str) -> None:
-    scores = with_accuracy(results.scores[results.scores["split"] == "validation"])
     for name in MODELS:
-        rows = scores[scores["model"] == name]
-        interval = mean_interval(rows["accuracy"].tolist(), confidence=results.params.report.confidence)
+        rows = results.rows("scores", model=name, split="validation")
+        interval = results.interval(rows["accuracy"])
         error = None if np.isnan(interval.half_width) else 100 * interval.half_width
         ax.errorbar(
             rows[column].mean(),

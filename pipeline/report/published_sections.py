@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pipeline.compared import MODELS
 from pipeline.report.figures import LABELS
-from pipeline.report.markdown import table, thousands
+from pipeline.report.markdown import section, table, thousands
 from pipeline.report.published import DROPS, SCORES, PublishedScore
-from pipeline.report.robustness_tables import drop_interval
-from pipeline.report.statistics import mean_interval
+from pipeline.report.robustness_tables import conditions_of, drop_interval
 from pipeline.report.summary import mean_size, score_interval
-from pipeline.robustness.conditions import CLEAN
-from pipeline.workflow.tables import MODELS
 
 if TYPE_CHECKING:
     from pipeline.report.results import Results
@@ -37,16 +35,13 @@ def published_scores(results: Results) -> str:
         "our accuracy, %",
         "our parameters",
     ]
-    return "\n".join(
-        [
-            "## Beside the published numbers",
-            "",
-            "The published columns are the papers', ours are this run's; the settings differ where the papers state "
-            "none, and where the preset's first lines say so. Competitors stand at the size of the comparison that is "
-            "nearest to the published one.",
-            "",
-            table(header, rows),
-        ]
+    return section(
+        "Beside the published numbers",
+        "The published columns are the papers', ours are this run's; the settings differ where the papers state "
+        "none, and where the preset's first lines say so. Competitors stand at the size of the comparison that is "
+        "nearest to the published one.",
+        "",
+        table(header, rows),
     )
 
 
@@ -55,7 +50,7 @@ def published_drops(results: Results) -> str:
     name = results.params.report.published
     if name is None or name not in DROPS:
         return ""
-    known = set(results.accuracy["condition"]) - {CLEAN}
+    known = {each.name for each in conditions_of(results)}
     rows = [
         [
             row.perturbation,
@@ -69,14 +64,11 @@ def published_drops(results: Results) -> str:
         for row in DROPS[name]
     ]
     header = ["perturbation", "model", "where", "published, points", "ours, points"]
-    return "\n".join(
-        [
-            "## Beside the published drops",
-            "",
-            "The papers state no strength for the attacks, so that only the noise is comparable in size.",
-            "",
-            table(header, rows),
-        ]
+    return section(
+        "Beside the published drops",
+        "The papers state no strength for the attacks, so that only the noise is comparable in size.",
+        "",
+        table(header, rows),
     )
 
 
@@ -85,12 +77,10 @@ def _ours(results: Results, row: PublishedScore) -> tuple[str, str, str]:
     if row.model in MODELS:
         accuracy = score_interval(results, row.model, row.split).percent()
         return accuracy, thousands(mean_size(results, row.model, "params")), LABELS[row.model]
-    mine = results.comparison[results.comparison["method"] == row.model]
-    if mine.empty:
+    if results.params.compare is None or (mine := results.rows("comparison", method=row.model)).empty:
         return "not in this run", "", row.model
     if row.params is not None:
         sizes = mine.groupby("step")["params"].mean()
         mine = mine[mine["step"] == (sizes - row.params).abs().idxmin()]
-    counts = mine[f"{row.split}_n_correct"] / mine[f"{row.split}_n"]
-    accuracy = mean_interval(counts.tolist(), confidence=results.params.report.confidence).percent()
+    accuracy = results.interval(mine[f"{row.split}_n_correct"] / mine[f"{row.split}_n"]).percent()
     return accuracy, thousands(mine["params"].mean()), f"{row.model}, in the comparison"

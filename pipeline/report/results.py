@@ -2,124 +2,147 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from safetensors.numpy import load_file
 
 from pipeline.errors import InputError
+from pipeline.files import read_json
+from pipeline.report.statistics import Interval, mean_interval
+from pipeline.robustness.conditions import list_conditions
 
 if TYPE_CHECKING:
     from pipeline.params.params import Params
 
 Arrays = dict[str, npt.NDArray[Any]]
 
+# The tables by the stage that writes them.
+_TABLES = {
+    "evaluate": ("scores", "layers"),
+    "prune": ("samples", "latent"),
+    "grow": ("growth",),
+    "compare": ("comparison",),
+    "robustness": ("accuracy", "reliability", "pairs", "perturbations", "outcomes"),
+    "white_box": ("white_box",),
+}
+# Columns of names, some of which users choose: pandas would read a noise called `nan` or `none` as a gap.
+_NAMES = dict.fromkeys(("attack", "condition", "first", "method", "model", "push", "second"), str)
+
 
 @dataclass(frozen=True)
 class Results:
-    """All seeds' tables, one below the other; the keys come from the params, never from a listing.
+    """All seeds' tables and files; the keys come from the params, never from a listing.
 
     Attributes:
-        scores: seed, model, split, n, n_correct, params, flops.
-        layers: seed, model, layer, kind, in, out, params, flops.
-        samples: one row for each pruned sample (`tables.SAMPLE_FIELDS`).
-        latent: the choice of latent neurons in each round (`tables.LATENT_FIELDS`).
-        growth: one row for each candidate.
-        pushing: one row for each epoch of the push.
-        variants: what other pushes ended with (`tables.VARIANT_FIELDS`).
-        comparison: every method at every size (`tables.COMPARISON_FIELDS`).
-        accuracy: seed, model, condition, n, n_correct, ece, confidence_of_hits, confidence_of_misses (sums).
-        reliability: seed, model, condition, bin, n, n_correct, confidence (a sum).
-        pairs: two models on the same images, within a seed (`paired.PairedComparison`).
-        white_box: seed, model, attack, n, n_correct_clean, n_correct, l2, linf.
-        perturbations: seed, condition, l2, linf.
-        outcomes: seed, attack, and how many images fooled whom.
-        gallery: what base and pruned said of the gallery's images.
-        latent_spaces: by seed, the arrays of `lda.describe_latent` before and after the push.
-        galleries: by seed, the gallery's images.
+        params: of the run.
+        tables: by name. Those of the stages (each row begins with its job's labels), `pushing` (one row for each
+            epoch of the main push) and `variants` (what the main push and the other ones ended with; NaN where one
+            diverged). With `accuracy`, where there are counts. Empty where the params leave out their stage.
+        latent_spaces: by seed, the arrays of `lda.describe_latent` before and after the main push.
+        galleries: by attack, the first seed's gallery: what base and pruned said of its images, and the images.
         selections: by seed, `selection.json`.
-        stops: by seed and round, `round.json`.
+        stops: by seed, the last round's `round.json`.
         dataset: `images.json`.
         environment: `environment.json` of the first seed.
     """
 
     params: Params
-    scores: pd.DataFrame
-    layers: pd.DataFrame
-    samples: pd.DataFrame
-    latent: pd.DataFrame
-    growth: pd.DataFrame
-    pushing: pd.DataFrame
-    variants: pd.DataFrame
-    comparison: pd.DataFrame
-    accuracy: pd.DataFrame
-    reliability: pd.DataFrame
-    pairs: pd.DataFrame
-    white_box: pd.DataFrame
-    perturbations: pd.DataFrame
-    outcomes: pd.DataFrame
-    gallery: pd.DataFrame
+    tables: dict[str, pd.DataFrame]
     latent_spaces: dict[int, Arrays]
-    galleries: dict[int, Arrays]
+    galleries: dict[str, tuple[pd.DataFrame, Arrays]]
     selections: dict[int, dict[str, Any]]
-    stops: dict[tuple[int, str], dict[str, Any]]
+    stops: dict[int, dict[str, Any]]
     dataset: dict[str, Any]
     environment: dict[str, Any]
 
+    def rows(self, table: str, **values: object) -> pd.DataFrame:
+        """The rows of a table that have these values, ordered by seed."""
+        found = self.tables[table]
+        for column, value in values.items():
+            found = found[found[column] == value]
+        return found.sort_values("seed", kind="stable")
+
+    def interval(self, values: Iterable[float]) -> Interval:
+        """The mean of values, one for each seed, and its interval at `report.confidence`."""
+        return mean_interval([*values], confidence=self.params.report.confidence)
+
 
 def load_results(params: Params, root: Path) -> Results:
-    """Read the outputs of every seed below `root` (`runs/<name>`).
+    """Read the outputs of every stage below `root` (`runs/<name>`).
 
     Raises:
         InputError: naming the file that is missing or cannot be read.
     """
-    seeds, rounds = params.seeds, [entry.name for entry in params.rounds]
-    compared = ["shrink", *(f"compete/{name}" for name in params.competitors)]
+    seeds, first = params.seeds, root / "robustness" / str(params.seeds[0])
+    left_out = _left_out(params)
     try:
-        pushing = [pd.read_csv(root / str(seed) / "push" / "history.csv").assign(seed=seed) for seed in seeds]
+        tables = {
+            name: pd.DataFrame() if name in left_out else _read(root / stage / f"{name}.csv")
+            for stage, names in _TABLES.items()
+            for name in names
+        }
+        history = _read(root / "push" / "history.csv")
+        tables["pushing"] = history[history["push"] == "main"].drop(columns="push")
+        tables["variants"] = _variants(params, root / "push", history)
         return Results(
             params=params,
-            scores=_stack(root, seeds, "evaluate/scores.csv"),
-            layers=_stack(root, seeds, "evaluate/layers.csv"),
-            samples=_stack(root, seeds, *(f"prune/{name}/samples.csv" for name in rounds)),
-            latent=_stack(root, seeds, *(f"prune/{name}/latent.csv" for name in rounds)),
-            growth=_stack(root, seeds, "grow/growth.csv"),
-            pushing=pd.concat(pushing, ignore_index=True),
-            variants=_stack(root, seeds, *(f"variant/{name}/variant.csv" for name in params.variants)),
-            comparison=_stack(root, seeds, *(f"{folder}/comparison.csv" for folder in compared)),
-            accuracy=_stack(root, seeds, "robustness/accuracy.csv"),
-            reliability=_stack(root, seeds, "robustness/reliability.csv"),
-            pairs=_stack(root, seeds, "robustness/pairs.csv"),
-            white_box=_stack(root, seeds, *(f"white_box/{name}/white_box.csv" for name in params.white_box)),
-            perturbations=_stack(root, seeds, "robustness/perturbations.csv"),
-            outcomes=_stack(root, seeds, "robustness/outcomes.csv"),
-            gallery=_stack(root, seeds, "robustness/gallery.csv"),
-            latent_spaces={s: load_file(root / str(s) / "push" / "latent.safetensors") for s in seeds},
-            galleries={s: load_file(root / str(s) / "robustness" / "gallery.safetensors") for s in seeds},
-            selections={s: _json(root / str(s) / "select" / "selection.json") for s in seeds},
-            stops={(s, r): _json(root / str(s) / "prune" / r / "round.json") for s in seeds for r in rounds},
-            dataset=_json(root / "prepare" / "images.json"),
-            environment=_json(root / str(seeds[0]) / "evaluate" / "environment.json"),
+            tables={name: with_accuracy(table) for name, table in tables.items()},
+            latent_spaces={s: load_file(root / f"push/{s}/main/latent.safetensors") for s in seeds},
+            galleries={
+                each.name: (
+                    _read(first / each.name / "gallery.csv"),
+                    load_file(first / each.name / "gallery.safetensors"),
+                )
+                for each in list_conditions(params.noise, params.attacks, params.sources)
+                if each.kind == "attack"
+            },
+            selections={s: read_json(root / f"select/{s}/selection.json") for s in seeds},
+            stops={s: read_json(root / f"prune/{s}/round{params.prune.rounds}/round.json") for s in seeds},
+            dataset=read_json(root / "prepare" / "images.json"),
+            environment=read_json(root / f"evaluate/{seeds[0]}/environment.json"),
         )
     except (OSError, ValueError) as error:
         raise InputError(f"{root}: expected every stage's tables; run `dvc repro` ({error})") from None
 
 
 def with_accuracy(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with `accuracy`, the one division of its counts."""
-    return table.assign(accuracy=table["n_correct"] / table["n"])
+    """The table with `accuracy`, the one division of its counts; one without counts as it is."""
+    return table.assign(accuracy=table["n_correct"] / table["n"]) if "n_correct" in table else table
 
 
-def _stack(root: Path, seeds: list[int], *names: str) -> pd.DataFrame:
-    tables = [pd.read_csv(root / str(seed) / name) for seed in seeds for name in names]
-    filled = [table for table in tables if len(table)]
-    return pd.concat(filled, ignore_index=True) if filled else tables[0]
+def _left_out(params: Params) -> set[str]:
+    """The tables that nothing has written, because the params leave out what they hold."""
+    absent = {
+        "growth": params.grow is None,
+        "comparison": params.compare is None,
+        "outcomes": not params.attacks,
+        "white_box": not params.white_box,
+    }
+    return {name for name, is_absent in absent.items() if is_absent}
 
 
-def _json(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+def _read(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path, converters=_NAMES)
+
+
+def _variants(params: Params, folder: Path, history: pd.DataFrame) -> pd.DataFrame:
+    """What the pushes ended with: hits on validation, active neurons, eigenvalues of Eq. 6, collapsed batches."""
+    rows = []
+    for push in ("main", *params.push.variants):
+        for seed in params.seeds:
+            row: dict[str, object] = {"seed": seed, "variant": push}
+            epochs = history[(history["push"] == push) & (history["seed"] == seed)]
+            if len(epochs):  # it did not diverge
+                last, space = epochs.iloc[-1], load_file(folder / str(seed) / push / "latent.safetensors")
+                spectrum = np.maximum(space["after.spectrum"], 0)
+                row |= {"n": last["validation_n"], "n_correct": last["validation_n_correct"]}
+                row |= {"n_active": space["after.active"].sum(), "v_sum": spectrum.sum()}
+                row |= {"v_top": spectrum.max(), "collapsed": last["train_collapsed"]}
+            rows.append(row)
+    return pd.DataFrame(rows)

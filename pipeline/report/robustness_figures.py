@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from math import isnan
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
 
+from pipeline.compared import MODELS
 from pipeline.report.figures import COLORS, LABELS, figure, label_axes
-from pipeline.report.results import Results, with_accuracy
 from pipeline.report.robustness_tables import conditions_of, drop_interval, headline_of
 from pipeline.robustness.conditions import CLEAN, Condition
-from pipeline.workflow.tables import MODELS
+
+if TYPE_CHECKING:
+    from pipeline.report.results import Results
 
 
 def draw_drops(results: Results, folder: Path) -> None:
@@ -42,8 +44,8 @@ def draw_drops(results: Results, folder: Path) -> None:
         drawing.legend(loc="outside lower center", ncols=3)
 
 
-def draw_severities(results: Results, folder: Path) -> None:
-    """Test accuracy against strength, a panel for each method that comes in several strengths.
+def draw_severities(results: Results, folder: Path) -> bool:
+    """Test accuracy against strength, a panel for each method that comes in several strengths; False without any.
 
     Noise has one scale of accuracies and attacks another: beside attacks that take half of all hits, noise would be
     a flat line. An attack without a budget has no place on such an axis; it has its row in the tables.
@@ -55,9 +57,10 @@ def draw_severities(results: Results, folder: Path) -> None:
             families.setdefault(name, []).append(each)
     swept = {name: sorted(each, key=lambda c: c.strength) for name, each in families.items() if len(each) > 1}
     panels = swept or families
+    if not panels:
+        return False
     columns = min(3, len(panels))
     n_rows = -(-len(panels) // columns)
-    scores = with_accuracy(results.accuracy)
     # The legend has as many columns as there are panels: three would be wider than one panel.
     size = (3.2 * columns, 2.7 * n_rows + 0.22 * -(-len(MODELS) // columns) + 0.15)
     with figure(folder, "severities", size=size, dpi=results.params.report.dpi) as drawing:
@@ -66,7 +69,7 @@ def draw_severities(results: Results, folder: Path) -> None:
             strengths = [0.0, *(each.strength for each in conditions)]
             names = [CLEAN, *(each.name for each in conditions)]
             for model in MODELS:
-                rows = scores[scores["model"] == model]
+                rows = results.rows("accuracy", model=model)
                 by_seed = 100 * rows.pivot_table(index="seed", columns="condition", values="accuracy")[names]
                 ax.plot(
                     strengths, by_seed.mean(), color=COLORS[model], marker=".", lw=1.2, label=LABELS[model]
@@ -85,18 +88,16 @@ def draw_severities(results: Results, folder: Path) -> None:
             ax.set_ylabel("test accuracy (%)")
         handles, labels = drawing.axes[0].get_legend_handles_labels()
         drawing.legend(handles, labels, loc="outside lower center", ncols=columns)
+    return True
 
 
-def draw_gallery(results: Results, seed: int, attack: str, fooled: str, name: str, folder: Path) -> bool:
-    """Clean image, perturbation, attacked image, and what base and pruned said; False if there is none."""
-    rows = results.gallery
-    rows = rows[(rows["seed"] == seed) & (rows["attack"] == attack) & (rows["fooled"] == fooled)]
+def draw_gallery(results: Results, attack: str, fooled: str, name: str, folder: Path) -> bool:
+    """The first seed's clean images, perturbations, attacked images, and what base and pruned said; False if none."""
+    rows, images = results.galleries[attack]
+    rows = rows[rows["fooled"] == fooled]
     if rows.empty:
         return False
-    images = results.galleries[seed]
-    clean, attacked = (
-        images[f"{attack}.{fooled}.{state}"].astype(np.float32) for state in ("clean", "attacked")
-    )
+    clean, attacked = (images[f"{fooled}.{state}"].astype(np.float32) for state in ("clean", "attacked"))
     classes = results.dataset["classes"]
     n = len(rows)
     scale = float(np.abs(attacked - clean).max()) or 1.0

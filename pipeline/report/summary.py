@@ -1,23 +1,27 @@
 """The result in one table and a few sentences; the README carries it too."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pipeline.compared import MODELS
 from pipeline.report.figures import LABELS
 from pipeline.report.markdown import counted, percent, table, thousands
-from pipeline.report.results import Results, with_accuracy
 from pipeline.report.robustness_tables import drop_interval, headline_of
-from pipeline.report.statistics import Interval, mean_interval
-from pipeline.workflow.tables import MODELS
+
+if TYPE_CHECKING:
+    from pipeline.report.results import Results
+    from pipeline.report.statistics import Interval
 
 
 def score_interval(results: Results, model: str, split: str) -> Interval:
     """Accuracy of a model over seeds."""
-    scores = with_accuracy(results.scores)
-    rows = scores[(scores["model"] == model) & (scores["split"] == split)]
-    return mean_interval(rows["accuracy"].tolist(), confidence=results.params.report.confidence)
+    return results.interval(results.rows("scores", model=model, split=split)["accuracy"])
 
 
 def mean_size(results: Results, model: str, column: str) -> float:
     """Mean parameters or FLOPs of a model over seeds."""
-    return float(results.scores.loc[results.scores["model"] == model, column].mean())
+    return float(results.rows("scores", model=model)[column].mean())
 
 
 def over_seeds(results: Results) -> str:
@@ -45,7 +49,7 @@ def summary(results: Results) -> str:
                 *cells,
             ]
         )
-    n_test = int(results.scores.loc[results.scores["split"] == "test", "n"].iloc[0])
+    n_test = int(results.rows("scores", split="test")["n"].iloc[0])
     header = ["model", "parameters (of base)", "FLOPs", "test accuracy, %", *conditions]
     return "\n".join(
         [

@@ -44,7 +44,7 @@ def predict(model: nn.Module, images: Tensor, *, batch_size: int) -> Predictions
 
 def save_predictions(path: Path, predictions: Mapping[str, Predictions]) -> None:
     """Every model's predictions on one condition, in one file."""
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for name, found in predictions.items():
         tensors |= {f"{name}.predicted": found.predicted, f"{name}.confidence": found.confidence}
     save_file(tensors, path)

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
-from torch import Tensor
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from pipeline.robustness.outcomes import Predictions
 
 # Of the paired bootstrap within a seed; those over seeds are `report.confidence`.
