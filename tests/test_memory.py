@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_train import NUMERICS, parts, schedule
+from builders import NUMERICS, parts, schedule
 from torch import Tensor, nn
 
 from pipeline.attacks import craft
@@ -19,8 +19,6 @@ from pipeline.training.fit import fit
 from pipeline.training.objectives import Objective
 from pipeline.training.predict import evaluate, predict_logits
 from pipeline.training.resume import ResumePoint
-
-torch.set_num_threads(1)  # on nets this small two threads spend their time waiting
 
 
 class Narrow(nn.Module):
@@ -173,7 +171,6 @@ def test_training_stops_with_a_line_that_names_the_batch(batching: object, n: in
             seed=0,
             resume=ResumePoint(tmp_path / "fit"),
             numerics=NUMERICS,
-            description="test",
         )
     (line,) = str(caught.value).splitlines()
     assert line.startswith(f"out of memory while training on {n} images of 8x8: lower the batch size")

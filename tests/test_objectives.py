@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 import torch
+from builders import lda_weights
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -10,11 +11,9 @@ from pipeline.lda import push_loss
 from pipeline.models import build_model
 from pipeline.models.classifier import Classifier, latent_and_logits
 from pipeline.models.inception import Inception
-from pipeline.params.training import Auxiliary, Lda
+from pipeline.params.training import Auxiliary
 from pipeline.training.objectives import AuxiliaryObjective, Objective, training_objective
 from pipeline.training.push_objective import PushObjective
-
-torch.set_num_threads(1)  # on nets this small two threads spend their time waiting
 
 
 def inception(n_middle: int = 3) -> Inception:
@@ -33,22 +32,6 @@ def fully_connected() -> nn.Module:
 def batch(n: int = 24) -> tuple[Tensor, Tensor]:
     random = torch.Generator().manual_seed(1)
     return torch.rand(n, 1, 8, 8, generator=random), torch.arange(n) % 3
-
-
-def lda_weights(**changes: Any) -> Lda:
-    fields: dict[str, Any] = {
-        "separation": "trace",
-        "gamma": 0.5,
-        "lambda": 0.01,
-        "beta": 0.02,
-        "ridge": 1e-3,
-        "active_variance": 1e-4,
-        "align_max_dim": 64,
-        "classes_per_batch": None,
-        "samples_per_class": 8,
-        "collapse_share": 0.999,
-    }
-    return Lda(**(fields | changes))
 
 
 def hook_count(model: nn.Module) -> int:
@@ -143,7 +126,6 @@ def classifier(net: nn.Module) -> Classifier:
     [
         (inception, Auxiliary(weight=0.3, batch_norm=False), AuxiliaryObjective),
         (inception, Auxiliary(weight=0.3, batch_norm=True), AuxiliaryObjective),
-        (inception, Auxiliary(weight=0.0, batch_norm=True), Objective),
         (inception, None, Objective),
         (fully_connected, Auxiliary(weight=0.3, batch_norm=False), Objective),
     ],

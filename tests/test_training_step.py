@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_objectives import lda_weights
-from test_train import NUMERICS, parts, schedule
+from builders import NUMERICS, lda_weights, parts, schedule
 from torch import Tensor, nn
 
 from pipeline.models import build_model
@@ -22,8 +21,6 @@ from pipeline.training.objectives import Objective
 from pipeline.training.push_objective import PushObjective
 from pipeline.training.resume import ResumePoint
 from pipeline.training.step import gradient_scaler, training_step
-
-torch.set_num_threads(1)  # on nets this small two threads spend their time waiting
 
 CPU = torch.device("cpu")
 
@@ -56,7 +53,6 @@ def train(
         seed=0,
         resume=ResumePoint(folder / "fit"),
         numerics=settings,
-        description="test",
     )
     return model, outcome
 
@@ -77,13 +73,13 @@ def test_layers_run_in_the_precision_and_the_push_loss_does_not(
 ) -> None:
     """The scatter matrices get float32 features and no autocast, which would multiply them in 16 bits."""
     seen: list[tuple[torch.dtype, bool]] = []
-    true_loss = sys.modules["pipeline.training.objectives"].push_loss  # type: ignore[attr-defined]
+    true_loss = sys.modules["pipeline.training.push_objective"].push_loss  # type: ignore[attr-defined]
 
     def spy(features: Tensor, labels: Tensor, weights: Any) -> Any:
         seen.append((features.dtype, torch.is_autocast_enabled("cpu")))
         return true_loss(features, labels, weights)
 
-    monkeypatch.setattr("pipeline.training.objectives.push_loss", spy)
+    monkeypatch.setattr("pipeline.training.push_objective.push_loss", spy)
     model = classifier()
     outputs: list[tuple[torch.dtype, bool]] = []
     layer = next(module for module in model.modules() if isinstance(module, nn.Linear))

@@ -6,82 +6,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from builders import NUMERICS, lda_weights, parts, schedule
 from torch import Tensor, nn
 
-from pipeline.images.image_set import ImageSet
-from pipeline.images.parts import Images, Parts
+from pipeline.images.parts import Images
 from pipeline.models import build_model
 from pipeline.models.inception import Inception
-from pipeline.params.machine import Numerics
-from pipeline.params.training import Lda, Schedule
+from pipeline.params.training import Schedule
 from pipeline.training.batches import balanced_batches, shuffled_batches
 from pipeline.training.fit import DivergedError, Outcome, fit
 from pipeline.training.objectives import AuxiliaryObjective, Objective
-from pipeline.training.push_objective import PushObjective
 from pipeline.training.predict import evaluate, predict_logits
+from pipeline.training.push_objective import PushObjective
 from pipeline.training.resume import ResumePoint
-
-NUMERICS = Numerics(
-    device="cpu",
-    precision="float32",
-    compile=False,
-    devices=1,
-    num_nodes=1,
-    strategy="ddp",
-    threads=1,
-    workers=0,
-    eval_batch_size=7,
-)
-torch.set_num_threads(1)  # on nets this small two threads spend their time waiting
-
-
-def schedule(**changes: Any) -> Schedule:
-    fields: dict[str, Any] = {
-        "epochs": 5,
-        "learning_rate": 0.05,
-        "momentum": 0.9,
-        "weight_decay": 0.001,
-        "decision_weight_decay": 0.001,
-        "warmup_epochs": 1,
-        "label_smoothing": 0.0,
-        "shift_px": 1,
-        "mirror": False,
-    }
-    return Schedule(**(fields | changes))
-
-
-def parts(n: int = 40) -> Parts:
-    """Three classes: bright in the upper, middle or lower rows of 8x8."""
-    random = np.random.default_rng(0)
-    labels = (np.arange(n) % 3).astype(np.int64)
-    images = random.integers(0, 80, size=(n, 1, 8, 8), dtype=np.uint8)
-    for image, label in zip(images, labels, strict=True):
-        image[0, 3 * label : 3 * label + 2] += 150
-    idx = np.arange(n)
-    split = {"train": idx[: n // 2], "validation": idx[n // 2 : -5], "test": idx[-5:]}
-    source = ImageSet(images, labels, ("a", "b", "c"), split)  # type: ignore[arg-type]
-
-    def part(name: str) -> Images:
-        found, of_them = source.part(name)  # type: ignore[arg-type]
-        return Images(torch.from_numpy(found), torch.from_numpy(of_them))
-
-    return Parts(part("train"), part("validation"), part("test"), source)
-
-
-def lda_weights(**changes: Any) -> Lda:
-    fields: dict[str, Any] = {
-        "separation": "trace",
-        "gamma": 0.05,
-        "lambda": 1e-4,
-        "beta": 1e-5,
-        "ridge": 1e-3,
-        "active_variance": 1e-4,
-        "align_max_dim": 512,
-        "classes_per_batch": 2,
-        "samples_per_class": 8,
-        "collapse_share": 0.9,
-    }
-    return Lda(**(fields | changes))
 
 
 def fully_connected() -> nn.Module:
@@ -118,7 +55,6 @@ def run(
         seed=seed,
         resume=ResumePoint(folder / "run"),
         numerics=NUMERICS,
-        description="test",
     )
 
 
@@ -174,7 +110,6 @@ def test_a_run_stopped_in_epoch_three_and_resumed_ends_with_the_same_bits(
         "seed": 3,
         "resume": ResumePoint(tmp_path / "stopped" / "run"),
         "numerics": NUMERICS,
-        "description": "test",
     }
     if where == "objective":
         calls = iter(range(100))
@@ -364,7 +299,6 @@ def test_one_step_shrinks_the_decision_weights_by_rate_times_decay(tmp_path: Pat
         seed=0,
         resume=ResumePoint(tmp_path / "run"),
         numerics=NUMERICS,
-        description="test",
     )
     torch.testing.assert_close(decision.detach(), before * (1 - 0.1 * 0.5), rtol=1e-6, atol=0)
     assert torch.equal(hidden, untouched)
@@ -440,7 +374,7 @@ def test_training_that_diverges_stops_after_the_epoch_with_one_line(value: float
     with pytest.raises(DivergedError) as caught:
         run(fully_connected(), objective, tmp_path)
     assert str(caught.value) == (
-        "test: the loss is no finite number in epoch 2: lower the learning rate or, where the push takes part, "
+        "the loss is no finite number in epoch 2: lower the learning rate or, where the push takes part, "
         "its weights (lda)"
     )
     assert objective.n_calls == 8  # no third epoch
@@ -472,7 +406,6 @@ def test_pushing_runs_on_balanced_batches(tmp_path: Path) -> None:
         seed=0,
         resume=ResumePoint(tmp_path / "run"),
         numerics=NUMERICS,
-        description="test",
     )
     terms = ("total", "l_lda", "l_cov", "l_align", "n_active", "top_share", "collapsed")
     assert {f"train_{name}" for name in terms} < set(outcome.history[0])
@@ -492,7 +425,6 @@ def test_the_history_of_a_push_holds_the_share_of_collapsed_batches(
         seed=0,
         resume=ResumePoint(tmp_path / "run"),
         numerics=NUMERICS,
-        description="test",
     )
     assert [row["train_collapsed"] for row in outcome.history] == [collapsed] * 2
     assert all(0 < row["train_top_share"] <= 1 + 1e-6 for row in outcome.history)
