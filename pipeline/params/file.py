@@ -38,10 +38,12 @@ def check_params(data: Any, path: Path = PARAMS_FILE) -> Params:
     """
     try:
         # By way of JSON: strict there still means "an integer is no string", and a YAML list is a list.
-        return Params.model_validate_json(json.dumps(data, default=_refuse))
+        text = json.dumps(data, default=_refuse)
+        return Params.model_validate_json(text)
     except ValidationError as error:
+        checked = json.loads(text)  # keys are strings there, and sections with one anchor are apart
         details = error.errors(include_url=False)
-        lines = [f"{path}: {line}" for detail in details for line in _describe(detail, data)]
+        lines = [f"{path}: {line}" for detail in details for line in _describe(detail, checked)]
         raise InputError("\n".join(lines)) from None
     except (TypeError, ValueError) as error:
         raise InputError(f"{path}: {error}") from None
