@@ -2,6 +2,8 @@
 
 Two `dvc repro` at once fail, each when it meets a stage or a lock of the other's (treeverse/dvc#10465). A second one
 that is started by this module says who is at work, and waits before it has spent any time.
+
+DVC does not write its own files aside: where a run was killed while it did, they are mended before the next one.
 """
 
 from __future__ import annotations
@@ -17,11 +19,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
 from pipeline.errors import InputError
+from pipeline.files import write_atomically
 from pipeline.params.file import read_params
 
 _LOCK = Path(".jobs/repro.lock")
 _DVC_LOCKS = Path(".dvc/tmp/rwlock")
+_LOCK_FILE, _LAST_WHOLE = Path("dvc.lock"), Path(".jobs/dvc.lock")
 _POLL_SECONDS = 0.5
 
 
@@ -36,10 +43,12 @@ def main(arguments: Sequence[str]) -> None:
     }
     try:
         with _alone():
-            # Ctrl-C reaches the stage, too, which says what is kept.
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            _mend()
             command = [sys.executable, "-m", "dvc", "repro", *arguments]
-            code = subprocess.run(command, env=environment, check=False).returncode
+            with subprocess.Popen(command, env=environment) as process:
+                # Ctrl-C reaches the stage, too, which says what is kept. Ignored from here on only: DVC would inherit it.
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
+                code = process.wait()
     except KeyboardInterrupt:
         sys.exit("make repro: interrupted while it waited; nothing was started")
     sys.exit(code)
@@ -64,6 +73,44 @@ def _alone() -> Iterator[None]:
         file.write(f"process {os.getpid()}, since {time.strftime('%H:%M')}")
         file.flush()
         yield
+
+
+def _mend() -> None:
+    """Remove DVC's book of locks where it is cut off, and go back to the last whole `dvc.lock` where that is."""
+    if _DVC_LOCKS.exists() and not _is_json(_DVC_LOCKS):
+        _DVC_LOCKS.unlink()
+    if not _LOCK_FILE.exists():
+        return
+    if _is_whole(_LOCK_FILE):
+        write_atomically(_LAST_WHOLE, _LOCK_FILE.read_bytes())
+        return
+    sys.stderr.write(
+        "dvc.lock: cut off when a run was killed; what that run had finished comes from the job store\n"
+    )
+    if _LAST_WHOLE.exists():
+        write_atomically(_LOCK_FILE, _LAST_WHOLE.read_bytes())
+    else:
+        _LOCK_FILE.unlink()
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    return True
+
+
+def _is_whole(lock_file: Path) -> bool:
+    """Whether DVC can read it: every stage has a command, every file a hash. Cut off elsewhere, it says less, not wrong."""
+    try:
+        stages = YAML(typ="safe").load(lock_file.read_text(encoding="utf-8"))["stages"]
+        entries = [
+            entry for stage in stages.values() for kind in ("deps", "outs") for entry in stage.get(kind, ())
+        ]
+        return all(stage["cmd"] for stage in stages.values()) and all(entry["md5"] for entry in entries)
+    except (YAMLError, LookupError, TypeError, AttributeError, UnicodeDecodeError):
+        return False
 
 
 def _say(holder: str) -> None:

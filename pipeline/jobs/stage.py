@@ -57,7 +57,8 @@ def run_stage(name: str, arguments: Sequence[str] | None = None) -> None:
     only, listing = _flags(name, arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     log.setLevel(logging.INFO)  # ours alone: exporters and plotters narrate
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     stage = name.removeprefix("stages.")
     try:
         params = read_params()
