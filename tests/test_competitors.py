@@ -1,51 +1,44 @@
-"""Competing methods at the sizes of ours: as many channels, weights and epochs, and no say in each other's seeds."""
+"""Ours at its sizes, and competitors at the same: as many channels, weights and epochs, and seeds of their own."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any, get_args
+from tempfile import TemporaryDirectory
+from typing import Any
 
+import builders
 import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from pipeline.workflow.tables import COMPARISON_FIELDS
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from pipeline.compare.competitors import (
     Contest,
     Entrant,
-    FilterCriterion,
     comparison_row,
-    fixed_net,
-    from_scratch,
-    prune_filters,
-    prune_weights,
+    entrants,
 )
-from pipeline.compare.criteria import Criterion
+from pipeline.compared import OURS
 from pipeline.cost import count_params, measure_cost
 from pipeline.errors import InputError
 from pipeline.images.image_set import ImageSet
 from pipeline.images.parts import Images, Parts
-from pipeline.lda import discriminants
 from pipeline.models.classifier import Classifier
 from pipeline.params.file import read_params
 from pipeline.params.nets.sections import InceptionModel, ResNetModel, TorchvisionModel
 from pipeline.params.params import Params
-from pipeline.params.training import Auxiliary
-from pipeline.prune.target_size import prune_to_size
-from pipeline.prune.task_utility import unravel_utility
+from pipeline.params.pruning import COMPETITORS, FILTER_CRITERIA, FilterCriterion, FixedNet
+from pipeline.params.training import Auxiliary, Train
 from pipeline.training.classifiers import build_classifier
 from pipeline.training.objectives import Objective
 from pipeline.training.predict import evaluate
 from pipeline.training.resume import ResumePoint
 
-NUMERICS = read_params(ROOT / "presets/tiny.yaml").numerics.model_copy(update={"eval_batch_size": 64})
-torch.set_num_threads(1)  # on nets this small two threads spend their time waiting
+NUMERICS = builders.NUMERICS.model_copy(update={"eval_batch_size": 64})
 
-CRITERIA: tuple[FilterCriterion, ...] = (*get_args(Criterion), "lda_after_the_fact")
 NET = InceptionModel(
     architecture="inception",
     module="v1_double3x3",
@@ -56,6 +49,8 @@ NET = InceptionModel(
     factorized_kernel=7,
     dropout=0.0,
 )
+RESNET = ResNetModel(architecture="resnet", config="c16", width=0.25, stem="small", dropout=0.2)
+FIXED = FixedNet(learning_rate=0.1, model=RESNET)
 SIZES = (0.5, 0.2)
 
 
@@ -71,49 +66,47 @@ def parts() -> Parts:
     images = (digits.images[:250, None] * 15).astype(np.uint8)
     idx = np.arange(250)
     split = {"train": idx[:150], "validation": idx[150:200], "test": idx[200:]}
-    source = ImageSet(images, digits.target[:250].astype(np.int64), tuple("0123456789"), split)  # type: ignore[arg-type]
+    classes = tuple("0123456789")
+    image_set = ImageSet(images, digits.target[:250].astype(np.int64), classes, split)  # type: ignore[arg-type]
 
     def part(name: str) -> Images:
-        found, labels = source.part(name)  # type: ignore[arg-type]
+        found, labels = image_set.part(name)  # type: ignore[arg-type]
         return Images(torch.from_numpy(found), torch.from_numpy(labels))
 
-    return Parts(part("train"), part("validation"), part("test"), source)
+    return Parts(part("train"), part("validation"), part("test"), image_set)
 
 
-def start() -> Classifier:
-    torch.manual_seed(1)
-    return build_classifier(NET, parts().source, wanted_for="model")
+def start(seed: int = 1) -> Classifier:
+    torch.manual_seed(seed)
+    return build_classifier(NET, parts().image_set, wanted_for="model")
+
+
+def targets() -> list[int]:
+    return [round(size * count_params(start())) for size in SIZES]
 
 
 @cache
+def ours() -> list[tuple[Entrant, Tensor, dict[str, Any]]]:
+    """Ours at each size from another net of the same architecture: its weights then, and its only epoch's row."""
+    with TemporaryDirectory() as folder:
+        played = contest(Path(folder), OURS, epochs_before=3)
+        return [
+            (entrant, state(entrant.model).clone(), history(played, entrant.step)[0])
+            for entrant in play(played, model=start(2), ours=[])
+        ]
+
+
 def references() -> list[Classifier]:
-    """Another net of the same architecture, pruned by utility to two sizes: what `shrink` leaves."""
-    torch.manual_seed(2)
-    model = build_classifier(NET, parts().source, wanted_for="model")
-    found, n_params = [], count_params(model)
-    for size in SIZES:
-        utility = unravel_utility(
-            model,
-            lambda features, labels: discriminants(features, labels, ridge=1e-3),
-            train=parts().train,
-            validation=parts().validation,
-            surgery=tiny().surgery,
-            seed=0,
-            batch_size=64,
-        )
-        model, _, _ = prune_to_size(
-            model, utility.utilities, round(size * n_params), utility.images[:1], remove_branches=True
-        )
-        found.append(model)
-    return found
+    """What the others follow."""
+    return [entrant.model for entrant, _, _ in ours()]
 
 
 def contest(folder: Path, method: str = "some", *, seed: int = 0, epochs_before: int = 2) -> Contest:
     params = tiny()
+    assert params.compare is not None
     return Contest(
         parts=parts(),
-        retraining=params.shrink.retraining,
-        objective=Objective(),
+        retraining=params.compare.retraining,
         lda=params.lda,
         surgery=params.surgery,
         epochs_before=epochs_before,
@@ -124,11 +117,35 @@ def contest(folder: Path, method: str = "some", *, seed: int = 0, epochs_before:
     )
 
 
-def training(**changes: Any) -> Training:
-    return tiny().train.training.model_copy(update={"batch_size": 50, **changes})
-
-
 HEADS = Auxiliary(weight=0.3, batch_norm=False)
+
+
+def base_training(*, auxiliary: Auxiliary | None = HEADS, **changes: Any) -> Train:
+    """The base's section `train`, with other settings of its schedule."""
+    schedule = tiny().train.training.model_copy(update={"batch_size": 50, **changes})
+    return Train(training=schedule, auxiliary=auxiliary)
+
+
+def play(
+    played: Contest,
+    *,
+    model: Classifier | None = None,
+    ours: Sequence[Classifier] | None = None,
+    training: Train | None = None,
+    net: FixedNet | None = None,
+    n_steps: int = len(SIZES),
+    n_params: Sequence[int] | None = None,
+) -> Iterator[Entrant]:
+    """The contest's method, given what all are given."""
+    return entrants(
+        played,
+        model or start(),
+        n_params=n_params or targets(),
+        ours=references() if ours is None else ours,
+        training=training or base_training(),
+        net=net,
+        n_steps=n_steps,
+    )
 
 
 def channels(model: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -151,106 +168,100 @@ def history(played: Contest, child: object) -> list[dict[str, Any]]:
     return rows
 
 
-def states(entrants: Iterator[Entrant]) -> list[Tensor]:
+def states(found: Iterator[Entrant]) -> list[Tensor]:
     """Each step's weights, taken before the next step begins."""
-    return [state(entrant.model).clone() for entrant in entrants]
+    return [state(entrant.model).clone() for entrant in found]
 
 
-def test_the_references_are_small_and_lack_a_branch() -> None:
-    """Else the tests below would say little."""
-    sizes = [count_params(model) for model in [start(), *references()]]
-    assert sizes[1] < 0.51 * sizes[0]
-    assert sizes[2] < 0.21 * sizes[0]
-    assert len(channels(references()[1])) < len(channels(start()))
+def test_ours_goes_through_the_sizes_one_after_another_and_is_retrained_with_the_push() -> None:
+    before = channels(start(2))
+    for step, ((entrant, _, row), target) in enumerate(zip(ours(), targets(), strict=True)):
+        cost = measure_cost(entrant.model, (1, 8, 8))
+        assert entrant.step == step
+        assert (entrant.params, entrant.flops) == (cost.params, cost.flops)
+        assert entrant.params <= target
+        assert entrant.epochs == 3 + (step + 1) * 1
+        assert row["epoch"] == 1
+        assert {"train_l_lda", "train_l_cov", "train_l_align"} <= set(row)
+        after = channels(entrant.model)
+        assert all(after[name] <= before[name] for name in after)  # from what the step before left
+        before = after
+    # Else the tests of the others, which follow ours, would say little.
+    assert len(before) < len(channels(start())), "expected a branch to go"
 
 
-@pytest.mark.parametrize("criterion", CRITERIA)
-def test_every_criterion_keeps_as_many_channels_in_every_layer_as_the_reference(
+@pytest.mark.parametrize("criterion", FILTER_CRITERIA)
+def test_every_criterion_keeps_as_many_channels_in_every_layer_as_ours(
     criterion: FilterCriterion, tmp_path: Path
 ) -> None:
     played, model = contest(tmp_path, criterion), start()
     untouched = state(model)
     steps = []
-    for entrant, reference in zip(
-        prune_filters(played, model, references(), criterion), references(), strict=True
-    ):
+    for entrant, reference in zip(play(played, model=model), references(), strict=True):
         cost = measure_cost(reference, (1, 8, 8))
         assert channels(entrant.model) == channels(reference)
         assert (entrant.params, entrant.flops) == (cost.params, cost.flops)
         assert entrant.epochs == played.epochs(entrant.step)
-        assert len(history(played, entrant.step)) == played.retraining.epochs
+        rows = history(played, entrant.step)
+        assert len(rows) == played.retraining.epochs
+        assert "train_l_lda" not in rows[0]  # cross-entropy alone
         steps.append(entrant.step)
     assert steps == [0, 1]
     assert torch.equal(state(model), untouched)
 
 
-def test_criteria_keep_different_channels(tmp_path: Path) -> None:
-    """The same streams and batches for all: what differs is what the criterion kept."""
+def test_criteria_keep_different_channels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without retraining: what differs is what the criterion kept."""
+    monkeypatch.setattr(Contest, "retrain", lambda *_: None)
     kept = {
-        criterion: states(
-            prune_filters(contest(tmp_path / criterion, "same"), start(), references()[:1], criterion)
-        )[0]
-        for criterion in CRITERIA
+        criterion: states(play(contest(tmp_path, criterion), ours=references()[:1]))[0]
+        for criterion in FILTER_CRITERIA
     }
     for criterion, weights in kept.items():
         equal = [other for other, theirs in kept.items() if torch.equal(weights, theirs)]
         assert equal == [criterion]
 
 
-def test_random_filters_follow_the_seed(tmp_path: Path) -> None:
-    def run(folder: str, seed: int) -> list[Tensor]:
-        played = contest(tmp_path / folder, "random", seed=seed)
-        return states(prune_filters(played, start(), references(), "random"))
-
-    one, again, other = run("one", 0), run("again", 0), run("other", 1)
+def test_random_filters_follow_the_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Contest, "retrain", lambda *_: None)
+    one, again, other = (states(play(contest(tmp_path, "random", seed=seed))) for seed in (0, 0, 1))
     assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))
     assert not any(torch.equal(a, b) for a, b in zip(one, other, strict=True))
     assert len(one) == 2
 
 
-def methods(folder: Path) -> dict[str, Iterator[Entrant]]:
-    fixed = ResNetModel(architecture="resnet", config="c16", width=0.25, stem="small", dropout=0.2)
-    named = {name: contest(folder, name) for name in ("l1", "random", "han", "scratch", "fixed")}
-    return {
-        "l1": prune_filters(named["l1"], start(), references(), "l1"),
-        "random": prune_filters(named["random"], start(), references(), "random"),
-        "han": prune_weights(named["han"], start(), references()),
-        "scratch": from_scratch(named["scratch"], references(), training(), HEADS),
-        "fixed": fixed_net(named["fixed"], fixed, training(), 2, wanted_for="competitors.fixed.model"),
-    }
+METHODS = [OURS, "l1", "random", "han", "scratch", "fixed"]
 
 
-def test_a_methods_result_does_not_depend_on_which_others_run_or_on_the_global_generator(
-    tmp_path: Path,
-) -> None:
-    names = ["l1", "random", "han", "scratch", "fixed"]
-    forwards, backwards = {}, {}
-    for name in names:
-        forwards[name] = states(methods(tmp_path / "forwards")[name])
-    for name in reversed(names):
-        alone = methods(tmp_path / "backwards" / name)[name]  # none has run beside it
-        torch.manual_seed(99)
-        torch.rand(17)
-        backwards[name] = states(alone)
-    for name in names:
-        assert len(forwards[name]) == (1 if name == "fixed" else 2)
-        assert all(
-            torch.equal(one, other) for one, other in zip(forwards[name], backwards[name], strict=True)
-        )
+def method(name: str, folder: Path) -> list[Tensor]:
+    """Ours at one size alone, as its search for an eta takes the longest."""
+    net, n_params = FIXED if name == "fixed" else None, targets()[:1]
+    played = contest(folder, name, epochs_before=3)
+    return states(play(played, model=start(2), net=net, n_params=n_params))
 
 
-@pytest.mark.parametrize("name", ["l1", "han", "scratch", "fixed"])
-def test_a_finished_method_is_taken_from_its_resume_points_with_the_same_bits(
+@pytest.mark.parametrize("name", METHODS)
+def test_a_methods_bits_depend_on_its_name_and_seed_alone_and_come_back_from_its_resume_points(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = states(methods(tmp_path)[name])
+    expected = [ours()[0][1]] if name == OURS else method(name, tmp_path / "first")
+    assert len(expected) == (1 if name in ("fixed", OURS) else 2)
+    method("l1" if name == "random" else "random", tmp_path / "second")  # another before it
+    torch.manual_seed(99)
+    torch.rand(17)
+    again = method(name, tmp_path / "second")
+    assert all(torch.equal(one, other) for one, other in zip(expected, again, strict=True))
 
     def no_step(*_: Any, **__: Any) -> None:
         raise AssertionError("trained again")
 
     monkeypatch.setattr(torch.optim.SGD, "step", no_step)
-    again = states(methods(tmp_path)[name])
-    assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
+    stored = method(name, tmp_path / "second")
+    assert all(torch.equal(one, other) for one, other in zip(expected, stored, strict=True))
+
+
+def test_every_competitor_that_params_may_name_is_among_the_methods_tried_here() -> None:
+    assert {*METHODS, *FILTER_CRITERIA} - {OURS, "fixed"} == set(COMPETITORS)
 
 
 def test_single_weights_keep_the_dense_flops_and_the_references_number_of_weights(tmp_path: Path) -> None:
@@ -258,7 +269,7 @@ def test_single_weights_keep_the_dense_flops_and_the_references_number_of_weight
     dense = measure_cost(start(), (1, 8, 8))
     zeros: dict[str, Tensor] = {}
     n_steps = 0
-    for entrant, reference in zip(prune_weights(played, start(), references()), references(), strict=True):
+    for entrant, reference in zip(play(played), references(), strict=True):
         layers = {
             name: module
             for name, module in entrant.model.named_modules()
@@ -280,9 +291,9 @@ def test_single_weights_keep_the_dense_flops_and_the_references_number_of_weight
 def test_from_scratch_trains_the_references_architectures_with_fresh_weights(tmp_path: Path) -> None:
     played = contest(tmp_path, "scratch", epochs_before=2)
     before = [state(reference).clone() for reference in references()]
-    entrants = list(from_scratch(played, references(), training(epochs=7), HEADS))
-    assert [entrant.step for entrant in entrants] == [0, 1]
-    for entrant, reference, untouched in zip(entrants, references(), before, strict=True):
+    found = list(play(played, training=base_training(epochs=7)))
+    assert [entrant.step for entrant in found] == [0, 1]
+    for entrant, reference, untouched in zip(found, references(), before, strict=True):
         assert channels(entrant.model) == channels(reference)
         theirs = dict(reference.named_parameters())
         for name, parameter in entrant.model.named_parameters():
@@ -295,10 +306,9 @@ def test_from_scratch_trains_the_references_architectures_with_fresh_weights(tmp
         assert all("train_auxiliary" in row for row in rows)
 
 
-def test_from_scratch_without_a_weight_has_no_auxiliary_heads(tmp_path: Path) -> None:
+def test_from_scratch_without_auxiliary_heads_has_none(tmp_path: Path) -> None:
     played = contest(tmp_path, "scratch", epochs_before=0)
-    without = Auxiliary(weight=0.0, batch_norm=False)
-    list(from_scratch(played, references()[:1], training(), without))
+    list(play(played, ours=references()[:1], training=base_training(auxiliary=None)))
     assert not any("train_auxiliary" in row for row in history(played, 0))
 
 
@@ -306,20 +316,16 @@ def test_from_scratch_draws_other_weights_for_every_seed_and_size(tmp_path: Path
     same_twice = [references()[1], references()[1]]
 
     def run(seed: int) -> list[Tensor]:
-        played = contest(tmp_path, "scratch", seed=seed, epochs_before=0)
-        return states(from_scratch(played, same_twice, training(), HEADS))
+        return states(play(contest(tmp_path, "scratch", seed=seed, epochs_before=0), ours=same_twice))
 
     one, other = run(0), run(1)
     assert not torch.equal(one[0], other[0])
     assert not torch.equal(one[0], one[1])
 
 
-RESNET = ResNetModel(architecture="resnet", config="c16", width=0.25, stem="small", dropout=0.0)
-
-
 def test_a_fixed_net_is_trained_once_for_as_many_epochs_as_our_smallest(tmp_path: Path) -> None:
     played = contest(tmp_path, "resnet6", epochs_before=1)
-    (entrant,) = fixed_net(played, RESNET, training(epochs=50), 3, wanted_for="competitors.resnet6.model")
+    (entrant,) = play(played, ours=[], net=FIXED, training=base_training(epochs=50), n_steps=3)
     assert (entrant.step, entrant.epochs) == (2, 1 + 3)
     assert len(history(played, "fixed")) == 4
     cost = measure_cost(entrant.model, (1, 8, 8))
@@ -327,22 +333,22 @@ def test_a_fixed_net_is_trained_once_for_as_many_epochs_as_our_smallest(tmp_path
     assert entrant.model.classes == tuple("0123456789")
 
 
-def test_a_fixed_net_goes_by_the_learning_rate_that_it_is_given(tmp_path: Path) -> None:
-    found = []
-    for name, rate in (("slow", 0.001), ("fast", 0.1)):
-        played = contest(tmp_path / name, "net", epochs_before=0)
-        found.append(states(fixed_net(played, RESNET, training(learning_rate=rate), 1, wanted_for="x"))[0])
-    assert not torch.equal(found[0], found[1])
+def test_a_fixed_net_goes_by_its_own_learning_rate_and_not_by_the_bases(tmp_path: Path) -> None:
+    def run(own: float, base: float) -> Tensor:
+        played = contest(tmp_path / f"{own}-{base}", "net", epochs_before=0)
+        net = FixedNet(learning_rate=own, model=RESNET)
+        return states(play(played, net=net, training=base_training(learning_rate=base), n_steps=1))[0]
+
+    slow, again, fast = run(0.001, 0.1), run(0.001, 0.2), run(0.1, 0.1)
+    assert torch.equal(slow, again)
+    assert not torch.equal(slow, fast)
 
 
 def test_a_fixed_net_that_cannot_take_the_images_is_named_by_its_section(tmp_path: Path) -> None:
-    alexnet = TorchvisionModel(architecture="torchvision", name="alexnet", pretrained=False)
-    with pytest.raises(InputError, match=r"^params\.yaml: competitors\.alexnet\.model: expected"):
-        list(
-            fixed_net(
-                contest(tmp_path, "alexnet"), alexnet, training(), 1, wanted_for="competitors.alexnet.model"
-            )
-        )
+    model = TorchvisionModel(architecture="torchvision", name="alexnet", pretrained=False)
+    alexnet = FixedNet(learning_rate=0.1, model=model)
+    with pytest.raises(InputError, match=r"^params\.yaml: compare\.fixed_nets\.alexnet\.model: expected"):
+        list(play(contest(tmp_path, "alexnet"), net=alexnet))
 
 
 @pytest.mark.parametrize(
@@ -358,8 +364,8 @@ def test_epochs_are_those_before_and_those_of_every_size_so_far(
 
 def test_streams_are_apart_by_seed_method_purpose_and_step(tmp_path: Path) -> None:
     seeds = {
-        contest(tmp_path, method, seed=seed).stream(*names)
-        for method in ("l1", "random")
+        contest(tmp_path, name, seed=seed).stream(*names)
+        for name in ("l1", "random")
         for seed in (0, 1)
         for names in (("scores", 0), ("scores", 1), ("retrain", 0), ("images", 0))
     }
@@ -370,15 +376,11 @@ def test_streams_are_apart_by_seed_method_purpose_and_step(tmp_path: Path) -> No
 def test_a_row_of_the_comparison_holds_counts_on_validation_and_test(tmp_path: Path) -> None:
     played = contest(tmp_path, "l1", seed=3)
     entrant = played.enter(start(), 1)
-    row = comparison_row(played, entrant)
-    assert tuple(row) == COMPARISON_FIELDS
     validation, test = (
         evaluate(entrant.model, part, batch_size=50) for part in (parts().validation, parts().test)
     )
     cost = measure_cost(start(), (1, 8, 8))
-    assert row == {
-        "seed": 3,
-        "method": "l1",
+    assert comparison_row(played, entrant) == {
         "step": 1,
         "params": cost.params,
         "flops": cost.flops,
@@ -394,16 +396,19 @@ def test_weights_that_are_zero_do_not_count_as_parameters_of_an_entrant(tmp_path
     assert contest(tmp_path).enter(start(), 0, n_params=123).params == 123
 
 
-def test_retraining_uses_balanced_batches_of_the_push(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [OURS, "l1"])
+def test_retraining_uses_balanced_batches_of_the_push(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[Tensor] = []
+    forward = Objective.cross_entropy
 
-    class Recorder(Objective):
-        def forward(self, model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-            seen.append(labels)
-            return super().forward(model, images, labels)
+    def record(self: Objective, logits: Tensor, labels: Tensor) -> Tensor:
+        seen.append(labels)
+        return forward(self, logits, labels)
 
-    played = replace(contest(tmp_path), objective=Recorder())
-    played.retrain(start(), 0)
+    monkeypatch.setattr(Objective, "cross_entropy", record)
+    contest(tmp_path, name).retrain(start(), 0)
     per_class = tiny().lda.samples_per_class
     assert seen
     for labels in seen:

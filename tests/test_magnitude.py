@@ -6,33 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from builders import NUMERICS, parts, schedule
 from torch import Tensor, nn
 
 from pipeline.compare.magnitude import magnitude_masks, masked
 from pipeline.cost import count_params, measure_cost
-from pipeline.images.image_set import ImageSet
-from pipeline.images.parts import Images, Parts
 from pipeline.models import build_model
 from pipeline.models.classifier import lay_out
-from pipeline.params.machine import Numerics
-from pipeline.params.training import Schedule
 from pipeline.training.batches import shuffled_batches
 from pipeline.training.fit import fit
 from pipeline.training.objectives import Objective
 from pipeline.training.resume import ResumePoint
-
-NUMERICS = Numerics(
-    device="cpu",
-    precision="float32",
-    compile=False,
-    devices=1,
-    num_nodes=1,
-    strategy="ddp",
-    threads=1,
-    workers=0,
-    eval_batch_size=6,
-)
-torch.set_num_threads(1)  # on nets this small two threads spend their time waiting
 
 
 def net() -> nn.Module:
@@ -55,44 +39,18 @@ def n_nonzero(model: nn.Module) -> int:
     )
 
 
-def parts() -> Parts:
-    random = np.random.default_rng(0)
-    labels = (np.arange(30) % 3).astype(np.int64)
-    images = random.integers(0, 256, size=(30, 1, 6, 6), dtype=np.uint8)
-    idx = np.arange(30)
-    split = {"train": idx[:18], "validation": idx[18:24], "test": idx[24:]}
-    source = ImageSet(images, labels, ("a", "b", "c"), split)  # type: ignore[arg-type]
-
-    def part(name: str) -> Images:
-        found, of_them = source.part(name)  # type: ignore[arg-type]
-        return Images(torch.from_numpy(found), torch.from_numpy(of_them))
-
-    return Parts(part("train"), part("validation"), part("test"), source)
-
-
 def train(model: nn.Module, folder: Path, *, epochs: int = 3) -> None:
     """Momentum and weight decay, which would move a weight that has no gradient."""
-    settings = Schedule(
-        epochs=epochs,
-        learning_rate=0.1,
-        momentum=0.9,
-        weight_decay=0.01,
-        decision_weight_decay=0.02,
-        warmup_epochs=0,
-        label_smoothing=0.0,
-        shift_px=1,
-        mirror=False,
-    )
+    decay = {"weight_decay": 0.01, "decision_weight_decay": 0.02}
     fit(
         model,
         Objective(),
         parts(),
-        settings,
+        schedule(epochs=epochs, learning_rate=0.1, warmup_epochs=0, **decay),
         batching=shuffled_batches(6),
         seed=0,
         resume=ResumePoint(folder / "run"),
         numerics=NUMERICS,
-        description="test",
     )
 
 

@@ -60,7 +60,7 @@ def prune_to_size(
     while found[2] > n_params:
         if all(row.n_after <= max(1, round_to) for row in found[1]) or high > 1e9:
             raise InputError(
-                "prune.sizes or shrink.sizes: expected a size that pruning can reach, at least "
+                "prune.sizes or compare.sizes: expected a size that pruning can reach, at least "
                 f"{found[2]:,} parameters here, got {n_params:,}"
             )
         low, high = high, 2 * high
