@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from tiny_params import TINY, Change, assert_one_error, errors_of, params_of
 
+from pipeline.params.params import Params
+
 
 @pytest.mark.parametrize(
     ("key", "value", "words"),
@@ -85,6 +87,15 @@ def test_a_misspelt_key_is_one_too_many_and_one_too_few(wrong: str, right: str) 
     unknown, missing = sorted(errors_of((wrong, 4), (right, ...)), key=lambda line: "missing" in line)
     assert unknown.startswith(f"{wrong}: unknown key (got 4); allowed: ")
     assert missing == f"{right}: required key is missing"
+
+
+def test_no_key_has_a_value_of_its_own_in_the_code() -> None:
+    """A number that changes a result stands in params.yaml."""
+    schema = Params.model_json_schema()
+    sections = {"Params": schema, **schema["$defs"]}
+    assert {"Lda", "BalancedSchedule", "FoolboxAttack", "Runtime"} <= set(sections)
+    for name, section in sections.items():
+        assert sorted(section["required"]) == sorted(section["properties"]), name
 
 
 def test_keys_are_those_of_the_method() -> None:

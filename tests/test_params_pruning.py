@@ -146,6 +146,8 @@ def test_a_bad_fixed_net_is_named_on_one_line(net: Any, key: str, words: tuple[s
 def test_the_lineup_is_at_a_size_of_the_comparison(fraction: float) -> None:
     words = ("expected one of compare.sizes, 0.5, 0.25", f"got {fraction}")
     assert_one_error("lineup.fraction", *words, changes=[("lineup.fraction", fraction)])
+    ours_alone = [("lineup", {"fraction": fraction, "competitors": []})]
+    assert_one_error("lineup.fraction", *words, changes=ours_alone)
 
 
 def test_every_size_of_the_comparison_may_be_the_lineups() -> None:
