@@ -62,9 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.what == "ran":
         for run in runs:
             when = datetime.fromtimestamp(run["time"]).astimezone().isoformat(sep=" ", timespec="seconds")
-            print(f"{when}  {run['experiment']}, {run['stage']}: {len(run['ran'])} of {run['jobs']} jobs ran")
-            for name in run["ran"]:
-                print(f"    {name}")
+            ran = f"{len(run['ran'])} of {run['jobs']} jobs ran"
+            sys.stdout.write(f"{when}  {run['experiment']}, {run['stage']}: {ran}\n")
+            sys.stdout.writelines(f"    {name}\n" for name in run["ran"])
         return
     rows = durations(log)
     writer = csv.DictWriter(sys.stdout, fieldnames=list(rows[0]), lineterminator="\n")

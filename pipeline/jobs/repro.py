@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> None:
             _mend()
             command = [sys.executable, "-m", "dvc", "repro", *arguments]
             with subprocess.Popen(command, env=environment) as process:
-                # Ctrl-C reaches the stage, too, which says what is kept. Ignored from here on only: DVC would inherit it.
+                # Ctrl-C reaches the stage, too, which says what is kept. Not ignored before: DVC would inherit it.
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
                 code = process.wait()
     except KeyboardInterrupt:
@@ -102,7 +102,7 @@ def _is_json(path: Path) -> bool:
 
 
 def _is_whole(lock_file: Path) -> bool:
-    """Whether DVC can read it: every stage has a command, every file a hash. Cut off elsewhere, it says less, not wrong."""
+    """Whether every stage has a command and every file a hash; cut off elsewhere, a lock says less, but nothing wrong."""
     try:
         stages = YAML(typ="safe").load(lock_file.read_text(encoding="utf-8"))["stages"]
         entries = [
