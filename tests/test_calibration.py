@@ -1,11 +1,15 @@
-"""Calibration error and reliability against a plain loop over bins."""
+"""Calibration error and reliability against a plain loop over bins and scikit-learn's calibration curve."""
+
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from sklearn.calibration import calibration_curve
 from torch import Tensor
 
-from pipeline.robustness.calibration import confidence_summary, reliability_rows
+from pipeline.robustness import calibration
+from pipeline.robustness.outcomes import Predictions
 
 torch.set_num_threads(1)  # on tensors this small two threads spend their time waiting
 
@@ -30,6 +34,19 @@ def calibrated_case(n: int = 20_000) -> tuple[Tensor, Tensor]:
     probabilities = random.dirichlet([0.4] * 4, size=n)
     drawn = (random.random((n, 1)) > probabilities.cumsum(1)).sum(1).clip(max=3)
     return torch.from_numpy(probabilities), torch.from_numpy(drawn)
+
+
+def predictions(probabilities: Tensor) -> Predictions:
+    confidence, predicted = probabilities.double().max(1)
+    return Predictions(predicted, confidence)
+
+
+def confidence_summary(probabilities: Tensor, labels: Tensor, *, n_bins: int) -> dict[str, Any]:
+    return calibration.confidence_summary(predictions(probabilities), labels, n_bins=n_bins)
+
+
+def reliability_rows(probabilities: Tensor, labels: Tensor, *, n_bins: int) -> list[dict[str, Any]]:
+    return calibration.reliability_rows(predictions(probabilities), labels, n_bins=n_bins)
 
 
 def ece_by_loop(probabilities: Tensor, labels: Tensor, n_bins: int) -> float:
@@ -62,7 +79,17 @@ def test_the_error_equals_a_plain_loop_over_bins(n_bins: int, seed: int) -> None
     probabilities, labels = random_case(seed=seed)
     expected = ece_by_loop(probabilities, labels, n_bins)
     assert expected > 0.1
-    assert ece(probabilities, labels, n_bins) == pytest.approx(expected, abs=1e-5)  # stored to five places
+    assert ece(probabilities, labels, n_bins) == pytest.approx(expected, abs=1e-6)  # stored to six places
+
+
+@pytest.mark.parametrize("n_bins", [2, 5, 10, 15])
+def test_the_rows_are_scikit_learns_calibration_curve(n_bins: int) -> None:
+    probabilities, labels = random_case()
+    confidence, predicted = probabilities.max(1)
+    accuracies, confidences = calibration_curve(predicted == labels, confidence, n_bins=n_bins)
+    rows = reliability_rows(probabilities, labels, n_bins=n_bins)
+    assert [row["n_correct"] / row["n"] for row in rows] == pytest.approx(accuracies, abs=1e-12)
+    assert [row["confidence"] / row["n"] for row in rows] == pytest.approx(confidences, abs=1e-6)
 
 
 @pytest.mark.parametrize("n_bins", [2, 5, 15])

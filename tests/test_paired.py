@@ -1,11 +1,21 @@
-"""The paired bootstrap and McNemar's test against scipy and arithmetic by hand."""
+"""The paired bootstrap against scipy, McNemar's test against binomial coefficients, and arithmetic by hand."""
+
+from math import comb
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 from scipy import stats
 
-from pipeline.robustness.paired import Hits, PairedComparison, compare_pair
+from pipeline.robustness.outcomes import Predictions
+from pipeline.robustness.paired import (
+    CONFIDENCE_LEVEL,
+    Hits,
+    PairedComparison,
+    compare_pair,
+    compare_pairs,
+)
 
 Pair = tuple[Hits, Hits]
 
@@ -91,13 +101,15 @@ def test_pairing_makes_the_interval_shorter_where_the_models_agree() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_p_value_is_the_binomial_test_of_the_discordant_pairs(seed: int) -> None:
+def test_the_p_value_is_twice_the_binomial_tail_of_the_discordant_pairs(seed: int) -> None:
     first, second = two_models(seed, n=80)
     found = compare(first, second)
     only_first = int(np.sum(first[1] & ~second[1]))
     only_second = int(np.sum(second[1] & ~first[1]))
     assert (found.only_first, found.only_second) == (only_first, only_second)
-    expected = stats.binomtest(only_first, only_first + only_second, 0.5).pvalue
+    differing = only_first + only_second
+    tail = sum(comb(differing, k) for k in range(min(only_first, only_second) + 1)) / 2**differing
+    expected = min(1.0, 2 * tail)
     assert found.p_value == pytest.approx(expected, rel=1e-9)
 
 
@@ -194,3 +206,28 @@ def test_a_real_difference_is_found() -> None:
     found = compare(first, second)
     assert found.low > 0
     assert found.p_value < 1e-6
+
+
+def said(right: Hits) -> Predictions:
+    """Class 0, which is the label of all, where a model is right."""
+    return Predictions(torch.from_numpy(~right).long(), torch.full((len(right),), 0.5, dtype=torch.float64))
+
+
+def test_pairs_of_models_are_compared_by_their_names_each_with_a_seed_of_its_own() -> None:
+    first, second = two_models()
+    third = two_models(seed=1)[1]
+    hits_of = {"base": first, "pushed": second, "l1_at_size": third}
+    before, after = ({name: said(pair[at]) for name, pair in hits_of.items()} for at in (0, 1))
+    labels = torch.zeros(len(first[0]), dtype=torch.int64)
+    pairs = [("base", "pushed"), ("l1_at_size", "pushed")]
+    seeds = {("base", "pushed"): 3, ("l1_at_size", "pushed"): 4}
+
+    rows = compare_pairs(
+        pairs, before, after, labels, n_resamples=500, seed_of=lambda first, second: seeds[first, second]
+    )
+
+    assert [(row["first"], row["second"]) for row in rows] == pairs
+    for row in rows:
+        one, other = row.pop("first"), row.pop("second")
+        expected = compare(hits_of[one], hits_of[other], confidence=CONFIDENCE_LEVEL, seed=seeds[one, other])
+        assert PairedComparison(**row) == expected

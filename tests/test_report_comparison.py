@@ -1,18 +1,16 @@
 """The comparison's tables from hand-made counts: cells, bold differences, verdicts, labels, fixed nets."""
 
-import dataclasses
 import re
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-from conftest import ROOT
-from pipeline.params.MISSING import FilterCompetitor
-from pipeline.workflow.tables import COMPARISON_FIELDS, OURS
+from report_builders import results_with
+from tiny_params import Change, params_of
 
-from pipeline.params.file import read_params
-from pipeline.params.params import Params
+from pipeline.compared import OURS
+from pipeline.params.pruning import FILTER_CRITERIA
 from pipeline.report.comparison import comparison_section, draw_comparison
 from pipeline.report.results import Results
 
@@ -46,7 +44,7 @@ def comparison(n_seeds: int) -> pd.DataFrame:
         for row in rows(method, step, hits[:n_seeds], params=PARAMS[step])
     ]
     table += rows("resnet6", 1, FIXED[:n_seeds], params=1234, epochs=11)
-    return pd.DataFrame(table, columns=list(COMPARISON_FIELDS))
+    return pd.DataFrame(table)
 
 
 def scores(n_seeds: int) -> pd.DataFrame:
@@ -56,17 +54,11 @@ def scores(n_seeds: int) -> pd.DataFrame:
     )
 
 
-def results(n_seeds: int = 3, *, params: Params | None = None, table: pd.DataFrame | None = None) -> Results:
+def results(n_seeds: int = 3, *changes: Change, table: pd.DataFrame | None = None) -> Results:
     """What the comparison reads; every other table is empty."""
-    settings = params or read_params(ROOT / "presets/tiny.yaml")
-    empty: dict[str, Any] = {field.name: pd.DataFrame() for field in dataclasses.fields(Results)}
-    return Results(
-        **empty
-        | {
-            "params": settings.model_copy(update={"seeds": list(range(n_seeds))}),
-            "comparison": comparison(n_seeds) if table is None else table,
-            "scores": scores(n_seeds),
-        }
+    return results_with(
+        params_of(("seeds", list(range(n_seeds))), *changes),
+        {"comparison": comparison(n_seeds) if table is None else table, "scores": scores(n_seeds)},
     )
 
 
@@ -172,45 +164,47 @@ def test_fixed_nets_have_a_table_of_their_own_and_no_part_in_the_contest() -> No
 
 
 def test_without_fixed_nets_there_is_no_table_of_them() -> None:
-    params = read_params(ROOT / "presets/tiny.yaml")
-    contested = {name: each for name, each in params.competitors.items() if name != "resnet6"}
-    section = comparison_section(results(params=params.model_copy(update={"competitors": contested})))
+    section = comparison_section(results(3, ("compare.fixed_nets", {})))
     assert "Fixed nets" not in section
     assert len(tables(section)) == 2
 
 
-@pytest.mark.parametrize(
-    ("criterion", "label"),
-    [
-        ("l1", "L1 norm (Li et al.)"),
-        ("taylor", "first-order Taylor (Molchanov et al.)"),
-        ("activation_mean", "mean activation"),
-        ("activation_variance", "activation variance"),
-        ("apoz", "APoZ (Hu et al.)"),
-        ("fpgm", "FPGM (He et al.)"),
-        ("random", "random filters"),
-        ("lda_after_the_fact", "deep LDA after the fact"),
-    ],
-)
-def test_every_criterion_has_a_label_whatever_its_entry_is_called(criterion: Any, label: str) -> None:
-    params = read_params(ROOT / "presets/tiny.yaml")
-    entries = {"my_entry": FilterCompetitor(criterion=criterion)}
-    table = comparison(3).replace({"method": {"l1": "my_entry"}})
-    section = comparison_section(
-        results(params=params.model_copy(update={"competitors": entries}), table=table)
-    )
-    assert tables(section)[0][label] == ["96.00 ± 0.50", "88.00 ± 1.49"]
-    assert "my_entry" not in section
+LABELS = {
+    "l1": "L1 norm (Li et al.)",
+    "taylor": "first-order Taylor (Molchanov et al.)",
+    "activation_mean": "mean activation",
+    "activation_variance": "activation variance",
+    "apoz": "APoZ (Hu et al.)",
+    "fpgm": "FPGM (He et al.)",
+    "random": "random filters",
+    "lda_after_the_fact": "deep LDA after the fact",
+}
+
+
+@pytest.mark.parametrize("criterion", FILTER_CRITERIA)
+def test_every_criterion_has_a_label(criterion: str) -> None:
+    table = comparison(3).replace({"method": {"l1": criterion}})
+    changes: list[Change] = [("compare.competitors", [criterion]), ("lineup.competitors", [])]
+    section = comparison_section(results(3, *changes, table=table))
+    assert tables(section)[0][LABELS[criterion]] == ["96.00 ± 0.50", "88.00 ± 1.49"]
+
+
+def test_without_competitors_ours_and_the_fixed_nets_stand_alone() -> None:
+    changes: list[Change] = [("compare.competitors", []), ("lineup.competitors", [])]
+    accuracies, fixed = tables(comparison_section(results(3, *changes)))
+    assert list(accuracies) == ["method", "push and prune (ours)"]
+    assert list(fixed) == ["net", "resnet6"]
+
+
+def test_where_nothing_is_compared_there_is_no_section_and_no_figure(tmp_path: Path) -> None:
+    found = results(3, ("compare", None), ("lineup", None))
+    assert comparison_section(found) == ""
+    draw_comparison(found, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_text_says_what_the_params_say() -> None:
-    params = read_params(ROOT / "presets/tiny.yaml")
-    retraining = params.shrink.retraining.model_copy(update={"epochs": 17})
-    report = params.report.model_copy(update={"confidence": 0.9})
-    changed = params.model_copy(
-        update={"shrink": params.shrink.model_copy(update={"retraining": retraining}), "report": report}
-    )
-    section = comparison_section(results(params=changed))
+    section = comparison_section(results(3, ("compare.retraining.epochs", 17), ("report.confidence", 0.9)))
     assert "17 epochs" in section
     assert "mean and 90% interval over 3 seeds" in section
     # Student's t at 90 %: 2.92 standard errors.
@@ -241,7 +235,6 @@ def test_the_figure_draws_every_method_once_and_ours_in_both_panels(tmp_path: Pa
 
 
 def test_the_figure_can_be_drawn_of_a_single_seed_and_without_filter_criteria(tmp_path: Path) -> None:
-    params = read_params(ROOT / "presets/tiny.yaml")
-    without = {name: each for name, each in params.competitors.items() if name != "l1"}
-    draw_comparison(results(1, params=params.model_copy(update={"competitors": without})), tmp_path)
+    changes: list[Change] = [("compare.competitors", ["han", "scratch"]), ("lineup.competitors", [])]
+    draw_comparison(results(1, *changes), tmp_path)
     assert (tmp_path / "comparison.png").exists()

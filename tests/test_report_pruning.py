@@ -1,16 +1,15 @@
 """The pruning report's pieces that a run seldom meets."""
 
-import dataclasses
 import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT
+from matplotlib.figure import Figure
+from report_builders import results_with
+from tiny_params import params_of
 
-from pipeline.params.file import read_params
 from pipeline.report.latent import variants_section
 from pipeline.report.pruning_figures import draw_layers, layerwise
 from pipeline.report.results import Results
@@ -20,45 +19,33 @@ FIELDS = ["seed", "model", "layer", "kind", "in", "out", "params", "flops"]
 
 def results(layers: list[list[Any]]) -> Results:
     """Layers alone; every other table is empty."""
-    empty: dict[str, Any] = {field.name: pd.DataFrame() for field in dataclasses.fields(Results)}
-    table = pd.DataFrame(layers, columns=FIELDS)
-    return Results(**empty | {"params": read_params(ROOT / "presets/tiny.yaml"), "layers": table})
-
-
-def pushes(rows: list[list[Any]]) -> Results:
-    """The variants of the tiny preset's seeds 0 and 1, and a main push that went well."""
-    found = results([])
-    names = ["seed", "variant", *NUMBERS]
-    space = {"after.spectrum": np.array([3.0, 1.0]), "after.active": np.array([True, False])}
-    pushing = [[seed, 4, 100, 90, 0.25] for seed in (0, 1)]
-    return dataclasses.replace(
-        found,
-        variants=pd.DataFrame(rows, columns=names),
-        latent_spaces={0: space, 1: space},
-        pushing=pd.DataFrame(
-            pushing, columns=["seed", "epoch", "validation_n", "validation_n_correct", "train_collapsed"]
-        ),
-    )
+    return results_with(params_of(), {"layers": pd.DataFrame(layers, columns=FIELDS)})
 
 
 NUMBERS = ["n", "n_correct", "n_active", "v_sum", "v_top", "collapsed"]
-GONE = [100, *[math.nan] * 5]
+ENDED = [100, 80, 7, 4.0, 1.0, 0.5]
+GONE = [math.nan] * 6
+
+
+def variants(first: list[Any], second: list[Any]) -> str:
+    """The line of the tiny preset's variant of two seeds, beside a main push that went well."""
+    rows = [[0, "main", *ENDED], [1, "main", *ENDED], [0, "ours", *first], [1, "ours", *second]]
+    table = pd.DataFrame(rows, columns=["seed", "variant", *NUMBERS])
+    section = variants_section(results_with(params_of(("seeds", [0, 1])), {"variants": table}))
+    (line,) = [line for line in section.splitlines() if line.startswith("| ours ")]
+    return line
 
 
 @pytest.mark.parametrize(
-    ("rows", "cells"),
+    ("first", "second", "cells"),
     [
-        (
-            [[100, 80, 7, 4.0, 1.0, 0.5], GONE],
-            "7, - | 4, - | 25.00, - | 50.00, - | 80.00 (1 of 2 seeds diverged)",
-        ),
-        ([GONE, GONE], "-, - | -, - | -, - | -, - | diverged"),
+        (ENDED, GONE, "7, - | 4, - | 25.00, - | 50.00, - | 80.00 (1 of 2 seeds diverged)"),
+        (GONE, GONE, "-, - | -, - | -, - | -, - | diverged"),
+        (ENDED, ENDED, "7, 7 | 4, 4 | 25.00, 25.00 | 50.00, 50.00 | 80.00 ± 0.00"),
     ],
 )
-def test_a_push_that_diverged_is_said_to_have(rows: list[list[Any]], cells: str) -> None:
-    found = pushes([[seed, "ours", *row] for seed, row in enumerate(rows)])
-    (line,) = [line for line in variants_section(found).splitlines() if line.startswith("| ours ")]
-    assert line.endswith(f" | {cells} |")
+def test_a_push_that_diverged_is_said_to_have(first: list[Any], second: list[Any], cells: str) -> None:
+    assert variants(first, second).endswith(f" | {cells} |")
 
 
 LAYERS: list[list[Any]] = [
@@ -78,6 +65,12 @@ def test_a_layer_that_went_with_its_branch_is_left_with_nothing() -> None:
     assert before["kind"].tolist() == ["3x3", "1x1", "linear"]
 
 
-def test_layers_are_drawn_with_one_gone(tmp_path: Path) -> None:
+def test_layers_are_drawn_with_one_gone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, *_, **__: drawn.append(self))
     draw_layers(results(LAYERS), tmp_path)
-    assert {each.name for each in tmp_path.iterdir()} == {"layers.png", "layers.svg"}
+    png, svg = drawn
+    assert png is svg
+    heights = [[bar.get_height() for bar in bars] for ax in png.axes for bars in ax.containers]
+    assert heights == [[72, 32, 50], [54, 0, 30], [720, 320, 80], [540, 0, 40]]
+    assert [label.get_text() for label in png.axes[1].get_xticklabels()] == ["stem", "branch", "decision"]

@@ -1,14 +1,13 @@
 """The published numbers: whole tables, names that exist, and what the reports make of them."""
 
-import dataclasses
-from typing import Any, get_args
+from typing import get_args
 
 import pandas as pd
 import pytest
 from conftest import ROOT
-from pipeline.params.MISSING import FixedCompetitor
-from pipeline.workflow.tables import COMPARISON_FIELDS, MODELS, OURS
+from report_builders import results_with
 
+from pipeline.compared import MODELS, OURS
 from pipeline.params.file import read_params
 from pipeline.params.params import Params, PublishedName
 from pipeline.report.published import DROPS, SCORES
@@ -27,9 +26,9 @@ def test_every_experiment_of_the_params_has_numbers() -> None:
 def test_every_published_row_stands_for_a_model_of_the_preset(name: PublishedName) -> None:
     params = read_params(ROOT / f"presets/{name}.yaml")
     assert params.report.published == name
-    known = {*MODELS, OURS, *params.competitors}
+    fixed = params.compare.fixed_nets if params.compare else {}
+    known = {*MODELS, OURS, *(params.compare.competitors if params.compare else ()), *fixed}
     assert {row.model for row in SCORES[name]} <= known
-    fixed = {key for key, each in params.competitors.items() if isinstance(each, FixedCompetitor)}
     for row in SCORES[name]:
         assert 50 < row.accuracy < 100 or row.accuracy in (43, 46)  # Adience's competitors at small sizes
         assert row.params is None or 1e4 < row.params < 2e8
@@ -49,8 +48,11 @@ def test_drops_are_whole_tables_over_the_headline(name: PublishedName) -> None:
 def results(name: PublishedName | None) -> Results:
     settings = read_params(ROOT / "presets/mnist.yaml")
     report = settings.report.model_copy(update={"published": name})
-    params: Params = settings.model_copy(update={"report": report, "seeds": [0]})
-    empty: dict[str, Any] = {field.name: pd.DataFrame() for field in dataclasses.fields(Results)}
+    # Of the papers' perturbations this run has Gaussian noise alone.
+    noise = {"gaussian": settings.noise["gaussian"]}
+    params: Params = settings.model_copy(
+        update={"report": report, "seeds": [0], "noise": noise, "attacks": {}}
+    )
     models = [
         {"seed": 0, "model": model, "split": split, "n": 100, "n_correct": hits, "params": n, "flops": 1}
         for model, hits, n in (
@@ -75,10 +77,10 @@ def results(name: PublishedName | None) -> Results:
     ]
     tables = {
         "scores": pd.DataFrame(models),
-        "comparison": pd.DataFrame(sizes, columns=list(COMPARISON_FIELDS)),
+        "comparison": pd.DataFrame(sizes),
         "accuracy": pd.DataFrame(conditions),
     }
-    return Results(**empty | tables | {"params": params})
+    return results_with(params, tables)
 
 
 def test_competitors_stand_at_the_size_nearest_to_the_published_one() -> None:
@@ -87,6 +89,15 @@ def test_competitors_stand_at_the_size_nearest_to_the_published_one() -> None:
     assert "| 96.9 | 38,600 | han, in the comparison | 96.00 | 40,000 |" in han
     (ours,) = (line for line in lines if "ours, in the comparison" in line)
     assert "| 97.6 | 38,600 | ours, in the comparison | 97.00 | 40,000 |" in ours
+
+
+def test_competitors_of_a_run_that_compares_nothing_are_not_in_it() -> None:
+    found = results("mnist")
+    without = found.params.model_copy(update={"compare": None, "lineup": None})
+    lines = published_scores(results_with(without, {"scores": found.tables["scores"]})).splitlines()
+    (han,) = (line for line in lines if "Han et al." in line)
+    assert "| 96.9 | 38,600 | han | not in this run |" in han
+    assert any("| base | thesis Table 4-2 | test | 98.1 | 4,000,000 | base | 98.00 |" in x for x in lines)
 
 
 def test_published_and_own_scores_keep_to_their_part_of_the_split() -> None:

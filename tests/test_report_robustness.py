@@ -2,21 +2,18 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT
 from matplotlib.figure import Figure
-from pipeline.workflow.tables import MODELS
+from report_builders import gallery, results_with
+from tiny_params import Change, params_of
 
-from pipeline.params.file import read_params
+from pipeline.compared import MODELS, OURS_AT_SIZE, at_size, pairs_of, source_name
 from pipeline.params.params import Params
-from pipeline.params.perturbations import Attack, FgsmAttack, FoolboxAttack, GaussianNoise, Noise
 from pipeline.report import robustness as robustness_report
 from pipeline.report import robustness_figures
 from pipeline.report.calibration import calibration_section
@@ -26,14 +23,7 @@ from pipeline.report.robustness_claims import claims_section, pairs_section, sam
 from pipeline.report.robustness_tables import drop_interval, drop_values, label_of, models_of
 from pipeline.report.statistics import Interval
 from pipeline.report.summary import summary
-from pipeline.robustness.conditions import (
-    CLEAN,
-    OURS_AT_SIZE,
-    at_size,
-    list_conditions,
-    list_models,
-    source_name,
-)
+from pipeline.robustness.conditions import CLEAN, list_conditions
 
 N = 200
 NAN = float("nan")
@@ -43,18 +33,17 @@ LABELS_OF_MAIN = [LABELS[name] for name in MODELS]
 Hits = Callable[[int, str, str], int]
 
 
-def params_of(seeds: int = 3, **updates: Any) -> Params:
-    params = read_params(ROOT / "presets" / "tiny.yaml")
-    return params.model_copy(update={"seeds": list(range(seeds)), **updates})
+def seeds(n: int = 3) -> Change:
+    return "seeds", list(range(n))
 
 
-def with_headline(params: Params, *names: str) -> Params:
-    return params.model_copy(update={"report": params.report.model_copy(update={"headline": list(names)})})
+def headline(*names: str) -> Change:
+    return "report.headline", list(names)
 
 
-def with_two_sources(params: Params) -> Params:
-    resnet = params.sources["resnet"]
-    return params.model_copy(update={"sources": {"resnet": resnet, "second": resnet}})
+def two_sources() -> Change:
+    resnet = params_of().sources["resnet"].model_dump(mode="json")
+    return "sources", {"resnet": resnet, "second": resnet}
 
 
 def even(_seed: int, _model: str, condition: str) -> int:
@@ -79,65 +68,55 @@ def white_box_hits(_seed: int, _model: str, _attack: str) -> int:
 def results_of(params: Params, hits: Hits = even, *, white_box: Hits = white_box_hits) -> Results:
     """Results with the tables of robustness, all else empty."""
     conditions = list(list_conditions(params.noise, params.attacks, params.sources))
-    models = list_models(params.lineup.size, params.lineup.competitors, params.sources)
-    keys = [(seed, model, each.name) for seed in params.seeds for model in models for each in conditions]
+    perturbed = [each.name for each in conditions if each.kind != CLEAN]
+    attacks = [each.name for each in conditions if each.kind == "attack"]
+    models = models_of(results_with(params, {}))
+    norms = {"l2": 1.0, "linf": 0.1}
     accuracy = pd.DataFrame(
         [
-            {"seed": seed, "model": model, "condition": condition, "n": N}
-            | {"n_correct": hits(seed, model, condition), "ece": 0.125}
-            | {"confidence_of_hits": 0.75 * hits(seed, model, condition)}
-            | {"confidence_of_misses": 0.25 * (N - hits(seed, model, condition))}
-            for seed, model, condition in keys
-        ]
-    )
-    reliability = accuracy[["seed", "model", "condition", "n", "n_correct"]].assign(
-        bin=3, confidence=0.7 * accuracy["n"]
-    )
-    perturbed = [each for each in conditions if each.kind != CLEAN]
-    pairs = pd.DataFrame(
-        [
-            {"seed": seed, "first": "base", "second": second, "condition": each.name, "n": N}
-            | {"change": 0.025, "low": -0.01, "high": 0.06, "only_first": 3, "only_second": 8}
-            | {"p_value": 0.2265625}
-            for seed in params.seeds
-            for second in MODELS
-            if second != "base"
-            for each in perturbed
-        ]
-    )
-    on_itself = pd.DataFrame(
-        [
-            {"seed": seed, "model": model, "attack": attack, "n": N, "n_correct_clean": 190}
-            | {"n_correct": white_box(seed, model, attack), "l2": 1.0, "linf": 0.1}
+            {"seed": seed, "model": model, "condition": each.name, "n": N}
+            | {"n_correct": hits(seed, model, each.name), "ece": 0.125}
+            | {"confidence_of_hits": 0.75 * hits(seed, model, each.name)}
+            | {"confidence_of_misses": 0.25 * (N - hits(seed, model, each.name))}
             for seed in params.seeds
             for model in models
-            for attack in params.white_box
-        ]
-    )
-    perturbations = pd.DataFrame(
-        [
-            {"seed": seed, "condition": each.name, "l2": 0.5 + seed, "linf": 0.1}
-            for seed in params.seeds
             for each in conditions
         ]
     )
-    outcomes = pd.DataFrame(
-        [
+    compared = {"change": 0.025, "low": -0.01, "high": 0.06, "only_first": 3, "only_second": 8}
+    tables: dict[str, list[dict[str, Any]]] = {
+        "pairs": [
+            {"seed": seed, "condition": condition, "first": first, "second": second, "n": N, **compared}
+            | {"p_value": 0.2265625}
+            for seed in params.seeds
+            for condition in perturbed
+            for first, second in pairs_of(params.lineup)
+        ],
+        "white_box": [
+            {"seed": seed, "attack": attack, "model": model, "n": N, "n_correct_clean": 190, **norms}
+            | {"n_correct": white_box(seed, model, attack)}
+            for seed in params.seeds
+            for attack in params.white_box
+            for model in models
+        ],
+        "perturbations": [
+            {"seed": seed, "condition": condition, "l2": 0.5 + seed, "linf": 0.1}
+            for seed in params.seeds
+            for condition in perturbed
+        ],
+        "outcomes": [
             {
                 "seed": seed,
-                "attack": each.name,
+                "condition": attack,
                 "only_first": 11,
                 "only_second": 7,
                 "both": 13,
                 "neither": 150,
             }
             for seed in params.seeds
-            for each in perturbed
-            if each.kind == "attack"
-        ]
-    )
-    scores = pd.DataFrame(
-        [
+            for attack in attacks
+        ],
+        "scores": [
             {
                 "seed": seed,
                 "model": model,
@@ -150,53 +129,16 @@ def results_of(params: Params, hits: Hits = even, *, white_box: Hits = white_box
             for seed in params.seeds
             for model in MODELS
             for split in ("validation", "test")
-        ]
-    )
-    gallery, images = _galleries(params)
-    empty = pd.DataFrame()
-    return Results(
-        params=params,
-        scores=scores,
-        layers=empty,
-        samples=empty,
-        latent=empty,
-        growth=empty,
-        pushing=empty,
-        variants=empty,
-        comparison=empty,
-        accuracy=accuracy,
-        reliability=reliability,
-        pairs=pairs,
-        white_box=on_itself,
-        perturbations=perturbations,
-        outcomes=outcomes,
-        gallery=gallery,
-        latent_spaces={},
-        galleries={params.seeds[0]: images},
-        selections={},
-        stops={},
+        ],
+    }
+    reliability = accuracy[["seed", "condition", "model", "n", "n_correct"]]
+    return results_with(
+        params,
+        {name: pd.DataFrame(rows) for name, rows in tables.items()}
+        | {"accuracy": accuracy, "reliability": reliability.assign(bin=3, confidence=0.7 * accuracy["n"])},
+        galleries=dict.fromkeys(attacks, gallery(2)),
         dataset={"classes": [str(digit) for digit in range(10)]},
-        environment={},
     )
-
-
-def _galleries(params: Params) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Two images for each attack that fooled the base alone, none for the reverse."""
-    rows, images = [], {}
-    for each in list_conditions(params.noise, params.attacks, params.sources):
-        if each.kind == "attack":
-            for idx in range(2):
-                row = {"seed": params.seeds[0], "attack": each.name, "fooled": "only_base", "image": idx}
-                said = {
-                    f"{model}_{state}_{what}": value
-                    for model in ("first", "second")
-                    for state in ("clean", "attacked")
-                    for what, value in (("class", idx), ("confidence", 0.5))
-                }
-                rows.append(row | {"label": idx} | said)
-            for state, level in (("clean", 0.25), ("attacked", 0.5)):
-                images[f"{each.name}.only_base.{state}"] = np.full((2, 1, 8, 8), level, dtype=np.float16)
-    return pd.DataFrame(rows), images
 
 
 @pytest.fixture
@@ -214,7 +156,7 @@ def page_of(results: Results) -> str:
 @cache
 def even_page() -> str:
     """The page of the tiny preset where everyone loses the same."""
-    return page_of(results_of(params_of()))
+    return page_of(results_of(params_of(seeds())))
 
 
 def section(page: str, heading: str) -> str:
@@ -275,7 +217,7 @@ def test_claims_name_each_pruned_model_under_each_headline_condition_with_its_ve
             ("accuracy_first", "gaussian"): [190, 150, 171],  # 0, 40, 19
         }
     )
-    found = claims(results_of(params_of(), hits))
+    found = claims(results_of(params_of(seeds()), hits))
     assert len(found) == 5 * 2
     best, smallest = LABELS["accuracy_first"], LABELS["parameter_first"]
     assert found["fgsm", best].endswith("**supported**.")
@@ -288,28 +230,30 @@ def test_claims_name_each_pruned_model_under_each_headline_condition_with_its_ve
 
 def test_with_one_seed_every_claim_is_undecided() -> None:
     hits = hits_of({("accuracy_first", "fgsm"): [190], ("parameter_first", "fgsm"): [10]})
-    assert all(line.endswith("**undecided**.") for line in claims(results_of(params_of(1), hits)).values())
+    assert all(
+        line.endswith("**undecided**.") for line in claims(results_of(params_of(seeds(1)), hits)).values()
+    )
 
 
 @pytest.mark.parametrize(("clean", "attacked"), [(180, 160), (170, 150), (189, 169), (111, 91)])
 def test_losing_as_many_images_as_the_base_in_every_seed_is_undecided(clean: int, attacked: int) -> None:
     # Both lose twenty images; only the division's rounding tells the drops apart.
     hits = hits_of({("accuracy_first", CLEAN): [clean] * 3, ("accuracy_first", "fgsm"): [attacked] * 3})
-    found = claims(results_of(params_of(), hits))
+    found = claims(results_of(params_of(seeds()), hits))
     assert found["fgsm", LABELS["accuracy_first"]].endswith("**undecided**.")
 
 
 def test_a_difference_is_paired_by_seed() -> None:
     # Drops differ by ten points between seeds, and by exactly one between the models in each.
     hits = hits_of({("base", "fgsm"): [170, 150, 130], ("accuracy_first", "fgsm"): [172, 152, 132]})
-    found = claims(results_of(params_of(), hits))["fgsm", LABELS["accuracy_first"]]
+    found = claims(results_of(params_of(seeds()), hits))["fgsm", LABELS["accuracy_first"]]
     assert "difference +1.00 ± 0.00" in found
     assert found.endswith("**supported**.")
 
 
 def test_drops_are_against_clean_images_of_the_same_seed_and_model() -> None:
     hits = hits_of({("pushed", CLEAN): [200, 180, 160], ("pushed", "fgsm"): [100, 90, 160]})
-    results = results_of(params_of(), hits)
+    results = results_of(params_of(seeds()), hits)
     assert drop_values(results, "pushed", "fgsm") == pytest.approx([-0.5, -0.45, 0.0])
     assert drop_values(results, "pushed", CLEAN) == [0.0, 0.0, 0.0]
     assert drop_interval(results, "pushed", "fgsm").mean == pytest.approx(-0.95 / 3)
@@ -317,21 +261,22 @@ def test_drops_are_against_clean_images_of_the_same_seed_and_model() -> None:
 
 def test_relative_drops_are_shares_of_the_models_own_clean_accuracy() -> None:
     hits = hits_of({("pushed", CLEAN): [200, 180, 160], ("pushed", "fgsm"): [100, 90, 160]})
-    results = results_of(params_of(), hits)
+    results = results_of(params_of(seeds()), hits)
     assert drop_values(results, "pushed", "fgsm", relative=True) == pytest.approx([-0.5, -0.5, 0.0])
     assert drop_interval(results, "pushed", "fgsm", relative=True).mean == pytest.approx(-1 / 3)
 
 
 def test_drops_follow_the_seeds_whatever_the_order_of_the_rows() -> None:
-    results = results_of(params_of(), hits_of({("base", "fgsm"): [170, 150, 130]}))
-    backwards = replace(results, accuracy=results.accuracy.iloc[::-1].reset_index(drop=True))
-    assert drop_values(backwards, "base", "fgsm") == drop_values(results, "base", "fgsm")
+    results = results_of(params_of(seeds()), hits_of({("base", "fgsm"): [170, 150, 130]}))
+    values = drop_values(results, "base", "fgsm")
+    results.tables["accuracy"] = results.tables["accuracy"].iloc[::-1].reset_index(drop=True)
+    assert drop_values(results, "base", "fgsm") == values == [-0.1, -0.2, -0.3]
 
 
 @pytest.mark.usefixtures("undrawn")
 def test_the_thesis_tables_show_absolute_and_relative_drops_of_the_main_models() -> None:
     hits = hits_of({("base", CLEAN): [160] * 3, ("base", "fgsm"): [80] * 3})
-    absolute, relative = tables(section(page_of(results_of(params_of(), hits)), "Accuracy drop"))
+    absolute, relative = tables(section(page_of(results_of(params_of(seeds()), hits)), "Accuracy drop"))
     assert absolute[0] == relative[0] == ["perturbation", *LABELS_OF_MAIN]
     assert by_first_cell(absolute)["fgsm"][0] == "-40.00 ± 0.00"
     assert by_first_cell(relative)["fgsm"][0] == "-50.00 ± 0.00"
@@ -339,14 +284,9 @@ def test_the_thesis_tables_show_absolute_and_relative_drops_of_the_main_models()
     assert by_first_cell(relative)["fgsm"][1] == "-10.53 ± 0.00"
 
 
-def stronger() -> Params:
+def stronger(*changes: Change) -> Params:
     """The tiny preset with a second Gaussian outside the headline."""
-    params = params_of()
-    noise: dict[str, Noise] = {
-        **params.noise,
-        "gaussian_5": GaussianNoise(kind="gaussian", std=25.5, seed=0),
-    }
-    return params.model_copy(update={"noise": noise})
+    return params_of(seeds(), ("noise.gaussian_5", {"kind": "gaussian", "std": 25.5}), *changes)
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -365,12 +305,9 @@ def test_a_condition_outside_the_headline_is_in_the_full_tables_alone() -> None:
 
 @pytest.mark.usefixtures("undrawn")
 def test_the_thesis_tables_follow_the_order_of_the_headline() -> None:
-    page = page_of(results_of(with_headline(params_of(), "fgsm", "gaussian")))
+    page = page_of(results_of(params_of(seeds(), headline("fgsm", "gaussian"))))
     (absolute, relative) = tables(section(page, "Accuracy drop"))
     assert list(by_first_cell(absolute)) == list(by_first_cell(relative)) == ["fgsm", "gaussian"]
-
-
-PGD = FoolboxAttack(method="foolbox", attack="LinfPGD", epsilon=16.0, options={"steps": 2})
 
 
 def white_box_table(params: Params, hits: Hits = even) -> list[list[str]]:
@@ -379,41 +316,24 @@ def white_box_table(params: Params, hits: Hits = even) -> list[list[str]]:
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_the_white_box_stands_beside_the_transferred_attack_of_equal_settings() -> None:
-    attacks: dict[str, Attack] = {
-        "fgsm": FgsmAttack(method="fgsm", epsilon=8.0),
-        "fgsm_16": FgsmAttack(method="fgsm", epsilon=16.0),
-        "my_pgd": PGD,
-    }
-    white_box: dict[str, Attack] = {"pgd": PGD, "fgsm": attacks["fgsm_16"]}
-    params = with_headline(params_of(attacks=attacks, white_box=white_box), "gaussian", "fgsm")
-    hits = hits_of({("base", "my_pgd"): [140] * 3, ("base", "fgsm_16"): [120] * 3})
+def test_the_white_box_stands_beside_the_same_attack_transferred() -> None:
+    attacks = {"fgsm": 8.0, "fgsm_16": 16.0, "pgd": 4.0}
+    params = params_of(
+        seeds(),
+        ("attacks", {name: {"method": "fgsm", "epsilon": epsilon} for name, epsilon in attacks.items()}),
+        ("white_box", ["pgd", "fgsm_16"]),
+        headline("gaussian", "fgsm"),
+    )
+    hits = hits_of({("base", "pgd"): [140] * 3, ("base", "fgsm_16"): [120] * 3})
     header, *_ = found = white_box_table(params, hits)
-    assert header == ["model", "pgd, white box", "transferred", "fgsm, white box", "transferred"]
+    assert header == ["model", "pgd, white box", "transferred", "fgsm_16, white box", "transferred"]
     expected = ["50.00 ± 0.00", "70.00 ± 0.00", "50.00 ± 0.00", "60.00 ± 0.00"]
     assert by_first_cell(found)["base"] == expected
 
 
 @pytest.mark.usefixtures("undrawn")
-@pytest.mark.parametrize(
-    "other",
-    [
-        PGD.model_copy(update={"epsilon": 8.0}),
-        PGD.model_copy(update={"options": {"steps": 3}}),
-        PGD.model_copy(update={"attack": "L2PGD"}),
-        FgsmAttack(method="fgsm", epsilon=16.0),
-    ],
-)
-def test_the_white_box_shows_a_dash_where_no_attack_has_its_settings(other: Attack) -> None:
-    params = with_headline(params_of(attacks={"pgd": other}), "gaussian", "pgd")
-    found = by_first_cell(white_box_table(params))
-    assert {row[1] for row in found.values()} == {"-"}
-    assert {row[0] for row in found.values()} == {"50.00 ± 0.00"}
-
-
-@pytest.mark.usefixtures("undrawn")
 def test_every_compared_model_has_a_row_in_the_white_box_and_in_the_accuracies() -> None:
-    results = results_of(params_of())
+    results = results_of(params_of(seeds()))
     labels = [label_of(results, name) for name in models_of(results)]
     (white_box,) = tables(section(even_page(), "White box, a diagnostic"))
     (accuracies,) = tables(section(even_page(), "Accuracy"))
@@ -422,7 +342,7 @@ def test_every_compared_model_has_a_row_in_the_white_box_and_in_the_accuracies()
 
 
 def test_labels_say_the_size_and_the_source() -> None:
-    results = results_of(params_of())
+    results = results_of(params_of(seeds()))
     assert label_of(results, OURS_AT_SIZE) == "ours at 0.5"
     assert label_of(results, at_size("l1")) == "l1 at 0.5"
     assert label_of(results, source_name("resnet")) == "source resnet"
@@ -432,31 +352,38 @@ def test_labels_say_the_size_and_the_source() -> None:
 
 
 def test_the_size_of_the_labels_is_the_lineups() -> None:
-    params = params_of()
-    smaller = params.lineup.model_copy(update={"size": 1, "competitors": ["han", "scratch"]})
-    results = results_of(params.model_copy(update={"lineup": smaller}))
+    lineup = {"fraction": 0.25, "competitors": ["han", "scratch"]}
+    results = results_of(params_of(seeds(), ("lineup", lineup)))
     assert label_of(results, OURS_AT_SIZE) == "ours at 0.25"
-    assert [label_of(results, at_size(name)) for name in smaller.competitors] == [
+    assert [label_of(results, at_size(name)) for name in ("han", "scratch")] == [
         "han at 0.25",
         "scratch at 0.25",
     ]
 
 
+def test_without_a_lineup_the_main_flow_and_the_sources_are_compared() -> None:
+    results = results_of(params_of(seeds(), ("lineup", None)))
+    assert models_of(results) == [*MODELS, source_name("resnet")]
+    assert label_of(results, source_name("resnet")) == "source resnet"
+    with pytest.raises(KeyError):
+        label_of(results, OURS_AT_SIZE)
+
+
 def test_an_unknown_model_has_no_label() -> None:
     with pytest.raises(KeyError):
-        label_of(results_of(params_of()), at_size("random"))
+        label_of(results_of(params_of(seeds())), at_size("random"))
 
 
 def test_at_the_same_size_a_positive_number_means_that_ours_loses_less() -> None:
     hits = hits_of({(OURS_AT_SIZE, "fgsm"): [180, 181, 182], (at_size("l1"), "fgsm"): [150, 151, 152]})
-    (found,) = tables(same_size_section(results_of(params_of(), hits)))
+    (found,) = tables(same_size_section(results_of(params_of(seeds()), hits)))
     assert found[0] == ["perturbation", "ours at 0.5", "l1 at 0.5"]
     assert by_first_cell(found)["fgsm"] == ["-4.50", "-19.50 (+15.00 ± 0.00)"]
     assert by_first_cell(found)["poisson"] == ["-10.00", "-10.00 (+0.00 ± 0.00)"]
 
 
 def test_pairs_show_each_headline_condition_pruned_model_and_seed() -> None:
-    (found,) = tables(pairs_section(results_of(params_of())))
+    (found,) = tables(pairs_section(results_of(params_of(seeds()))))
     assert len(found) == 1 + 5 * 2 * 3
     assert found[1] == [
         "gaussian",
@@ -473,7 +400,7 @@ def test_pairs_show_each_headline_condition_pruned_model_and_seed() -> None:
 
 def test_calibration_shows_error_and_confidence_where_right_and_wrong() -> None:
     hits = hits_of({("base", CLEAN): [200] * 3})
-    (found,) = tables(calibration_section(results_of(params_of(), hits)))
+    (found,) = tables(calibration_section(results_of(params_of(seeds()), hits)))
     clean, noisy, attacked = (by_first_cell(found)["base"][at : at + 3] for at in (0, 3, 6))
     assert clean == ["12.50 ± 0.00", "0.750", "-"]  # never wrong: no confidence to show
     assert noisy == attacked == ["12.50 ± 0.00", "0.750", "0.250"]
@@ -483,7 +410,7 @@ def test_calibration_shows_error_and_confidence_where_right_and_wrong() -> None:
 def test_perturbations_are_listed_with_settings_and_norms_over_seeds() -> None:
     (found,) = tables(section(even_page(), "Perturbations"))
     rows = by_first_cell(found)
-    assert list(rows) == ["gaussian", "poisson", "speckle", "fgsm", "newton_fool"]
+    assert list(rows) == ["gaussian", "poisson", "speckle", "fgsm", "newton_fool", "pgd"]
     assert rows["poisson"][0] == "poisson, 255 photons at white"
     assert rows["newton_fool"][0] == "Newton Fool, 3 steps at most, eta 0.01"
     assert rows["fgsm"][1:] == ["1.500", "25.5"]
@@ -491,27 +418,24 @@ def test_perturbations_are_listed_with_settings_and_norms_over_seeds() -> None:
 
 @pytest.mark.usefixtures("undrawn")
 def test_a_foolbox_attack_is_described_by_class_budget_and_options() -> None:
-    attacks: dict[str, Attack] = {
-        "pgd": PGD,
-        "deep_fool": FoolboxAttack(method="foolbox", attack="L2DeepFoolAttack", epsilon=None, options={}),
-    }
-    params = with_headline(params_of(attacks=attacks), "gaussian", "pgd")
+    minimising = {"method": "foolbox", "attack": "L2DeepFoolAttack", "epsilon": None, "options": {}}
+    params = params_of(seeds(), ("attacks.deep_fool", minimising))
     rows = by_first_cell(tables(section(page_of(results_of(params)), "Perturbations"))[0])
     assert rows["pgd"][0] == "LinfPGD, epsilon 16 of 255, steps 2"
     assert rows["deep_fool"][0] == "L2DeepFoolAttack"
 
 
 @pytest.mark.usefixtures("undrawn")
-@pytest.mark.parametrize("headline", [("fgsm",), ("gaussian", "poisson")])
-def test_a_headline_of_noise_or_of_attacks_alone_makes_a_page(headline: tuple[str, ...]) -> None:
-    page = page_of(results_of(with_headline(params_of(), *headline)))
+@pytest.mark.parametrize("names", [("fgsm",), ("gaussian", "poisson")])
+def test_a_headline_of_noise_or_of_attacks_alone_makes_a_page(names: tuple[str, ...]) -> None:
+    page = page_of(results_of(params_of(seeds(), headline(*names))))
     (absolute, _) = tables(section(page, "Accuracy drop"))
-    assert list(by_first_cell(absolute)) == list(headline)
+    assert list(by_first_cell(absolute)) == list(names)
 
 
 @pytest.mark.usefixtures("undrawn")
 def test_with_two_sources_the_headline_shows_the_attack_from_each() -> None:
-    params = with_two_sources(params_of())
+    params = params_of(seeds(), two_sources())
     hits = hits_of({("base", "fgsm_from_second"): [100] * 3})
     page = page_of(results_of(params, hits))
     (absolute, _) = tables(section(page, "Accuracy drop"))
@@ -524,23 +448,21 @@ def test_with_two_sources_the_headline_shows_the_attack_from_each() -> None:
 
 
 def test_with_two_sources_the_summary_shows_the_attack_from_each() -> None:
-    found = summary(results_of(with_two_sources(params_of())))
+    found = summary(results_of(params_of(seeds(), two_sources())))
     assert "fgsm_from_resnet" in found
     assert "fgsm_from_second" in found
 
 
 @pytest.mark.usefixtures("undrawn")
 def test_with_two_sources_the_white_box_stands_beside_the_first() -> None:
-    params = with_two_sources(params_of())
-    params = params.model_copy(update={"attacks": {**params.attacks, "pgd": PGD}})
+    params = params_of(seeds(), two_sources())
     hits = hits_of({("base", "pgd_from_resnet"): [140] * 3, ("base", "pgd_from_second"): [20] * 3})
     assert by_first_cell(white_box_table(params, hits))["base"] == ["50.00 ± 0.00", "70.00 ± 0.00"]
 
 
 def test_the_page_draws_every_figure_that_it_shows(tmp_path: Path) -> None:
-    page = robustness_report.robustness_report(
-        results_of(with_headline(params_of(1), "gaussian", "fgsm")), tmp_path
-    )
+    results = results_of(params_of(seeds(1), headline("gaussian", "fgsm")))
+    page = robustness_report.robustness_report(results, tmp_path)
     shown = {part.split(".png")[0] for part in page.split("(figures/")[1:] if ".png" in part[:80]}
     assert {"drops", "severities", "reliability", "gallery_fgsm_only_base"} <= shown
     assert {path.stem for path in tmp_path.glob("*.png")} == shown
@@ -564,9 +486,9 @@ def severities(params: Params, monkeypatch: pytest.MonkeyPatch) -> Figure:
 
 
 def test_severities_show_a_panel_for_each_method_and_no_empty_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    axes = [ax for ax in severities(params_of(), monkeypatch).axes if ax.get_visible()]
+    axes = [ax for ax in severities(params_of(seeds()), monkeypatch).axes if ax.get_visible()]
     titles = [ax.get_title() for ax in axes]
-    assert titles == ["gaussian", "poisson", "speckle", "fgsm", "newton_fool, eta 0.01"]
+    assert titles == ["gaussian", "poisson", "speckle", "fgsm", "newton_fool, eta 0.01", "LinfPGD, steps 2"]
     assert all(len(ax.lines) == len(MODELS) for ax in axes)
 
 
@@ -581,14 +503,12 @@ def test_methods_of_several_strengths_push_the_others_from_the_figure(
 def test_an_attack_without_a_budget_has_a_row_and_no_place_among_the_severities(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    minimising: dict[str, Attack] = {
-        f"deep_fool_{steps}": FoolboxAttack(
-            method="foolbox", attack="L2DeepFoolAttack", epsilon=None, options={"steps": steps}
-        )
+    minimising = {
+        f"deep_fool_{steps}": {"method": "foolbox", "attack": "L2DeepFoolAttack", "epsilon": None}
+        | {"options": {"steps": steps}}
         for steps in (5, 50)
     }
-    params = stronger()
-    params = params.model_copy(update={"attacks": {**params.attacks, **minimising}})
+    params = stronger(*((f"attacks.{name}", attack) for name, attack in minimising.items()))
     (ax,) = [ax for ax in severities(params, monkeypatch).axes if ax.get_visible()]
     assert ax.get_title() == "gaussian"
     for name in ("draw_drops", "draw_severities", "draw_gallery"):

@@ -1,36 +1,43 @@
+"""Predictions, who is fooled where the other is not, examples drawn by seed, and what is stored of them."""
+
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from pipeline.errors import InputError
 from pipeline.robustness.outcomes import (
-    CLEAN,
+    BeforeAndAfter,
     Predictions,
     compare_outcomes,
     gallery_rows,
+    load_images,
+    load_predictions,
     perturbation_norms,
     pick_examples,
     predict,
+    save_predictions,
 )
 
 torch.set_num_threads(1)  # on nets this small two threads spend their time waiting
 
 
-def said(classes: list[int], confidence: float = 0.75, *, n_classes: int = 10) -> Predictions:
-    """Predictions of these classes with this confidence, the rest shared out evenly."""
-    probabilities = torch.full((len(classes), n_classes), (1 - confidence) / (n_classes - 1))
-    probabilities[torch.arange(len(classes)), torch.tensor(classes)] = confidence
-    return Predictions(probabilities)
+def said(classes: list[int], confidence: float = 0.75) -> Predictions:
+    """Predictions of these classes, all with this confidence."""
+    return Predictions(torch.tensor(classes), torch.full((len(classes),), confidence, dtype=torch.float64))
 
 
 # Image 0 fools neither, 1 only the first, 2 only the second, 3 both; 4 to 7 do the same in the order only
 # second, only first, both, neither, but somebody got them wrong when clean.
 LABELS = torch.tensor([0, 1, 2, 3, 4, 5, 6, 7])
-FIRST = {CLEAN: said([0, 1, 2, 3, 9, 5, 9, 7]), "fgsm": said([0, 9, 2, 9, 4, 9, 9, 7])}
-SECOND = {CLEAN: said([0, 1, 2, 3, 4, 9, 9, 9]), "fgsm": said([0, 1, 9, 9, 9, 5, 9, 7])}
+FIRST: BeforeAndAfter = said([0, 1, 2, 3, 9, 5, 9, 7]), said([0, 9, 2, 9, 4, 9, 9, 7])
+SECOND: BeforeAndAfter = said([0, 1, 2, 3, 4, 9, 9, 9]), said([0, 1, 9, 9, 9, 5, 9, 7])
 
 
 def masks() -> list[Tensor]:
-    found = compare_outcomes(LABELS, FIRST, SECOND, "fgsm")
+    found = compare_outcomes(LABELS, FIRST, SECOND)
     return [found.only_first, found.only_second, found.both, found.neither]
 
 
@@ -46,9 +53,9 @@ def test_outcomes_part_the_images_that_both_models_got_right_when_clean() -> Non
 
 def test_outcome_counts_are_the_sizes_of_the_masks() -> None:
     labels = torch.zeros(8, dtype=torch.int64)
-    first = {CLEAN: said([0] * 8), "fgsm": said([1, 1, 1, 1, 1, 1, 0, 0])}
-    second = {CLEAN: said([0] * 8), "fgsm": said([1, 1, 1, 0, 0, 0, 1, 0])}
-    counts = compare_outcomes(labels, first, second, "fgsm").counts()
+    first = said([0] * 8), said([1, 1, 1, 1, 1, 1, 0, 0])
+    second = said([0] * 8), said([1, 1, 1, 0, 0, 0, 1, 0])
+    counts = compare_outcomes(labels, first, second).counts()
     assert counts == {"only_first": 3, "only_second": 1, "both": 3, "neither": 1}
 
 
@@ -74,7 +81,7 @@ def test_predictions_hold_the_class_and_its_softmax_probability() -> None:
     assert found.confidence.tolist() == pytest.approx(expected, rel=1e-6)
     assert found.n_correct(torch.tensor([0, 1, 1])) == 2
     assert found.hits(torch.tensor([0, 1, 1])).tolist() == [True, True, False]
-    torch.testing.assert_close(found.probabilities.sum(1), torch.ones(3))
+    assert found.confidence.dtype == torch.float64
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 100])
@@ -82,15 +89,37 @@ def test_predictions_are_the_same_for_every_batch_size(batch_size: int) -> None:
     net = nn.Linear(4, 3)
     images = torch.rand(7, 4, generator=torch.Generator().manual_seed(0))
     found = predict(net, images, batch_size=batch_size)
-    torch.testing.assert_close(found.probabilities, net(images).softmax(1).detach())
-    assert not found.probabilities.requires_grad
+    confidence, predicted = net(images).detach().softmax(1).max(1)
+    torch.testing.assert_close(found.confidence, confidence.double())
+    assert torch.equal(found.predicted, predicted)
+    assert not found.confidence.requires_grad
 
 
 def test_predictions_come_from_the_model_in_evaluation_mode() -> None:
     net = nn.Sequential(nn.Dropout(0.9), nn.Linear(4, 3)).train()
     images = torch.rand(50, 4, generator=torch.Generator().manual_seed(0))
-    expected = net[1](images).softmax(1).detach()
-    torch.testing.assert_close(predict(net, images, batch_size=50).probabilities, expected)
+    expected = net[1](images).detach().softmax(1).max(1).values
+    torch.testing.assert_close(predict(net, images, batch_size=50).confidence, expected.double())
+
+
+def test_stored_predictions_come_back_bit_for_bit(tmp_path: Path) -> None:
+    images = torch.rand(9, 4, generator=torch.Generator().manual_seed(0))
+    found = {name: predict(nn.Linear(4, 3), images, batch_size=4) for name in ("base", "l1_at_size")}
+    save_predictions(tmp_path / "predictions.safetensors", found)
+    again = load_predictions(tmp_path / "predictions.safetensors")
+    assert set(again) == set(found)
+    for name, each in found.items():
+        assert torch.equal(again[name].predicted, each.predicted)
+        assert torch.equal(again[name].confidence, each.confidence)
+        assert again[name].confidence.dtype == torch.float64
+
+
+def test_stored_images_of_other_labels_are_refused(tmp_path: Path) -> None:
+    images = torch.rand(3, 1, 2, 2).half()
+    save_file({"images": images, "labels": torch.tensor([0, 1, 2])}, tmp_path / "images.safetensors")
+    assert torch.equal(load_images(tmp_path, torch.tensor([0, 1, 2])), images.float())
+    with pytest.raises(InputError, match="labels of this test part"):
+        load_images(tmp_path, torch.tensor([0, 2, 1]))
 
 
 def test_examples_come_from_the_mask_ascending_and_the_same_for_the_same_seed() -> None:
@@ -117,9 +146,9 @@ def test_fewer_candidates_than_asked_for_are_all_picked() -> None:
 
 
 def test_gallery_rows_say_what_each_model_said_clean_and_attacked() -> None:
-    first = {CLEAN: said([4, 5], 0.91234567), "fgsm": said([6, 7], 0.5)}
-    second = {CLEAN: said([1, 2], 0.25), "fgsm": said([3, 8], 0.125)}
-    (row,) = gallery_rows([1], torch.tensor([0, 5]), first, second, "fgsm")
+    first = said([4, 5], 0.91234567), said([6, 7], 0.5)
+    second = said([1, 2], 0.25), said([3, 8], 0.125)
+    (row,) = gallery_rows([1], torch.tensor([0, 5]), first, second)
     assert row == {
         "image": 1,
         "label": 5,

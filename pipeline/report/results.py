@@ -31,8 +31,6 @@ _TABLES = {
     "robustness": ("accuracy", "reliability", "pairs", "perturbations", "outcomes"),
     "white_box": ("white_box",),
 }
-# Columns of names, some of which users choose: pandas would read a noise called `nan` or `none` as a gap.
-_NAMES = dict.fromkeys(("attack", "condition", "first", "method", "model", "push", "second"), str)
 
 
 @dataclass(frozen=True)
@@ -64,9 +62,10 @@ class Results:
     def rows(self, table: str, **values: object) -> pd.DataFrame:
         """The rows of a table that have these values, ordered by seed."""
         found = self.tables[table]
+        wanted = np.ones(len(found), dtype=np.bool_)
         for column, value in values.items():
-            found = found[found[column] == value]
-        return found.sort_values("seed", kind="stable")
+            wanted &= (found[column] == value).to_numpy()
+        return found[wanted].sort_values("seed", kind="stable")
 
     def interval(self, values: Iterable[float]) -> Interval:
         """The mean of values, one for each seed, and its interval at `report.confidence`."""
@@ -83,11 +82,11 @@ def load_results(params: Params, root: Path) -> Results:
     left_out = _left_out(params)
     try:
         tables = {
-            name: pd.DataFrame() if name in left_out else _read(root / stage / f"{name}.csv")
+            name: pd.DataFrame() if name in left_out else pd.read_csv(root / stage / f"{name}.csv")
             for stage, names in _TABLES.items()
             for name in names
         }
-        history = _read(root / "push" / "history.csv")
+        history = pd.read_csv(root / "push" / "history.csv")
         tables["pushing"] = history[history["push"] == "main"].drop(columns="push")
         tables["variants"] = _variants(params, root / "push", history)
         return Results(
@@ -96,7 +95,7 @@ def load_results(params: Params, root: Path) -> Results:
             latent_spaces={s: load_file(root / f"push/{s}/main/latent.safetensors") for s in seeds},
             galleries={
                 each.name: (
-                    _read(first / each.name / "gallery.csv"),
+                    pd.read_csv(first / each.name / "gallery.csv"),
                     load_file(first / each.name / "gallery.safetensors"),
                 )
                 for each in list_conditions(params.noise, params.attacks, params.sources)
@@ -125,10 +124,6 @@ def _left_out(params: Params) -> set[str]:
         "white_box": not params.white_box,
     }
     return {name for name, is_absent in absent.items() if is_absent}
-
-
-def _read(path: Path) -> pd.DataFrame:
-    return pd.read_csv(path, converters=_NAMES)
 
 
 def _variants(params: Params, folder: Path, history: pd.DataFrame) -> pd.DataFrame:

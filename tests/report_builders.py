@@ -1,0 +1,263 @@
+"""What tests of the reports start from: results in memory, and a run's folder as the stages leave it."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from safetensors.numpy import save_file
+
+from pipeline.compared import MODELS, OURS, attacked_models, pairs_of
+from pipeline.files import write_csv, write_json
+from pipeline.params.params import Params
+from pipeline.report.results import Results, with_accuracy
+from pipeline.robustness.conditions import CLEAN, Condition, list_conditions
+
+Row = dict[str, Any]
+
+_N = 100
+_CLASSES = ["a", "b", "c"]
+_TABLES = (
+    "scores",
+    "layers",
+    "samples",
+    "latent",
+    "growth",
+    "pushing",
+    "variants",
+    "comparison",
+    "accuracy",
+    "reliability",
+    "pairs",
+    "perturbations",
+    "outcomes",
+    "white_box",
+)
+
+
+def results_with(params: Params, tables: Mapping[str, pd.DataFrame], **others: Any) -> Results:
+    """Results of these tables alone; every other one is empty."""
+    fields = ("latent_spaces", "galleries", "selections", "stops", "dataset", "environment")
+    empty: dict[str, Any] = {name: {} for name in fields}
+    assert set(tables) <= set(_TABLES)
+    filled = {name: with_accuracy(tables.get(name, pd.DataFrame())) for name in _TABLES}
+    return Results(params=params, tables=filled, **empty | others)
+
+
+def write_run(root: Path, params: Params, *, diverged: tuple[tuple[int, str], ...] = ()) -> None:
+    """The tables and files that a report reads, as the stages write them for these params; every number is made up.
+
+    Args:
+        root: `runs/<name>`.
+        params: what is null there has no table here.
+        diverged: (seed, variant) of pushes that left nothing.
+    """
+    conditions = list(list_conditions(params.noise, params.attacks, params.sources))
+    attacked = [*attacked_models(root, 0, params.lineup, params.compare, [*params.sources])]
+    tables: dict[str, list[Row]] = {}
+    for seed in params.seeds:
+        for name, rows in (
+            ("evaluate/scores", _scores(seed)),
+            ("evaluate/layers", _layers()),
+            ("prune/samples", _samples(params)),
+            ("prune/latent", _latent(params)),
+            ("grow/growth", _growth() if params.grow else ()),
+            ("push/history", _history(params, seed, diverged)),
+            ("compare/comparison", _comparison(params)),
+            ("white_box/white_box", _white_box(params, attacked)),
+            ("robustness/accuracy", _accuracy(attacked, conditions, seed)),
+            ("robustness/reliability", _reliability(attacked, conditions)),
+            ("robustness/pairs", _pairs(params, conditions)),
+            ("robustness/perturbations", _perturbations(conditions)),
+            ("robustness/outcomes", _outcomes(conditions)),
+        ):
+            tables.setdefault(name, []).extend({"seed": seed} | row for row in rows)
+        _write_files(root, params, seed, conditions, diverged)
+    for name, rows in tables.items():
+        if rows:
+            fields = list(dict.fromkeys(key for row in rows for key in row))
+            write_csv(root / f"{name}.csv", rows, fields=fields)
+    counts = {"train": 60, "validation": 20, "test": 20}
+    write_json(
+        root / "prepare/images.json", {"classes": _CLASSES, "counts": counts, "image_shape": [1, 4, 4]}
+    )
+
+
+def _scores(seed: int) -> Iterator[Row]:
+    for idx, model in enumerate(MODELS):
+        for split in ("validation", "test"):
+            counts = {"n": _N, "n_correct": 90 - idx - seed}
+            yield {"model": model, "split": split, **counts, "params": 1000 - 100 * idx, "flops": 9000 - idx}
+
+
+def _layers() -> Iterator[Row]:
+    for model in ("pushed", "parameter_first"):
+        for layer in ("stem", "decision"):
+            yield {
+                "model": model,
+                "layer": layer,
+                "kind": "3x3",
+                "in": 1,
+                "out": 8,
+                "params": 72,
+                "flops": 720,
+            }
+
+
+def _samples(params: Params) -> Iterator[Row]:
+    for number in range(1, params.prune.rounds + 1):
+        for eta in params.prune.etas:
+            counts = {"params": 800 - 100 * number, "flops": 500, "n": _N, "n_correct": 80 - number}
+            yield (
+                {"round": f"round{number}", "sample": f"eta{eta:g}", "eta": eta, "latent_kept": 3}
+                | counts
+                | {"acceptable": 1, "chosen": int(eta == params.prune.etas[-1])}
+            )
+
+
+def _latent(params: Params) -> Iterator[Row]:
+    for number in range(1, params.prune.rounds + 1):
+        for rank in range(1, 5):
+            counts = {"n": _N, "n_correct": 20 * rank, "n_correct_pca": 18 * rank}
+            yield {"round": f"round{number}", "rank": rank, "neuron": rank, "v": 1.0, **counts, "kept": 1}
+
+
+def _growth() -> Iterator[Row]:
+    for iteration in (0, 1):
+        size = {"stages": "1-1-1", "params": 1000 + iteration, "flops": 9, "memory_bytes": 9}
+        row = {"name": "Inception-13", "iteration": iteration, "grown_stage": "", **size}
+        yield row | {"n": _N, "n_correct": 90, "chosen": iteration}
+
+
+def _history(params: Params, seed: int, diverged: tuple[tuple[int, str], ...]) -> Iterator[Row]:
+    for idx, push in enumerate(("main", "control", *params.push.variants)):
+        for epoch in () if (seed, push) in diverged else (1, 2):
+            terms = ("l_lda", "l_cov", "l_align", "n_active", "top_share", "collapsed")
+            pushed = {} if push == "control" else {f"train_{term}": 0.5 / epoch for term in terms}
+            counts = {"validation_n": _N, "validation_n_correct": 80 + epoch - idx, "validation_loss": 0.5}
+            yield {"push": push, "epoch": epoch, "train_total": 1.0} | pushed | counts
+
+
+def _comparison(params: Params) -> Iterator[Row]:
+    compare = params.compare
+    if compare is None:
+        return
+    for method in (OURS, *compare.competitors, *compare.fixed_nets):
+        for step in (
+            range(len(compare.sizes)) if method not in compare.fixed_nets else [len(compare.sizes) - 1]
+        ):
+            size = {"params": 500 - 100 * step, "flops": 400, "epochs": 7}
+            counts = {
+                "validation_n": _N,
+                "validation_n_correct": 70,
+                "test_n": _N,
+                "test_n_correct": 71 - step,
+            }
+            yield {"method": method, "step": step, **size, **counts}
+
+
+def _white_box(params: Params, models: list[str]) -> Iterator[Row]:
+    for attack in params.white_box:
+        for model in models:
+            counts = {"n": _N, "n_correct_clean": 90, "n_correct": 40}
+            yield {"attack": attack, "model": model, **counts, "l2": 1.0, "linf": 0.1}
+
+
+def _accuracy(models: list[str], conditions: list[Condition], seed: int) -> Iterator[Row]:
+    for condition in conditions:
+        for idx, model in enumerate(models):
+            n_correct = 90 - idx - seed - (0 if condition.kind == CLEAN else 20)
+            confidences = {"confidence_of_hits": 0.75 * n_correct, "confidence_of_misses": 5.0}
+            counts = {"n": _N, "n_correct": n_correct}
+            yield {"condition": condition.name, "model": model, **counts, "ece": 0.125, **confidences}
+
+
+def _reliability(models: list[str], conditions: list[Condition]) -> Iterator[Row]:
+    for condition in conditions:
+        for model in models:
+            counts = {"n": _N, "n_correct": 60, "confidence": 70.0}
+            yield {"condition": condition.name, "model": model, "bin": 3, **counts}
+
+
+def _pairs(params: Params, conditions: list[Condition]) -> Iterator[Row]:
+    for condition in conditions[1:]:
+        for first, second in pairs_of(params.lineup):
+            found = {"n": _N, "change": 0.01, "low": -0.01, "high": 0.03}
+            found |= {"only_first": 3, "only_second": 8, "p_value": 0.2265625}
+            yield {"condition": condition.name, "first": first, "second": second} | found
+
+
+def _perturbations(conditions: list[Condition]) -> Iterator[Row]:
+    for condition in conditions[1:]:
+        yield {"condition": condition.name, "l2": 0.5, "linf": 0.1}
+
+
+def _outcomes(conditions: list[Condition]) -> Iterator[Row]:
+    for condition in conditions:
+        if condition.kind == "attack":
+            yield {"condition": condition.name, "only_first": 1, "only_second": 0, "both": 2, "neither": 3}
+
+
+def _write_files(
+    root: Path,
+    params: Params,
+    seed: int,
+    conditions: list[Condition],
+    diverged: tuple[tuple[int, str], ...],
+) -> None:
+    for push in ("main", "control", *params.push.variants):
+        if (seed, push) not in diverged:
+            folder = root / "push" / str(seed) / push
+            folder.mkdir(parents=True)
+            save_file(latent_space(), folder / "latent.safetensors")
+    for number in range(1, params.prune.rounds + 1):
+        state = {"stopped": seed == 1, "reason": "no sample of round1 reached 80.00 %" if seed == 1 else ""}
+        write_json(root / f"prune/{seed}/round{number}/round.json", state)
+    entry = {
+        "round": "round1",
+        "sample": "eta1",
+        "eta": 1.0,
+        "params": 700,
+        "flops": 500,
+        "n": _N,
+        "n_correct": 79,
+    }
+    selection = {"accuracy_first": entry, "parameter_first": entry, "within_drop": True}
+    write_json(root / f"select/{seed}/selection.json", selection | {"base": {"n": _N, "n_correct": 90}})
+    environment = {"python": "3.11", "cores": 2, "processor": "a processor", "packages": {"torch": "2.15.0"}}
+    write_json(root / f"evaluate/{seed}/environment.json", environment)
+    for condition in conditions:
+        if condition.kind == "attack":
+            _write_gallery(root / "robustness" / str(seed) / condition.name)
+
+
+def latent_space() -> dict[str, np.ndarray]:
+    """Of four neurons, three of them active; the largest eigenvalue is half of the sum."""
+    v = np.array([3.0, 2.0, 1.0, 0.0], dtype=np.float32)
+    arrays = {"S_a": np.diag(v + 1) + 0.1, "v": v, "spectrum": v, "active": v > 0}
+    return {f"{state}.{name}": array for state in ("before", "after") for name, array in arrays.items()}
+
+
+def _write_gallery(folder: Path) -> None:
+    """One image that fooled the base alone, none for the reverse."""
+    rows, images = gallery(1)
+    write_csv(folder / "gallery.csv", rows.to_dict("records"))  # type: ignore[arg-type]
+    save_file(images, folder / "gallery.safetensors")
+
+
+def gallery(n: int) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+    """Images that fooled the base alone, none for the reverse: what both said, and the pixels."""
+    said = {
+        f"{model}_{state}_{what}": value
+        for model in ("first", "second")
+        for state in ("clean", "attacked")
+        for what, value in (("class", 1), ("confidence", 0.5))
+    }
+    rows = pd.DataFrame([{"fooled": "only_base", "image": idx, "label": idx, **said} for idx in range(n)])
+    images = {
+        f"{fooled}.{state}": np.full((count, 1, 4, 4), level, dtype=np.float32)
+        for fooled, count in (("only_base", n), ("only_pruned", 0))
+        for state, level in (("clean", 0.25), ("attacked", 0.5))
+    }
+    return rows, images

@@ -1,0 +1,266 @@
+"""A whole report from a run's folder: what it reads, what it writes, and what it leaves out with the params."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from report_builders import latent_space, write_run
+from tiny_params import Change, params_of
+
+from pipeline.errors import InputError
+from pipeline.params.params import Params
+from pipeline.report import write_report
+from pipeline.report.latent import variants_section
+from pipeline.report.pruning_figures import draw_growth
+from pipeline.report.results import Results, load_results
+
+SEEDS: Change = ("seeds", [0, 1])
+HEADLINE: Change = ("report.headline", ["gaussian", "fgsm"])
+NO_ATTACKS: list[Change] = [
+    ("attacks", {}),
+    ("sources", {}),
+    ("white_box", []),
+    ("report.headline", ["gaussian"]),
+]
+NO_NOISE: list[Change] = [("noise", {}), ("report.headline", ["fgsm"])]
+NO_COMPARISON: list[Change] = [("compare", None), ("lineup", None)]
+
+
+def loaded(root: Path, *changes: Change, **options: Any) -> Results:
+    params = params_of(SEEDS, HEADLINE, *changes)
+    write_run(root, params, **options)
+    return load_results(params, root)
+
+
+@pytest.fixture
+def unrendered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures as empty files: rendering takes longer than all else."""
+    monkeypatch.setattr(Figure, "savefig", lambda _self, path, **_: Path(path).touch())
+
+
+def pages(folder: Path) -> dict[str, str]:
+    return {
+        name: (folder / f"{name}.md").read_text(encoding="utf-8")
+        for name in ("pruning", "robustness", "summary")
+    }
+
+
+def headings(folder: Path) -> list[str]:
+    return [line for page in pages(folder).values() for line in page.splitlines() if line.startswith("## ")]
+
+
+def reported(folder: Path, *changes: Change) -> Path:
+    """The folder of a report on a made-up run with these params."""
+    write_report(loaded(folder / "runs", *changes), folder / "report")
+    return folder / "report"
+
+
+EVERY_HEADING = [
+    "## Expectations",
+    "## Models",
+    "## Accuracy against size",
+    "## Selected models",
+    "## Layer by layer",
+    "## Ours and others at the same sizes",
+    "## Discriminants before and after pushing",
+    "## Collapse: the paper's separation term and ours",
+    "## How many latent neurons are needed",
+    "## Growth",
+    "## Settings",
+    "## Claims",
+    "## Accuracy drop",
+    "## Strength by strength",
+    "## At the same size",
+    "## White box, a diagnostic",
+    "## Pair by pair, on the same images",
+    "## Confidence and calibration",
+    "## Who is fooled",
+    "## Gallery",
+    "## Accuracy",
+    "## Perturbations",
+]
+
+
+@pytest.mark.usefixtures("unrendered")
+def test_a_whole_report_has_every_section_and_every_table(tmp_path: Path) -> None:
+    folder = reported(tmp_path)
+    assert headings(folder) == EVERY_HEADING
+    tables = {file.stem: pd.read_csv(file) for file in (folder / "tables").glob("*.csv")}
+    assert set(tables) == {
+        *("scores", "layers", "samples", "latent", "growth", "pushing", "variants", "comparison", "accuracy"),
+        *("accuracy_means", "reliability", "pairs", "perturbations", "outcomes", "white_box"),
+    }
+    for name, table in tables.items():
+        if {"n", "n_correct"} <= set(table):
+            shares = (table["n_correct"] / table["n"]).tolist()
+            assert table["accuracy"].tolist() == pytest.approx(shares, abs=1e-6), name
+    means = tables["accuracy_means"].set_index("what")["accuracy"]
+    assert means["clean, base"] == pytest.approx(0.895)  # 90 and 89 of 100
+    assert len(tables["pushing"]) == 2 * 2  # epochs of the main push; the control has none there
+    stopped = "* seed 1: no sample of round1 reached 80.00 %\n* seed 0: every round ran; more could follow\n"
+    assert stopped in pages(folder)["pruning"]
+    # The params without those that change nothing but the time.
+    written = (folder / "params.yaml").read_text(encoding="utf-8")
+    assert re.findall(r"(?m)^(\w+):", written) == [name for name in Params.model_fields if name != "runtime"]
+    assert "lambda: " in written
+
+
+NULLS: list[tuple[str, list[Change], set[str], set[str]]] = [
+    ("grow", [("grow", None)], set(), {"growth"}),
+    (
+        "compare",
+        NO_COMPARISON,
+        {"## Ours and others at the same sizes", "## At the same size"},
+        {"comparison"},
+    ),
+    ("lineup", [("lineup", None)], {"## At the same size"}, set()),
+    ("lineup-of-ours", [("lineup.competitors", [])], {"## At the same size"}, set()),
+    ("white-box", [("white_box", [])], {"## White box, a diagnostic"}, {"white_box"}),
+    (
+        "attacks",
+        NO_ATTACKS,
+        {"## White box, a diagnostic", "## Who is fooled", "## Gallery"},
+        {"white_box", "outcomes"},
+    ),
+    ("noise", NO_NOISE, set(), set()),
+    ("variants", [("push.variants", {})], {"## Collapse: the paper's separation term and ours"}, set()),
+    ("fixed-nets", [("compare.fixed_nets", {})], set(), set()),
+    ("competitors", [("compare.competitors", []), ("lineup", None)], {"## At the same size"}, set()),
+    (
+        "everything",
+        [*NO_COMPARISON, *NO_ATTACKS, ("grow", None), ("push.variants", {}), ("train.auxiliary", None)],
+        {
+            "## Ours and others at the same sizes",
+            "## At the same size",
+            "## Collapse: the paper's separation term and ours",
+            "## White box, a diagnostic",
+            "## Who is fooled",
+            "## Gallery",
+        },
+        {"growth", "comparison", "white_box", "outcomes"},
+    ),
+]
+
+
+@pytest.mark.usefixtures("unrendered")
+@pytest.mark.parametrize(
+    ("changes", "gone", "tables"), [case[1:] for case in NULLS], ids=[case[0] for case in NULLS]
+)
+def test_what_the_params_leave_out_is_left_out(
+    tmp_path: Path, changes: list[Change], gone: set[str], tables: set[str]
+) -> None:
+    folder = reported(tmp_path, *changes)
+    assert headings(folder) == [heading for heading in EVERY_HEADING if heading not in gone]
+    text = "\n".join(pages(folder).values())
+    assert not re.search(r"\bnan\b|\binf\b|None", text)
+    # Every figure that a page shows is there, and nothing else is.
+    shown = set(re.findall(r"figures/(\w+)\.(?:png|svg)", text))
+    assert {file.stem for file in (folder / "figures").iterdir()} == shown
+    written = {file.stem for file in (folder / "tables").iterdir()}
+    assert not written & tables
+    assert all(len(pd.read_csv(file)) for file in (folder / "tables").iterdir())
+    # Sentences and columns go with what they speak of.
+    params = params_of(*changes)
+    competitors = params.compare.competitors if params.compare else []
+    assert ("Attacks are crafted once on a third model" in text) == bool(params.attacks)
+    assert ("a white-box column stands beside it" in text) == bool(params.white_box)
+    assert ("(`grow` is null): the grown model is the base." in text) == (params.grow is None)
+    assert ("Less ours, in points" in text) == ("comparisons ours is better" in text) == bool(competitors)
+    assert ("Fixed nets, trained" in text) == bool(params.compare and params.compare.fixed_nets)
+    (calibration,) = [line for line in text.splitlines() if line.startswith("| model | ECE")]
+    assert calibration.count("confidence, right") == 1 + bool(params.attacks) + bool(params.noise)
+
+
+@pytest.mark.usefixtures("unrendered")
+def test_an_attack_that_looks_for_the_smallest_perturbation_alone_has_no_axis_to_stand_on(
+    tmp_path: Path,
+) -> None:
+    minimising = {"method": "foolbox", "attack": "L2DeepFoolAttack", "epsilon": None, "options": {"steps": 5}}
+    changes = [*NO_NOISE, ("attacks", {"fgsm": minimising}), ("white_box", [])]
+    folder = reported(tmp_path, *changes)
+    assert "## Strength by strength" not in headings(folder)
+    assert not (folder / "figures/severities.png").exists()
+
+
+def test_the_same_tables_give_the_same_figure_byte_for_byte(tmp_path: Path) -> None:
+    results = loaded(tmp_path / "runs")
+    for name in ("first", "second"):
+        draw_growth(results, tmp_path / name)
+    png, svg = (tmp_path / f"first/growth.{kind}" for kind in ("png", "svg"))
+    assert png.read_bytes().startswith(b"\x89PNG")
+    assert b"<svg" in svg.read_bytes()[:1000]
+    assert {file.read_bytes() for file in tmp_path.glob("*/growth.[ps]*")} == {
+        png.read_bytes(),
+        svg.read_bytes(),
+    }
+
+
+OPTIONAL = ["grow/growth", "compare/comparison", "white_box/white_box", "robustness/outcomes"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(f"{name}.csv" for name in OPTIONAL),
+        *("evaluate/scores.csv", "prune/samples.csv", "push/history.csv", "robustness/pairs.csv"),
+        *("push/1/main/latent.safetensors", "push/0/ours/latent.safetensors", "prune/1/round2/round.json"),
+        *("select/1/selection.json", "evaluate/0/environment.json", "prepare/images.json"),
+        *("robustness/0/pgd/gallery.csv", "robustness/0/pgd/gallery.safetensors"),
+    ],
+)
+def test_a_file_that_is_missing_is_named(tmp_path: Path, name: str) -> None:
+    params = params_of(SEEDS)
+    write_run(tmp_path, params)
+    (tmp_path / name).unlink()
+    with pytest.raises(InputError, match=rf"(?s)dvc repro.*{re.escape(Path(name).name)}"):
+        load_results(params, tmp_path)
+
+
+def test_tables_that_lie_there_of_other_params_are_not_read(tmp_path: Path) -> None:
+    write_run(tmp_path, params_of(SEEDS))
+    everything_null = params_of(SEEDS, *NO_COMPARISON, *NO_ATTACKS, ("grow", None))
+    found = load_results(everything_null, tmp_path)
+    assert {name for name, table in found.tables.items() if table.empty} == {
+        Path(name).name for name in OPTIONAL
+    }
+    assert found.galleries == {}
+
+
+def test_what_pushes_ended_with_is_their_last_epoch_and_their_latent_space(tmp_path: Path) -> None:
+    found = loaded(tmp_path).rows("variants", variant="ours")
+    spectrum = latent_space()["after.spectrum"]
+    assert found["seed"].tolist() == [0, 1]
+    assert found["accuracy"].tolist() == [0.8, 0.8]  # 80 + epoch 2 - 2 of 100
+    assert found["n_active"].tolist() == [3, 3]
+    assert found["v_sum"].tolist() == [float(spectrum.sum())] * 2
+    assert found["v_top"].tolist() == [3.0, 3.0]
+    assert found["collapsed"].tolist() == [0.25, 0.25]
+
+
+def test_a_variant_that_diverged_has_no_numbers_and_the_report_says_so(tmp_path: Path) -> None:
+    results = loaded(tmp_path, diverged=((1, "ours"),))
+    found = results.rows("variants", variant="ours")
+    assert found["seed"].tolist() == [0, 1]
+    assert np.isnan(found["accuracy"].tolist()[1])
+    assert len(results.rows("variants", variant="main")["accuracy"].dropna()) == 2
+    (line,) = [line for line in variants_section(results).splitlines() if line.startswith("| ours ")]
+    assert line.endswith("| 3, - | 6, - | 50.00, - | 25.00, - | 80.00 (1 of 2 seeds diverged) |")
+
+
+def test_the_main_push_alone_is_followed_epoch_by_epoch(tmp_path: Path) -> None:
+    pushing = loaded(tmp_path).tables["pushing"]
+    assert pushing["validation_n_correct"].tolist() == [81, 82, 81, 82]
+    assert "push" not in pushing
+
+
+def test_rows_are_those_with_the_values_in_the_order_of_the_seeds(tmp_path: Path) -> None:
+    results = loaded(tmp_path)
+    shuffled = results.tables["scores"].sample(frac=1, random_state=3)
+    results.tables["scores"] = shuffled
+    found = results.rows("scores", model="grown", split="test")
+    assert shuffled["seed"].tolist() != sorted(shuffled["seed"])
+    assert found[["seed", "n_correct"]].to_numpy().tolist() == [[0, 89], [1, 88]]
