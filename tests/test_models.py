@@ -1,10 +1,7 @@
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT
 from torch import nn
 
 from pipeline.checkpoint import load_model, save_model
@@ -184,18 +181,3 @@ def test_every_family_comes_back_from_disk(family: str, tmp_path: Any) -> None:
     save_model(net, tmp_path / "model")
     images = torch.rand(2, 1, 16, 16)
     assert torch.equal(load_model(tmp_path / "model")(images), net(images))
-
-
-def test_torchvision_is_loaded_only_for_the_nets_that_need_it() -> None:
-    """It takes longer to import than all the rest."""
-    code = (
-        "import sys; from pipeline.models import build_model; build_model('vgg16', 4, width=0.01); "
-        "sys.exit('torchvision' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=120).returncode == 0
-
-
-def test_the_filter_tables_are_read_without_torch() -> None:
-    rooms = "pipeline.params.nets.inception_filters, pipeline.params.nets.resnet_config"
-    code = f"import sys, {rooms}; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60).returncode == 0

@@ -1,6 +1,5 @@
 """A classifier for a data set: what every architecture makes of its images, and which cannot take them."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,8 +8,7 @@ import torch
 from torch import nn
 
 from pipeline.errors import InputError
-from pipeline.images.image_set import ImageSet, save_image_set
-from pipeline.images.parts import Images, load_parts
+from pipeline.images.image_set import ImageSet
 from pipeline.models.classifier import Classifier, blueprint_of, decision_layer
 from pipeline.params.nets.sections import (
     Architecture,
@@ -157,21 +155,3 @@ def test_fresh_weights_are_those_of_the_global_generator() -> None:
         weights.append(torch.cat([parameter.flatten() for parameter in model.parameters()]))
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
-
-
-def test_images_are_scaled_between_zero_and_one() -> None:
-    images = Images(torch.tensor([[[[0, 51, 255]]]], dtype=torch.uint8), torch.tensor([0]))
-    assert len(images) == 1
-    assert images.scaled().dtype == torch.float32
-    torch.testing.assert_close(images.scaled(), torch.tensor([[[[0.0, 0.2, 1.0]]]]))
-
-
-def test_the_parts_of_a_prepared_set_are_those_of_its_split(tmp_path: Path) -> None:
-    data = image_set(2, 5)
-    save_image_set(data, tmp_path)
-    parts = load_parts(tmp_path, torch.device("cpu"))
-    for name, part in (("train", parts.train), ("validation", parts.validation), ("test", parts.test)):
-        images, labels = data.part(name)  # type: ignore[arg-type]
-        assert np.array_equal(part.images.numpy(), images)
-        assert np.array_equal(part.labels.numpy(), labels)
-    assert parts.image_set.classes == data.classes

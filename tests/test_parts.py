@@ -1,4 +1,4 @@
-"""Images from files are those from memory, batch by batch and bit by bit."""
+"""The parts of a set: images from files are those from memory, batch by batch and bit by bit."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pipeline.errors import InputError
 from pipeline.images.augmentation import augment_images
-from pipeline.images.image_set import SPLITS, save_image_set
+from pipeline.images.image_set import SPLITS, ImageSet, save_image_set
 from pipeline.images.parts import Images, Parts, load_parts
 from pipeline.params.data import ImageFolderData, ImagesPerClass
 from pipeline.readers import read_dataset
@@ -105,7 +105,7 @@ def test_the_perturbed_images_and_the_normalisation_are_the_same(parts: Callable
     memory, files = parts("pixels", 0), parts("index", 0)
     assert torch.bincount(files.perturbed.labels).tolist() == [2, 2, 2]
     assert torch.equal(memory.perturbed.scaled(), files.perturbed.scaled())
-    assert memory.source.normalization() == files.source.normalization()
+    assert memory.image_set.normalization() == files.image_set.normalization()
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -125,11 +125,16 @@ def test_a_file_that_is_not_the_one_prepared_is_one_line_whoever_reads_it(
         (copy / file.parent.name / file.name).write_bytes(file.read_bytes())
     train = load_parts(prepare(copy, tmp_path / "out", "index"), CPU, workers=workers).train
     damage(copy / str(train.images.files.paths[4]))  # type: ignore[union-attr]
-    with pytest.raises(InputError) as caught:
+    me = psutil.Process()
+    before = set(me.children())
+    try:
         list(train.in_batches(2))
-    (line,) = str(caught.value).splitlines()
+    except InputError as error:
+        (line,) = str(error).splitlines()
     assert line.startswith(f"{copy}/")
     assert words in line
+    # With the error they go: those that wait for the collector of cycles are waited for, five seconds each.
+    assert set(me.children()) - before == set()
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -179,3 +184,25 @@ def test_loading_prepared_files_reads_none_of_them(
     parts.perturbed.take(torch.tensor([0]))
     assert opened == []
     assert len(parts.train) == 18
+
+
+def test_images_are_scaled_between_zero_and_one() -> None:
+    images = Images(torch.tensor([[[[0, 51, 255]]]], dtype=torch.uint8), torch.tensor([0]))
+    assert len(images) == 1
+    assert images.scaled().dtype == torch.float32
+    torch.testing.assert_close(images.scaled(), torch.tensor([[[[0.0, 0.2, 1.0]]]]))
+
+
+def test_the_parts_of_a_prepared_set_are_those_of_its_split(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (12, 2, 5, 6), dtype=np.uint8)
+    split = dict(zip(SPLITS, np.split(random.permutation(12), [6, 9]), strict=True))
+    data = ImageSet(images, random.integers(0, 3, 12), ("a", "b", "c"), split)
+    save_image_set(data, tmp_path)
+    parts = load_parts(tmp_path, torch.device("cpu"))
+    for name in SPLITS:
+        part = getattr(parts, name)
+        images, labels = data.part(name)
+        assert np.array_equal(part.images.numpy(), images)
+        assert np.array_equal(part.labels.numpy(), labels)
+    assert parts.image_set.classes == data.classes

@@ -1,14 +1,10 @@
 """Seeds that do not meet, and the device that the params ask for."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import pytest
 import torch
-from conftest import ROOT
-from test_train import NUMERICS
+from builders import NUMERICS
 
 from pipeline.errors import InputError
 from pipeline.machine.device import configure_torch
@@ -50,19 +46,6 @@ def test_the_device_is_the_one_asked_for(
     assert str(configure_torch(NUMERICS.model_copy(update={"device": wanted}))) == found
     assert torch.are_deterministic_algorithms_enabled()
     assert torch.is_deterministic_algorithms_warn_only_enabled() == (wanted != "cpu")
-
-
-def test_a_stage_that_does_not_train_does_not_import_the_compiler() -> None:
-    """Two seconds of each."""
-    program = (
-        "import sys; from test_train import NUMERICS; from pipeline.machine.seeding import configure_torch; "
-        "configure_torch(NUMERICS); import stages.evaluate, stages.craft; print('torch._inductor' in sys.modules)"
-    )
-    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
-    output = subprocess.run(
-        [sys.executable, "-c", program], env=env, capture_output=True, text=True, check=True
-    )
-    assert output.stdout == "False\n"
 
 
 @pytest.mark.parametrize(
