@@ -82,11 +82,11 @@ def load_results(params: Params, root: Path) -> Results:
     left_out = _left_out(params)
     try:
         tables = {
-            name: pd.DataFrame() if name in left_out else pd.read_csv(root / stage / f"{name}.csv")
+            name: pd.DataFrame() if name in left_out else _read(root / stage / f"{name}.csv")
             for stage, names in _TABLES.items()
             for name in names
         }
-        history = pd.read_csv(root / "push" / "history.csv")
+        history = _read(root / "push" / "history.csv")
         tables["pushing"] = history[history["push"] == "main"].drop(columns="push")
         tables["variants"] = _variants(params, root / "push", history)
         return Results(
@@ -95,7 +95,7 @@ def load_results(params: Params, root: Path) -> Results:
             latent_spaces={s: load_file(root / f"push/{s}/main/latent.safetensors") for s in seeds},
             galleries={
                 each.name: (
-                    pd.read_csv(first / each.name / "gallery.csv"),
+                    _read(first / each.name / "gallery.csv"),
                     load_file(first / each.name / "gallery.safetensors"),
                 )
                 for each in list_conditions(params.noise, params.attacks, params.sources)
@@ -108,6 +108,11 @@ def load_results(params: Params, root: Path) -> Results:
         )
     except (OSError, ValueError) as error:
         raise InputError(f"{root}: expected every stage's tables; run `dvc repro` ({error})") from None
+
+
+def _read(path: Path) -> pd.DataFrame:
+    """A table; a noise or an attack may be called `nan` or `null`, which pandas would take for a gap."""
+    return pd.read_csv(path, keep_default_na=False, na_values=[""])
 
 
 def with_accuracy(table: pd.DataFrame) -> pd.DataFrame:
