@@ -16,7 +16,7 @@ from pipeline.prune import prune_model, utility_spread, utility_threshold
 
 torch.set_num_threads(1)  # on nets this small two threads spend their time waiting
 
-examples = settings(derandomize=True, deadline=None, max_examples=80)
+examples = settings(derandomize=True, deadline=None, max_examples=30)
 
 N_FIRST, N_SECOND = 9, 5
 Maps = list[list[float]]
