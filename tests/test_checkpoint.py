@@ -26,7 +26,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "resnet": {"config": "(c16, i16)-c32", "width": 0.25, "stem": "small"},
     "torchvision/mobilenet_v2": {"width_mult": 0.1},
 }
-EVERY_NET = pytest.mark.parametrize("name", list(OPTIONS))
 
 
 def small(name: str, seed: int = 0) -> nn.Module:
@@ -68,18 +67,22 @@ def assert_same_model(loaded: nn.Module, original: nn.Module) -> None:
     assert {key: parameter.requires_grad for key, parameter in loaded.named_parameters()} == trainable
 
 
-@EVERY_NET
-def test_a_bare_net_comes_back_with_the_same_bits(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", list(OPTIONS))
+def test_a_model_comes_back_with_the_same_bits_bare_as_a_classifier_and_pruned(
+    name: str, tmp_path: Path
+) -> None:
     net = small(name)
-    save_model(net, tmp_path / "model")
-    assert_same_model(load_model(tmp_path / "model"), net)
+    save_model(net, tmp_path / "bare")
+    assert_same_model(load_model(tmp_path / "bare"), net)
+    model = classifier(net)
+    check_classifier(model, tmp_path / "classifier")
+    check_pruned(pruned(model), tmp_path / "pruned")
 
 
-@EVERY_NET
-def test_a_classifier_comes_back_with_its_normalisation_and_classes(name: str, tmp_path: Path) -> None:
-    model = classifier(small(name))
-    save_model(model, tmp_path / "model")
-    loaded = load_classifier(tmp_path / "model")
+def check_classifier(model: Classifier, path: Path) -> None:
+    """It comes back with its normalisation and classes."""
+    save_model(model, path)
+    loaded = load_classifier(path)
     assert_same_model(loaded, model)
     assert torch.equal(loaded.mean, model.mean)
     assert torch.equal(loaded.std, model.std)
@@ -87,11 +90,10 @@ def test_a_classifier_comes_back_with_its_normalisation_and_classes(name: str, t
     assert loaded.image_shape == (3, 16, 16)
 
 
-@EVERY_NET
-def test_a_pruned_classifier_comes_back_smaller_and_can_be_trained(name: str, tmp_path: Path) -> None:
-    model = pruned(classifier(small(name)))
-    save_model(model, tmp_path / "model")
-    loaded = load_model(tmp_path / "model")
+def check_pruned(model: nn.Module, path: Path) -> None:
+    """It comes back smaller, knows the sizes of its layers, and can be trained."""
+    save_model(model, path)
+    loaded = load_model(path)
     assert_same_model(loaded, model)
     for found, expected in zip(loaded.modules(), model.modules(), strict=True):
         if isinstance(expected, nn.Conv2d):

@@ -22,7 +22,8 @@ NETS: dict[str, tuple[str, dict[str, Any]]] = {
     "inception": ("inception", INCEPTION),
     "resnet": ("resnet", {"config": "(c16, i16)-c32", "width": 0.5, "stem": "small"}),
 }
-FRACTIONS = (0.9, 0.5, 0.2, 0.05)
+TARGETS = [("fc", share) for share in (0.9, 0.5, 0.2, 0.05)]
+TARGETS += [("inception", 0.5), ("inception", 0.05), ("resnet", 0.2)]
 
 
 @cache
@@ -64,8 +65,7 @@ def shrunk(name: str, fraction: float) -> tuple[nn.Module, float]:
     return pruned, eta
 
 
-@pytest.mark.parametrize("fraction", FRACTIONS)
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize(("name", "fraction"), TARGETS)
 def test_the_model_ends_under_the_target_and_near_it_or_at_a_step(name: str, fraction: float) -> None:
     target = target_of(name, fraction)
     pruned, eta = shrunk(name, fraction)
@@ -74,7 +74,7 @@ def test_the_model_ends_under_the_target_and_near_it_or_at_a_step(name: str, fra
     assert found <= target
     if found < 0.99 * target:  # a step: whatever is a little smaller an eta gives too much
         assert size_at(name, eta * (1 - 2e-6)) > target
-    n_steps = 100 if name == "fc" else 16
+    n_steps = 60 if name == "fc" else 12
     scan = [size_at(name, eta * (k + 1) / n_steps) for k in range(n_steps)]
     assert scan == sorted(scan, reverse=True)
     assert scan[-1] == found
@@ -83,14 +83,12 @@ def test_the_model_ends_under_the_target_and_near_it_or_at_a_step(name: str, fra
 
 def test_some_target_is_met_at_a_step_and_some_within_the_tolerance() -> None:
     gaps = [
-        1 - count_params(shrunk(name, fraction)[0]) / target_of(name, fraction)
-        for name in NETS
-        for fraction in FRACTIONS
+        1 - count_params(shrunk(name, fraction)[0]) / target_of(name, fraction) for name, fraction in TARGETS
     ]
     assert min(gaps) <= 0.01 < max(gaps)
 
 
-@pytest.mark.parametrize(("round_to", "remove_branches"), [(1, False), (4, False), (1, True), (2, True)])
+@pytest.mark.parametrize(("round_to", "remove_branches"), [(4, False), (1, True)])
 def test_the_result_is_what_pruning_at_the_returned_eta_gives(round_to: int, remove_branches: bool) -> None:
     model, utilities = net_of("inception"), dict(utilities_of("inception"))
     branch = "stages.1.0.branch3x3.1.conv"
