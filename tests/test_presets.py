@@ -14,7 +14,7 @@ from conftest import ROOT, Workspace
 from ruamel.yaml import YAML
 
 from pipeline.jobs.job import Job
-from pipeline.jobs.stage import RUNS, list_jobs
+from pipeline.jobs.output import RUNS, list_jobs
 from pipeline.params.file import read_params
 from pipeline.params.params import Params
 

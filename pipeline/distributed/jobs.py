@@ -35,7 +35,7 @@ def run_together(jobs: Sequence[Job], *, keys: JobKeys, store: Store, params: Pa
         InputError: if a job fails, or the processes do not share the project's folder.
     """
     around, _ = surroundings(store, params.numerics, params.runtime)
-    around = replace(around, gpus=0, parent=None)  # each process has the GPU that it was started with
+    around = replace(around, gpus=0, elsewhere=True)  # each process has the GPU that it was started with
     result = Ran()
     for job in jobs:
         call = call_of(job, keys, result.done, around)

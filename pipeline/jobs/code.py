@@ -15,6 +15,8 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
+from pipeline.errors import InputError
+
 _PACKAGES = ("pipeline", "stages")
 # How jobs are run says nothing about what they compute, nor do words about progress: no key has them in it, and what
 # they import is not followed.
@@ -41,14 +43,24 @@ def import_closure(script: Path, root: Path = Path()) -> list[Path]:
     return sorted(seen)
 
 
+def code_trees(module: str, root: Path = Path()) -> dict[str, str]:
+    """A hash of the syntax tree of each file in a stage module's closure, as it is on disk now.
+
+    Raises:
+        InputError: if a file is not valid Python.
+    """
+    closure = import_closure(Path(*module.split(".")).with_suffix(".py"), root)
+    return {
+        path.as_posix(): _read(root / path, *_state(root / path), path.parent.parts)[1]
+        for path in closure
+        if not path.as_posix().startswith(_NOT_RESULTS)
+    }
+
+
 def code_digest(module: str, root: Path = Path()) -> str:
-    """SHA-256 over the syntax trees of a stage module's closure, as it is on disk now."""
-    digest = hashlib.sha256()
-    for path in import_closure(Path(*module.split(".")).with_suffix(".py"), root):
-        if not path.as_posix().startswith(_NOT_RESULTS):
-            _, tree = _read(root / path, *_state(root / path), path.parent.parts)
-            digest.update(f"{path.as_posix()}\0{tree}\0".encode())
-    return digest.hexdigest()
+    """SHA-256 over `code_trees`."""
+    trees = code_trees(module, root)
+    return hashlib.sha256("".join(f"{path}\0{tree}\0" for path, tree in trees.items()).encode()).hexdigest()
 
 
 def code_deps(script: Path, root: Path = Path()) -> list[str]:
@@ -86,7 +98,10 @@ def _state(path: Path) -> tuple[int, int]:
 @cache
 def _read(path: Path, _mtime: int, _bytes: int, package: Sequence[str]) -> tuple[tuple[str, ...], str]:
     """The modules that a file imports, and the hash of its tree; asked again only when the file has changed."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except SyntaxError as error:
+        raise InputError(f"{path}, line {error.lineno}: not valid Python ({error.msg})") from None
     imported = tuple(_imported_modules(tree, package))
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):

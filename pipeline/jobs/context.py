@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipeline.params.machine import Numerics
@@ -45,6 +45,20 @@ def devices(numerics: Numerics) -> tuple[str, ...]:
 
     names = tuple(torch.cuda.get_device_name(idx) for idx in range(torch.cuda.device_count()))
     return names or ("cpu",)
+
+
+def n_gpus(kinds: Sequence[str]) -> int:
+    """How many of `devices` are GPUs that jobs share out among them."""
+    return 0 if kinds[0] in ("cpu", "mps") else len(kinds)
+
+
+def context_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a job's key that its machine decides.
+
+    Of GPUs the kind counts, not the number; a job that computes nothing with torch has the same on all.
+    """
+    kinds = sorted(set(devices(settings["numerics"]))) if "numerics" in settings else []
+    return {"versions": dict(versions()), "device": kinds}
 
 
 def _may_have_gpu() -> bool:

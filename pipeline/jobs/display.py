@@ -12,6 +12,8 @@ from tqdm import tqdm
 # A log gets a line after every job, and one after so long without any.
 _SILENCE_SECONDS = 60.0
 _REFRESH_SECONDS = 1.0
+# A short bar: what runs now needs the room.
+_BAR = "{desc}: {n_fmt}/{total_fmt} |{bar:10}| {elapsed}<{remaining}, {rate_fmt}{postfix}"
 
 
 class Display:
@@ -26,10 +28,17 @@ class Display:
     def __init__(self, stage: str, total: int, running: Callable[[], Mapping[str, str]]) -> None:
         self._stage, self._total, self._running = stage, total, running
         self._stored, self._ran, self._began, self._spoke = 0, 0, time.monotonic(), time.monotonic()
-        live = sys.stderr.isatty()
-        self._bar = (
-            tqdm(total=total, desc=stage, unit="job", leave=False, dynamic_ncols=True) if live else None
-        )
+        self._bar = None
+        if sys.stderr.isatty():
+            self._bar = tqdm(
+                total=total,
+                desc=stage,
+                unit="job",
+                leave=False,
+                dynamic_ncols=True,
+                smoothing=0,
+                bar_format=_BAR,
+            )
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._refresh, daemon=True)
 
@@ -80,7 +89,8 @@ class Display:
         if not left or not self._ran:
             return ""
         each = (time.monotonic() - self._began) / self._ran
-        return f"; {60 / each:.2g} jobs a minute, about {_duration(left * each)} left"
+        rate = 60 / each
+        return f"; {rate:.{1 if rate < 10 else 0}f} jobs a minute, about {_duration(left * each)} left"
 
     def _refresh(self) -> None:
         while not self._over.wait(_REFRESH_SECONDS):

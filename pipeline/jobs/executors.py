@@ -2,21 +2,39 @@
 
 joblib's `Parallel` takes independent calls, in waves; jobs here wait for others of their stage, and start as soon as
 those are done. So the executors under joblib's backends are used directly: both have `submit` of `concurrent.futures`.
+
+On a cluster whose machines share the project's folder, under one path, and have the same environment:
+
+    dask scheduler                                              on one of them; it says its address
+    dask worker tcp://HOST:8786 --nworkers 8 --nthreads 1       on each, wherever it is started
+    runtime: {backend: dask, address: tcp://HOST:8786, ...}     in params.yaml
+
+The workers are told where the project is. They may stay for many runs; after an edit of the code they refuse jobs
+until they are started again, as they have the code from before in memory. Where a run is interrupted, they still end
+the jobs that they have begun, which the next run finds.
 """
 
 from __future__ import annotations
 
+import logging
 import os
+import signal
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError
+from pipeline.jobs.worker import end_with
 
 if TYPE_CHECKING:
     from pipeline.params.machine import Runtime
+
+
+_CONNECT_SECONDS = 10.0
 
 
 class Inline(Executor):
@@ -50,19 +68,35 @@ def open_executor(runtime: Runtime, *, at_a_time: int, pending: int) -> Iterator
     if runtime.backend == "dask":
         with _dask(str(runtime.address)) as (executor, n):
             yield executor, n
-    elif min(at_a_time, pending) <= 1:
+    elif (n := min(at_a_time, pending)) <= 1:
         yield Inline(), 1
     else:
-        from joblib.externals.loky import ProcessPoolExecutor
+        with _loky(n) as executor:
+            yield executor, n
 
-        with warnings.catch_warnings():
-            # loky renews a process whose memory has grown, which it reports as if it were a fault.
-            warnings.filterwarnings("ignore", "A worker stopped while some jobs were given to the executor")
-            executor = ProcessPoolExecutor(max_workers=min(at_a_time, pending))
-            try:
-                yield executor, min(at_a_time, pending)
-            finally:
-                executor.shutdown(wait=True, kill_workers=True)
+
+@contextmanager
+def _loky(n: int) -> Iterator[Executor]:
+    from multiprocessing import resource_tracker
+
+    from joblib.externals.loky import ProcessPoolExecutor
+    from joblib.externals.loky.backend import resource_tracker as own_tracker
+
+    # Ctrl-C reaches the processes, too. They inherit that they do not hear it, as this one does, and ends them.
+    # Both trackers are started before: that lets this process hear again.
+    resource_tracker.ensure_running()
+    own_tracker.ensure_running()
+    with warnings.catch_warnings():
+        # loky renews a process whose memory has grown, which it reports as if it were a fault.
+        warnings.filterwarnings("ignore", "A worker stopped while some jobs were given to the executor")
+        heard = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        executor = ProcessPoolExecutor(max_workers=n, initializer=end_with, initargs=(os.getpid(),))
+        try:
+            executor.submit(os.getpid)  # a first call starts them
+            signal.pthread_sigmask(signal.SIG_SETMASK, heard)
+            yield executor
+        finally:
+            executor.shutdown(wait=True, kill_workers=True)
 
 
 @contextmanager
@@ -73,8 +107,9 @@ def _dask(address: str) -> Iterator[tuple[Executor, int]]:
         raise InputError(
             "params.yaml: runtime.backend: dask needs the package distributed, which is not installed"
         ) from None
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # a lost scheduler is told in one line, by us
     try:
-        client = Client(address, timeout="10s", set_as_default=False)
+        client = Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise InputError(
@@ -90,4 +125,28 @@ def _dask(address: str) -> Iterator[tuple[Executor, int]]:
                 f"params.yaml: runtime.address: expected workers of one thread each (dask worker --nthreads 1), "
                 f"got {', '.join(str(n) for n in sorted(set(threads.values())))}"
             )
-        yield client.get_executor(pure=False, retries=0), len(threads)
+        yield _Packed(client.get_executor(pure=False, retries=0), Path.cwd()), len(threads)
+
+
+class _Packed(Executor):
+    """Sends calls as bytes: neither a scheduler nor a worker can import the project before it is told where that is."""
+
+    def __init__(self, executor: Executor, root: Path) -> None:
+        self._executor, self._root = executor, str(root)
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """The call's future."""
+        from distributed.protocol.pickle import dumps
+
+        root = self._root
+
+        def unpacked(call: bytes) -> Any:  # inside another function, and so sent whole, not by its name
+            import sys
+
+            from distributed.protocol.pickle import loads
+
+            if root not in sys.path:
+                sys.path.insert(0, root)
+            return loads(call)()
+
+        return self._executor.submit(unpacked, dumps(partial(fn, *args, **kwargs)))

@@ -102,7 +102,7 @@ def _is_json(path: Path) -> bool:
 
 
 def _is_whole(lock_file: Path) -> bool:
-    """Whether every stage has a command and every file a hash; cut off elsewhere, a lock says less, but nothing wrong."""
+    """Whether every stage has a command and every file a hash; cut off elsewhere, it says less, but nothing wrong."""
     try:
         stages = YAML(typ="safe").load(lock_file.read_text(encoding="utf-8"))["stages"]
         entries = [

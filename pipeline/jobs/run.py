@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ from pydantic import BaseModel
 
 from pipeline.errors import InputError
 from pipeline.jobs.code import code_digest
-from pipeline.jobs.context import devices, versions
+from pipeline.jobs.context import context_of, devices, n_gpus
 from pipeline.jobs.display import Display
 from pipeline.jobs.executors import count_jobs, open_executor
 from pipeline.jobs.job import Job
@@ -31,12 +30,10 @@ class JobKeys:
 
     Args:
         stage: the module, for example `stages.train`.
-        numerics: the section of the params.
     """
 
-    def __init__(self, stage: str, numerics: Numerics) -> None:
+    def __init__(self, stage: str) -> None:
         self.stage, self.code = stage, code_digest(stage)
-        self._numerics = numerics
         self._contents: dict[Path, str] = {}
 
     def key(self, job: Job, done: Mapping[Job, Finished]) -> str:
@@ -46,15 +43,12 @@ class JobKeys:
             InputError: if an earlier stage's output is missing.
         """
         contents = {name: self._content(found, done) for name, found in job.inputs.items()}
-        # Of GPUs the kind counts, not the number; a stage that computes nothing with torch has the same on all.
-        device = sorted(set(devices(self._numerics))) if "numerics" in job.settings else []
         parts = {
             "stage": self.stage,
             "code": self.code,
             "settings": {name: _plain(value) for name, value in job.settings.items()},
             "inputs": contents,
-            "versions": dict(versions()),
-            "device": device,
+            **context_of(job.settings),
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
@@ -78,31 +72,6 @@ class Ran:
     done: dict[Job, Finished] = field(default_factory=dict)
     failed: dict[Job, str] = field(default_factory=dict)
     ran: list[Job] = field(default_factory=list)
-
-
-def chosen_jobs(jobs: Sequence[Job], only: Mapping[str, Collection[str]]) -> list[Job]:
-    """The jobs whose labels `--only` names, in their order, and those that they need.
-
-    Raises:
-        InputError: for a label that no job has.
-    """
-    for label, values in only.items():
-        known = {str(job.labels[label]) for job in jobs if label in job.labels}
-        for value in values:
-            if value not in known:
-                labels = sorted({name for job in jobs for name in job.labels})
-                expected = (
-                    f"one of {', '.join(sorted(known))}" if known else f"a label of {', '.join(labels)}"
-                )
-                raise InputError(f"--only {label}={value}: expected {expected}")
-    wanted = {job for job in jobs if all(str(job.labels.get(k)) in v for k, v in only.items())}
-    pending = list(wanted)
-    while pending:
-        for needed in pending.pop().needs:
-            if needed not in wanted:
-                wanted.add(needed)
-                pending.append(needed)
-    return [job for job in jobs if job in wanted]
 
 
 def run_jobs(
@@ -151,17 +120,16 @@ def run_jobs(
 
 def surroundings(store: Store, numerics: Numerics, runtime: Runtime) -> tuple[Surroundings, int]:
     """Where jobs run, and how many at a time on this machine."""
-    found = devices(numerics)
-    gpus = 0 if found[0] in ("cpu", "mps") else len(found)
-    at_a_time = count_jobs(runtime, threads=numerics.threads, gpus=gpus)
+    gpus = n_gpus(devices(numerics))
+    at_a_time, elsewhere = count_jobs(runtime, threads=numerics.threads, gpus=gpus), runtime.backend == "dask"
     return Surroundings(
         root=Path.cwd(),
         store=store.root,
         workers=runtime.workers,
         threads=numerics.threads,
-        gpus=gpus,
-        jobs_per_gpu=-(-at_a_time // gpus) if gpus else 1,
-        parent=None if runtime.backend == "dask" else os.getpid(),
+        gpus=None if elsewhere else gpus,
+        jobs_per_gpu=1 if elsewhere or not gpus else -(-at_a_time // gpus),
+        elsewhere=elsewhere,
     ), at_a_time
 
 
@@ -171,6 +139,7 @@ def call_of(job: Job, keys: JobKeys, done: Mapping[Job, Finished], around: Surro
         stage=keys.stage,
         key=keys.key(job, done),
         code=keys.code,
+        context=context_of(job.settings),
         labels=job.labels,
         settings=job.settings,
         inputs={
@@ -220,6 +189,9 @@ def _collect(ended: Ended, job: Job, key: str, result: Ran, store: Store, displa
             f"{store.root}: expected the job that has just ended ({job.name}); is the folder shared?"
         )
     result.done[job] = finished
+    if not ended.ran:
+        display.stored()
+        return
     result.ran.append(job)
     display.ended(job.name, ended.line, ended.seconds)
 

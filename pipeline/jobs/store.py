@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,8 +125,9 @@ class Store:
         entries = []
         for kind in ("done", "work"):
             for folder in (self.root / kind).glob("*"):
-                n_bytes = sum(path.stat().st_size for path in _files_below(folder))
-                entries.append((folder.stat().st_mtime, folder, n_bytes))
+                with suppress(FileNotFoundError):  # another run's job, which ends meanwhile
+                    n_bytes = sum(path.stat().st_size for path in _files_below(folder))
+                    entries.append((folder.stat().st_mtime, folder, n_bytes))
         total = sum(n_bytes for _, _, n_bytes in entries)
         for _, folder, n_bytes in sorted(entries):
             if total <= limit_bytes:

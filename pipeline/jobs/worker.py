@@ -2,13 +2,12 @@
 
 import logging
 import os
-import signal
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -16,8 +15,8 @@ from tempfile import gettempdir
 from typing import Any
 
 from pipeline.errors import InputError
-from pipeline.jobs.code import code_digest
-from pipeline.jobs.context import versions
+from pipeline.jobs.code import code_digest, code_trees
+from pipeline.jobs.context import context_of, devices, n_gpus, versions
 from pipeline.jobs.job import Workplace
 from pipeline.jobs.store import PLACE_VARIABLE, Store
 from pipeline.progress import watched_by
@@ -40,18 +39,18 @@ class Surroundings:
         store: the store's folder.
         workers: processes that may read image files ahead.
         threads: of numeric libraries.
-        gpus: how many there are, 0 for the CPU.
+        gpus: how many there are, 0 for the CPU; None where jobs run on other machines, which count their own.
         jobs_per_gpu: how many jobs share one.
-        parent: the process that the jobs' processes end with; None where somebody else minds them.
+        elsewhere: whether the processes may be on other machines and older than this run.
     """
 
     root: Path
     store: Path
     workers: int
     threads: int
-    gpus: int
+    gpus: int | None
     jobs_per_gpu: int
-    parent: int | None
+    elsewhere: bool
 
 
 @dataclass(frozen=True)
@@ -62,6 +61,7 @@ class Call:
         stage: the module, for example `stages.train`.
         key: the job's key in the store.
         code: `code_digest` of the module when the key was made.
+        context: `context_of` the settings when the key was made.
         labels: of the job.
         settings: keyword arguments of `work`.
         inputs: keyword arguments of `work`, all paths.
@@ -71,6 +71,7 @@ class Call:
     stage: str
     key: str
     code: str
+    context: Mapping[str, Any]
     labels: Mapping[str, int | str]
     settings: Mapping[str, Any]
     inputs: Mapping[str, Any]
@@ -79,51 +80,73 @@ class Call:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a job ended: its one line, or why it failed; text, as not every exception can be sent."""
+    """How a job ended: its one line, or why it failed; text, as not every exception can be sent.
+
+    `ran` is False where another process had finished it meanwhile.
+    """
 
     line: str
     failed: bool
     seconds: float
+    ran: bool = True
 
 
 def run_job(call: Call) -> Ended:
     """Run a job and publish what it made; nothing where another process has published it meanwhile."""
-    _settle(call.around)
     store = Store(call.around.store)
     facts = {"stage": call.stage.removeprefix("stages."), "labels": dict(call.labels), "key": call.key}
-    with store.lock(call.key):
-        done = store.find(call.key)
-        if done is not None:
-            return Ended(done.summary, failed=False, seconds=0.0)
-        folder = store.start(call.key)
-        store.log("start", **facts, process=os.getpid())
-        began = time.perf_counter()
-        try:
+    began = time.perf_counter()
+    try:
+        _settle(call.around)
+        with store.lock(call.key):
+            done = store.find(call.key)
+            if done is not None:
+                return Ended(done.summary, failed=False, seconds=0.0, ran=False)
+            folder, began = store.start(call.key), time.perf_counter()
+            store.log("start", **facts, process=os.getpid())
             line = _work(call, folder)
-        except InputError as error:
-            store.log("failed", **facts)
-            return Ended(str(error), failed=True, seconds=time.perf_counter() - began)
-        except Exception as error:
-            store.log("failed", **facts)
+            seconds = time.perf_counter() - began
+            about = {**facts, "seconds": round(seconds, 3), "versions": dict(versions())}
+            store.publish(call.key, summary=line, about=about)
+            store.log("end", **facts, seconds=round(seconds, 3))
+    except Exception as error:
+        why = str(error)
+        if not isinstance(error, InputError):
             traceback.print_exc()
             why = f"{type(error).__name__}: {error}".splitlines()[0]
-            return Ended(why, failed=True, seconds=time.perf_counter() - began)
-        seconds = time.perf_counter() - began
-        about = {**facts, "seconds": round(seconds, 3), "versions": dict(versions())}
-        store.publish(call.key, summary=line, about=about)
-        store.log("end", **facts, seconds=round(seconds, 3))
+        with suppress(OSError):  # no space, for example
+            store.log("failed", **facts)
+        return Ended(why, failed=True, seconds=time.perf_counter() - began)
     return Ended(line, failed=False, seconds=seconds)
 
 
 def _work(call: Call, folder: Path) -> str:
-    around = call.around
-    place = Workplace(folder / "out", folder / "resume", around.workers)
-    with watched_by(_status_writer(folder / "status")), _own_gpu(around):
+    _check_process(call)
+    with watched_by(_status_writer(folder / "status")), _own_gpu(call):
+        place = Workplace(folder / "out", folder / "resume", call.around.workers)
         line = import_module(call.stage).work(place, **call.settings, **call.inputs)
-    # A process that started late may have imported code that is newer than the key.
+    _check_code(call)
+    return str(line)
+
+
+# Files of code that this process may have imported, by path in the project, each with its tree as it then was.
+_imported: dict[str, str] = {}
+
+
+def _check_process(call: Call) -> None:
+    """A Dask worker outlives an edit of the code, and its machine may have other libraries and devices."""
+    _check_code(call)
+    for file, tree in code_trees(call.stage).items():
+        if _imported.setdefault(file, tree) != tree:
+            raise InputError(f"its process has another {file} in memory; start the Dask workers again")
+    if call.around.elsewhere and (here := context_of(call.settings)) != call.context:
+        raise InputError(f"expected a worker with {dict(call.context)} (got one with {here})")
+
+
+def _check_code(call: Call) -> None:
+    """A process that started late may import code that is newer than the key."""
     if code_digest(call.stage) != call.code:
         raise InputError("its code changed while it ran; run it again")
-    return str(line)
 
 
 def limit_threads(n: int) -> None:
@@ -135,22 +158,16 @@ def _settle(around: Surroundings) -> None:
     """Make a process one that runs jobs of this project; safe to do again for every job."""
     limit_threads(around.threads)
     os.environ[PLACE_VARIABLE] = str(around.store)
-    os.chdir(around.root)
-    if around.parent is None or around.parent == os.getpid():
-        return
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it, too, and ends this process
-    _follow(around.parent)
+    try:
+        os.chdir(around.root)
+    except OSError:
+        raise InputError(
+            f"{around.root}: expected the project's folder on the machine of every worker"
+        ) from None
 
 
-_followed: set[int] = set()
-
-
-def _follow(parent: int) -> None:
+def end_with(parent: int) -> None:
     """End this process as soon as `parent` is gone, whatever killed that."""
-    if parent in _followed:
-        return
-    _followed.add(parent)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("pipeline").setLevel(logging.INFO)
 
@@ -162,7 +179,7 @@ def _follow(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _status_writer(path: Path) -> Any:
+def _status_writer(path: Path) -> Callable[[str], None]:
     last = 0.0
 
     def write(what: str) -> None:
@@ -175,16 +192,19 @@ def _status_writer(path: Path) -> Any:
 
 
 @contextmanager
-def _own_gpu(around: Surroundings) -> Iterator[None]:
+def _own_gpu(call: Call) -> Iterator[None]:
     """The first GPU with a free place, held while the job runs; locks are this machine's own."""
-    if around.gpus == 0:
+    gpus = call.around.gpus
+    if gpus is None:
+        gpus = n_gpus(devices(call.settings["numerics"])) if "numerics" in call.settings else 0
+    if gpus == 0:
         yield
         return
     import fcntl
 
     while True:
-        for place in range(around.gpus * around.jobs_per_gpu):
-            shared, gpu = divmod(place, around.gpus)
+        for place in range(gpus * call.around.jobs_per_gpu):
+            shared, gpu = divmod(place, gpus)
             with (Path(gettempdir()) / f"gpp-{os.getuid()}-gpu{gpu}-{shared}").open("w") as file:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

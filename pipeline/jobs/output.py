@@ -1,0 +1,213 @@
+"""A stage from its jobs to its output: listing them, running them, and putting together what they made."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import InputError
+from pipeline.files import read_csv, write_csv, write_json
+from pipeline.jobs.code import code_digest
+from pipeline.jobs.display import Display
+from pipeline.jobs.flags import chosen_jobs
+from pipeline.jobs.job import Job, Workplace
+from pipeline.jobs.run import JobKeys, Ran, run_jobs
+from pipeline.jobs.store import Store
+from pipeline.jobs.worker import limit_threads
+from pipeline.params.file import read_params
+from pipeline.progress import watched_by
+
+if TYPE_CHECKING:
+    from pipeline.jobs.flags import Flags
+    from pipeline.params.params import Params
+
+RUNS, METRICS = Path("runs"), Path("metrics")
+# Outputs are put together here and renamed; never below `runs/`, which stages read.
+_NEW = Path(".jobs/new")
+
+log = logging.getLogger("pipeline")
+
+
+def run_and_collect(name: str, flags: Flags, *, started: float) -> None:
+    """Run the jobs of a stage that have to be run, and put its output together.
+
+    Raises:
+        FlagError: if a flag names no job.
+        InputError: for what else a user can put right.
+    """
+    params = read_params()
+    module = import_module(name)
+    limit_threads(params.numerics.threads)
+    jobs = chosen_jobs(list_jobs(module, params), flags.only)
+    if flags.listing:
+        _list(jobs, module)
+    elif not getattr(module, "STORED", True):
+        log.info("%s: %s", name.removeprefix("stages."), _run_unstored(module, jobs, params))
+    else:
+        _run_stored(module, jobs, params, only=bool(flags.only), started=started)
+
+
+def list_jobs(module: ModuleType, params: Params) -> list[Job]:
+    """The jobs of a stage under these params; one comes after those that it needs."""
+    return [*module.jobs(RUNS / params.name, **sections_of(module, params))]
+
+
+def sections_of(module: ModuleType, params: Params) -> dict[str, Any]:
+    """The sections that a stage's `jobs` takes; `params` stands for all of them."""
+    names = list(inspect.signature(module.jobs).parameters)[1:]
+    return {name: params if name == "params" else getattr(params, name) for name in names}
+
+
+def _run_stored(module: ModuleType, jobs: list[Job], params: Params, *, only: bool, started: float) -> None:
+    store, keys = Store(), JobKeys(module.__name__)
+    stage = module.__name__.removeprefix("stages.")
+    if params.numerics.n_processes > 1 and getattr(module, "TRAINS", False):
+        from pipeline.distributed.jobs import run_together
+        from pipeline.distributed.launch import connect
+
+        rank = connect(params.numerics)
+        ran = run_together(jobs, keys=keys, store=store, params=params)
+        if rank:
+            return
+    else:
+        ran = run_jobs(jobs, keys=keys, store=store, numerics=params.numerics, runtime=params.runtime)
+    if ran.failed:
+        sys.exit(1)
+    if not only:
+        _check_unchanged(module, params, keys.code)
+        out = _out(module, params)
+        _replace(out, _assemble(jobs, ran, out))
+        _write_metrics(module, out, params)
+        used = {done.folder.parent.name for done in ran.done.values()}
+        store.forget(params.runtime.store_gib * 2**30, used=used)
+    store.log(
+        "stage",
+        stage=stage,
+        experiment=params.name,
+        started=round(started, 3),
+        jobs=len(jobs),
+        ran=[job.name for job in ran.ran],
+    )
+    where = "finished" if not only else "in the store"
+    log.info(
+        "%s: %d jobs %s, %d of them ran (%.1f s)",
+        stage,
+        len(jobs),
+        where,
+        len(ran.ran),
+        time.time() - started,
+    )
+
+
+def _run_unstored(module: ModuleType, jobs: list[Job], params: Params) -> str:
+    """The only job of a stage that reads what no key can see, in this process."""
+    stage = module.__name__.removeprefix("stages.")
+    (job,), started = jobs, time.time()
+    out = _out(module, params)
+    new = _fresh(out)
+    code = code_digest(module.__name__)
+    for found in job.inputs.values():
+        if isinstance(found, Path) and not found.exists():
+            raise InputError(f"{found}: expected an earlier stage's output; run `dvc repro`")
+    doing: list[str] = [""]
+    with (
+        Display(stage, 1, lambda: {job.name or stage: doing[-1]}),
+        watched_by(lambda what: doing.__setitem__(0, what)),
+    ):
+        line = module.work(Workplace(new, new, params.runtime.workers), **job.settings, **job.inputs)
+    _check_unchanged(module, params, code)
+    _replace(out, new)
+    Store().log(
+        "stage",
+        stage=stage,
+        experiment=params.name,
+        started=round(started, 3),
+        jobs=1,
+        ran=[job.name or stage],
+    )
+    return f"{line} ({time.time() - started:.1f} s)"
+
+
+def _check_unchanged(module: ModuleType, params: Params, code: str) -> None:
+    """DVC records code and params as they are when the command ends; these results come from those at its start."""
+    if (
+        sections_of(module, read_params()) != sections_of(module, params)
+        or code_digest(module.__name__) != code
+    ):
+        raise InputError("its code or params.yaml changed while it ran; run `dvc repro` again")
+
+
+def _assemble(jobs: Sequence[Job], ran: Ran, out: Path) -> Path:
+    """A folder with every job's files in the job's own folder, and each table of all jobs as one, above them."""
+    new = _fresh(out)
+    tables: dict[str, list[dict[str, Any]]] = {}
+    for job in jobs:
+        source = ran.done[job].folder
+        for file in sorted(path for path in source.rglob("*") if path.is_file()):
+            target = new / job.folder / file.relative_to(source)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _link(file, target)
+        for file in sorted(source.glob("*.csv")):
+            tables.setdefault(file.name, []).extend({**job.labels, **row} for row in read_csv(file))
+    for name, rows in tables.items():
+        if rows:  # there are none where no image fooled one of two models alone
+            write_csv(new / name, rows, fields=list(dict.fromkeys(key for row in rows for key in row)))
+    return new
+
+
+def _link(source: Path, target: Path) -> None:
+    """The same file under another name, or a copy where the file system has no such thing; read-only, as it is kept."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy(source, target)
+
+
+def _fresh(out: Path) -> Path:
+    new = _NEW / "-".join(out.parts)
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    return new
+
+
+def _replace(out: Path, new: Path) -> None:
+    """Put the new folder where the old one is, which is there until then."""
+    old = new.with_name(f"{new.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.exists():
+        shutil.move(out, old)
+    shutil.move(new, out)  # a rename, or a copy where runs/ lies on another disk
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _out(module: ModuleType, params: Params) -> Path:
+    stage = module.__name__.removeprefix("stages.")
+    return Path(getattr(module, "OUT", "runs/{name}/{stage}").format(name=params.name, stage=stage))
+
+
+def _write_metrics(module: ModuleType, out: Path, params: Params) -> None:
+    if hasattr(module, "METRICS"):
+        write_json(METRICS / params.name / module.METRICS, module.metrics(out))
+
+
+def _list(jobs: Sequence[Job], module: ModuleType) -> None:
+    """Print each job, and whether the store has it."""
+    store, keys = Store(), JobKeys(module.__name__)
+    done: dict[Job, Any] = {}
+    for job in jobs:
+        found = None
+        if all(needed in done for needed in job.needs):
+            found = store.find(keys.key(job, done))
+        if found is not None:
+            done[job] = found
+        sys.stdout.write(f"{job.name or 'its only job'}: {'to be run' if found is None else 'stored'}\n")
