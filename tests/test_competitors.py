@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,6 +15,7 @@ from conftest import ROOT
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
+from pipeline.compare import competitors
 from pipeline.compare.competitors import (
     Contest,
     Entrant,
@@ -32,6 +33,7 @@ from pipeline.params.nets.sections import InceptionModel, ResNetModel, Torchvisi
 from pipeline.params.params import Params
 from pipeline.params.pruning import COMPETITORS, FILTER_CRITERIA, FilterCriterion, FixedNet
 from pipeline.params.training import Auxiliary, Train
+from pipeline.prune.target_size import prune_to_size
 from pipeline.training.classifiers import build_classifier
 from pipeline.training.objectives import Objective
 from pipeline.training.predict import evaluate
@@ -79,6 +81,12 @@ def parts() -> Parts:
 def start(seed: int = 1) -> Classifier:
     torch.manual_seed(seed)
     return build_classifier(NET, parts().image_set, wanted_for="model")
+
+
+@pytest.fixture(autouse=True)
+def _coarse_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How near ours comes to a size is tested elsewhere, and takes dozens of prunings."""
+    monkeypatch.setattr(competitors, "prune_to_size", partial(prune_to_size, tolerance=0.5))
 
 
 def targets() -> list[int]:

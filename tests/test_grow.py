@@ -1,17 +1,22 @@
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from builders import NUMERICS, parts, schedule
+from torch import Tensor, nn
 
 from pipeline.cost import Cost, measure_cost
-from pipeline.grow import Candidate, GrowthRules, describe_candidate, extend, grow
+from pipeline.grow import Candidate, Growing, GrowthRules, describe_candidate, extend, grow
 from pipeline.models import build_model
 from pipeline.models.classifier import Classifier, blueprint_of
 from pipeline.models.inception import Inception
-
-torch.set_num_threads(1)  # on nets this small two threads spend their time waiting
+from pipeline.params.training import Auxiliary, Grow, ShuffledSchedule
+from pipeline.training.predict import evaluate
+from pipeline.training.resume import ResumePoint
 
 Stages = tuple[int, ...]
 N = 1000
@@ -400,3 +405,93 @@ def test_a_row_of_the_history_counts_stages_from_one() -> None:
         "chosen": 1,
     }
     assert describe_candidate(candidate((1, 1, 1), 500))["grown_stage"] == ""
+
+
+def settings(**changes: Any) -> Grow:
+    fields: dict[str, Any] = {"max_modules": 3, "noticeable_gain": 0.01, "patience": 2, "start": "parent"}
+    fields |= {"max_params": 10**9, "max_flops": None, "max_memory_mib": 1.5, "auxiliary": None}
+    fields["training"] = ShuffledSchedule(**schedule(epochs=2).model_dump() | {"batch_size": 6})
+    return Grow(**(fields | changes))
+
+
+def growing(folder: Path, *, seed: int = 0, **changes: Any) -> Growing:
+    return Growing(settings(**changes), parts(), seed=seed, resume=ResumePoint(folder), numerics=NUMERICS)
+
+
+def test_the_params_bounds_are_the_rules_and_mib_are_bytes(tmp_path: Path) -> None:
+    assert growing(tmp_path).rules == GrowthRules(
+        max_modules=3,
+        noticeable_gain=0.01,
+        patience=2,
+        max_params=10**9,
+        max_flops=None,
+        max_memory_bytes=1.5 * 2**20,
+    )
+    assert growing(tmp_path, max_memory_mib=None).rules.max_memory_bytes is None
+
+
+def test_the_record_of_a_net_is_its_cost_and_its_score_on_validation(tmp_path: Path) -> None:
+    model, trials = classifier((1, 2, 1)), growing(tmp_path)
+    cost, score = measure_cost(model, (1, 8, 8)), evaluate(model, parts().validation, batch_size=4)
+    assert trials.measure(model) == cost
+    assert trials.score(model) == Candidate(
+        name="Inception-16",
+        stages=(1, 2, 1),
+        iteration=0,
+        grown_stage=None,
+        params=cost.params,
+        flops=cost.flops,
+        memory_bytes=cost.memory_bytes,
+        n=15,
+        n_correct=score.n_correct,
+    )
+    fc = build_model("fc", 3, in_features=64, hidden=(4,))
+    plain = Classifier(fc, image_shape=(1, 8, 8), mean=[0.4], std=[0.3], classes=("x", "y", "z"))
+    assert (trials.name_of(plain), trials.score(plain).stages) == ("fc", ())
+
+
+def weights(model: nn.Module) -> Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+
+
+@pytest.mark.parametrize("auxiliary", [None, Auxiliary(weight=0.3, batch_norm=False)])
+def test_a_candidate_is_trained_by_the_params_and_resumes_by_itself(
+    auxiliary: Auxiliary | None, tmp_path: Path
+) -> None:
+    before = weights(classifier())
+    trained, record = growing(tmp_path, auxiliary=auxiliary).train_and_score(classifier(), 2, 1)
+    assert not torch.equal(weights(trained), before)
+    assert (record.iteration, record.grown_stage, record.stages, record.chosen) == (2, 1, (1, 1, 1), False)
+    assert record.n_correct == evaluate(trained, parts().validation, batch_size=4).n_correct
+    loaded = ResumePoint(tmp_path).child(2, 1).load()
+    assert loaded is not None
+    rows = loaded[1]["history"]
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert ("train_auxiliary" in rows[0]) == (auxiliary is not None)
+    again, same = growing(tmp_path, auxiliary=auxiliary).train_and_score(classifier(seed=5), 2, 1)
+    assert same == record
+    assert torch.equal(weights(again), weights(trained))
+
+
+def test_each_candidate_has_batches_of_its_own(tmp_path: Path) -> None:
+    trained = [
+        weights(growing(tmp_path / str(idx), seed=seed).train_and_score(classifier(), iteration, stage)[0])
+        for idx, (seed, iteration, stage) in enumerate([(0, 1, 0), (0, 1, 1), (0, 2, 0), (1, 1, 0)])
+    ]
+    assert not any(torch.equal(one, other) for one, other in combinations(trained, 2))
+
+
+@pytest.mark.parametrize(
+    ("start", "stages", "expected"),
+    [
+        ("parent", (1, 1, 1), 7),  # the base itself
+        ("parent", (2, 1, 2), 7 + 2 * 2),  # a module an iteration, each from the one before
+        ("scratch", (1, 1, 1), 7),
+        ("scratch", (2, 1, 2), 2),  # of its own alone
+    ],
+)
+def test_the_epochs_behind_the_kept_net_are_its_ancestors_too_where_it_inherits(
+    start: str, stages: Stages, expected: int, tmp_path: Path
+) -> None:
+    trials = growing(tmp_path, start=start)
+    assert trials.epochs_behind(classifier(stages), candidate((1, 1, 1), 500), before=7) == expected

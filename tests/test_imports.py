@@ -8,6 +8,8 @@ import sys
 import pytest
 from conftest import ROOT
 
+pytestmark = pytest.mark.processes
+
 _PROGRAM = """
 import ast, json, sys
 from pathlib import Path

@@ -66,6 +66,7 @@ for step in range(200):
 """
 
 
+@pytest.mark.processes
 def test_a_residual_net_of_few_channels_trains_without_dying() -> None:
     """With the channels last this ends, more often than not, in a corrupted heap."""
     ended = subprocess.run(

@@ -1,6 +1,5 @@
 """Damaged folders of images: each kind is one line that names the file, or a counted skip."""
 
-import csv
 import os
 import zlib
 from collections.abc import Callable
@@ -15,9 +14,12 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from pipeline.errors import InputError
+from pipeline.files import read_csv
 from pipeline.images.image_set import SPLITS
+from pipeline.jobs.job import Workplace
 from pipeline.params.data import ImageFolderData, ImagesPerClass
 from pipeline.readers import read_dataset, scan
+from stages import prepare
 
 N_FILES = 24
 
@@ -313,12 +315,6 @@ def test_pixels_that_do_not_fit_in_memory_are_one_line(good: Path, monkeypatch: 
     assert str(caught.value) == "data.store: expected pixels that fit in memory, got 720 GB; take index"
 
 
-@pytest.fixture
-def own(workspace: Workspace, tmp_path: Path) -> Workspace:
-    """A workspace to change."""
-    return workspace.copy(tmp_path / "workspace")
-
-
 def set_data(workspace: Workspace, section: dict[str, Any]) -> Path:
     """Put another data section into params.yaml; gives the folder that `prepare` will write."""
     file, yaml = workspace.path("params.yaml"), YAML()
@@ -328,38 +324,41 @@ def set_data(workspace: Workspace, section: dict[str, Any]) -> Path:
     return workspace.path("runs", params["name"], "prepare")
 
 
-def test_the_stage_lists_and_counts_what_it_skipped(good: Path, own: Workspace) -> None:
+def test_what_was_skipped_is_listed_and_counted(good: Path, tmp_path: Path) -> None:
     (good / "train/bee/2.jpg").write_bytes(b"")
     _truncate(good / "train/bee/3.jpg")
-    out = set_data(own, data_section(good, max_unreadable_share=0.1))
-    output = own.must("python", "-m", "stages.prepare").output
-    assert "22 images of 2 classes: 6 train, 8 validation, 8 test; 2 unreadable, see unreadable.csv" in output
-    assert sorted(p.name for p in out.iterdir()) == [
+    place = Workplace(tmp_path / "out", tmp_path / "resume")
+    place.out.mkdir()
+    summary = prepare.work(place, settings=params_of(good, max_unreadable_share=0.1))
+    assert summary == (
+        "22 images of 2 classes: 6 train, 8 validation, 8 test; 2 unreadable, see unreadable.csv"
+    )
+    assert sorted(p.name for p in place.out.iterdir()) == [
         "files.csv",
         "images.json",
         "images.safetensors",
         "unreadable.csv",
     ]
-    with (out / "unreadable.csv").open(newline="") as opened:
-        rows = list(csv.DictReader(opened))
+    rows = read_csv(place.out / "unreadable.csv")
     assert [row["path"] for row in rows] == ["train/bee/2.jpg", "train/bee/3.jpg"]
     assert rows[0]["reason"] == "an empty file"
 
 
-def test_the_stage_stops_with_one_line_and_no_traceback(good: Path, own: Workspace) -> None:
-    _truncate(good / "train/bee/3.jpg")
+@pytest.mark.dvc
+def test_the_stage_stops_with_one_line_and_of_a_good_folder_dvc_keeps_no_image(
+    good: Path, workspace: Workspace, tmp_path: Path
+) -> None:
+    """A second repro reads no image: with them gone nothing is missed."""
+    own, sound = workspace.copy(tmp_path / "workspace"), (good / "train/bee/3.jpg").read_bytes()
     out = set_data(own, data_section(good))
+    _truncate(good / "train/bee/3.jpg")
     result = own.run("python", "-m", "stages.prepare")
     (line,) = [line for line in result.output.splitlines() if line.startswith("prepare: ")]
     assert result.code == 1
     assert f"{good}/train/bee/3.jpg: expected an image, got a damaged image" in line
     assert "Traceback" not in result.output
     assert not out.exists()
-
-
-def test_a_second_repro_reads_no_image_and_dvc_keeps_none(good: Path, own: Workspace) -> None:
-    """With the images gone nothing is missed, and none of their bytes are in the cache."""
-    out = set_data(own, data_section(good))
+    (good / "train/bee/3.jpg").write_bytes(sound)
     assert own.must("dvc", "repro", "prepare").ran == ["prepare"]
     images = {file.read_bytes() for file in good.glob("*/*/*.jpg")}
     kept = own.contents(".dvc/cache", str(out.relative_to(own.root)))
