@@ -13,7 +13,7 @@ from pipeline.models.classifier import Classifier, latent_and_logits
 from pipeline.models.inception import Inception
 from pipeline.params.training import Auxiliary
 from pipeline.training.objectives import AuxiliaryObjective, Objective, training_objective
-from pipeline.training.push_objective import PushObjective
+from pipeline.training.push_objective import PushObjective, push_objective
 
 
 def inception(n_middle: int = 3) -> Inception:
@@ -190,6 +190,16 @@ def test_pushing_with_zero_weights_is_cross_entropy() -> None:
     model, (images, labels) = fully_connected(), batch()
     terms = PushObjective(lda_weights(**{"gamma": 0.0, "lambda": 0.0, "beta": 0.0}))(model, images, labels)
     torch.testing.assert_close(terms["total"], cross_entropy(model(images), labels))
+
+
+@pytest.mark.parametrize("without", ["gamma", "lambda", "beta", "all"])
+def test_a_push_without_any_weight_is_a_plain_objective(without: str) -> None:
+    """A control's training is what it would be without this room, compiled where params say so."""
+    zeros = dict.fromkeys(["gamma", "lambda", "beta"] if without == "all" else [without], 0.0)
+    objective = push_objective(lda_weights(**zeros), label_smoothing=0.1)
+    assert type(objective) is (Objective if without == "all" else PushObjective)
+    assert objective.label_smoothing == 0.1
+    assert objective.compilable == (without == "all")
 
 
 def test_the_push_reaches_the_layers_below_the_latent_space() -> None:

@@ -1,8 +1,10 @@
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 
-from pipeline.prune.selection import Entry, Selection, select_models
+from pipeline.files import write_csv
+from pipeline.prune.selection import Entry, Selection, read_entries, select_models
 
 
 def entry(n_correct: int, params: int, *, n: int = 1000, name: str = "round1") -> Entry:
@@ -72,3 +74,12 @@ def test_a_sample_by_size_competes_with_one_by_eta_and_is_known_by_its_name() ->
 def test_nothing_to_select_from_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one"):
         select_models([], base_n_correct=10, max_drop=0.01)
+
+
+def test_the_samples_of_all_rounds_are_read_in_their_order(tmp_path: Path) -> None:
+    rounds = {"round1": [entry(985, 500), entry(984, 450)], "round2": [entry(983, 400, name="round2")]}
+    for name, entries in rounds.items():
+        rows = [{key: value for key, value in asdict(each).items() if key != "round"} for each in entries]
+        write_csv(tmp_path / name / "samples.csv", [row | {"latent_kept": 3, "chosen": 0} for row in rows])
+    assert read_entries(tmp_path) == [*rounds["round1"], *rounds["round2"]]
+    assert read_entries(tmp_path / "elsewhere") == []

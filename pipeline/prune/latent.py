@@ -46,7 +46,7 @@ def choose_latent(
         variance: (d,) variance of each neuron, from training features.
         features: (n, d) validation features.
         labels: (n,) their labels.
-        rule: section `prune.latent` of the params.
+        rule: section `surgery.latent` of the params.
     """
     order = torch.argsort(v, descending=True, stable=True)
     n_correct = hits_by_rank(model, order, features, labels)
