@@ -106,7 +106,6 @@ def train(
             seed=0,
             resume=ResumePoint(Path(folder) / "fit"),
             numerics=machine,
-            description="benchmark",
         )
 
 

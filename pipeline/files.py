@@ -8,14 +8,18 @@ from pathlib import Path
 from typing import Any
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write aside, sync to disk, rename: a reader sees the old file or the new one, never a part."""
+def write_atomically(path: Path, content: bytes, *, sync: bool = True) -> None:
+    """Write aside, sync to disk, rename: a reader sees the old file or the new one, never a part.
+
+    Without `sync` that holds when the process is killed, and not when the power fails.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.new")
     with temporary.open("wb") as file:
         file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+        if sync:
+            file.flush()
+            os.fsync(file.fileno())
     temporary.replace(path)
 
 

@@ -1,8 +1,9 @@
 """Resume points: a killed run goes on from its last finished epoch, candidate or sample.
 
-A DVC stage that dies loses its declared outputs, so resume points live beside them, in a git-ignored folder
-keyed by everything that the result depends on. A point is one safetensors file, written aside, synced and
-renamed: it is whole or absent. No pickle is read.
+They lie in the job's own folder of the store, whose key names everything that the result depends on. A point is one
+safetensors file, written aside and renamed: whole or absent when a process is killed. It is written after every epoch,
+so that waiting for the disk would cost more than it is worth: one that a power failure has spoilt counts as absent. No
+pickle is read.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -43,15 +44,16 @@ class ResumePoint:
         if rank() != 0:
             return
         held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        write_atomically(self._file, save(held, metadata={_STATE: json.dumps(state)}))
+        write_atomically(self._file, save(held, metadata={_STATE: json.dumps(state)}), sync=False)
 
     def load(self) -> Restored | None:
         """The tensors (on the CPU) and state last saved, or None."""
-        if not self._file.exists():
+        try:
+            with safe_open(os.fspath(self._file), framework="pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                return tensors, json.loads(file.metadata()[_STATE])
+        except (FileNotFoundError, SafetensorError):
             return None
-        with safe_open(os.fspath(self._file), framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return tensors, json.loads(file.metadata()[_STATE])
 
     @property
     def _file(self) -> Path:
