@@ -87,8 +87,7 @@ def test_training_batches_are_the_same_from_files_and_from_memory(
     assert len({batch.sum().item() for batch in expected}) == len(expected)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("name", SPLITS)
+@pytest.mark.parametrize(("name", "workers"), [*((name, 0) for name in SPLITS), ("train", 2)])
 def test_every_part_is_the_same_from_files_and_from_memory(
     parts: Callable[[str, int], Parts], name: str, workers: int
 ) -> None:
