@@ -73,10 +73,10 @@ def test_save_that_dies_before_the_rename_keeps_the_point(
     point = ResumePoint(tmp_path / "fit")
     point.save({"a": torch.zeros(2)}, {"epoch": 1})
 
-    def die(descriptor: int) -> None:
+    def die(_temporary: Path, _target: Path) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pipeline.files.os.fsync", die)
+    monkeypatch.setattr(Path, "replace", die)
     with pytest.raises(KeyboardInterrupt):
         point.save({"a": torch.ones(2)}, {"epoch": 2})
     loaded = point.load()
@@ -112,3 +112,12 @@ def test_file_is_safetensors_and_no_pickle(tmp_path: Path) -> None:
     (header_size,) = struct.unpack("<Q", content[:8])
     assert content[8:9] == b"{"
     assert len(content) == 8 + header_size + 8
+
+
+def test_point_that_a_power_failure_has_spoilt_counts_as_none(tmp_path: Path) -> None:
+    point = ResumePoint(tmp_path / "fit")
+    point.save({"a": torch.zeros(2)}, {"epoch": 1})
+    file = tmp_path / "fit.safetensors"
+    for broken in (b"", file.read_bytes()[:-3]):
+        file.write_bytes(broken)
+        assert point.load() is None
