@@ -1,5 +1,7 @@
 """What others rank filters by, against plain loops over filters, activations and single images."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
 from typing import Any, get_args
@@ -41,7 +43,7 @@ class Known(nn.Module):
         """Logits, and by layer its output after batch norm and rectifier; every step out of place."""
         raise NotImplementedError
 
-    def prepared(self) -> "Known":
+    def prepared(self) -> Known:
         """In float64, with batch statistics as after some training."""
         self.double()
         random = torch.Generator().manual_seed(2)
