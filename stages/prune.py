@@ -114,14 +114,7 @@ def work(
         seed=derive_seed(seed, "prune", name),
         batch_size=numerics.eval_batch_size,
     )
-    samples = prune_round(
-        model,
-        utility,
-        etas=etas,
-        sizes=sizes,
-        surgery=surgery,
-        retrain=retrain,
-    )
+    samples = prune_round(model, utility, etas=etas, sizes=sizes, surgery=surgery, retrain=retrain)
     acceptable = base_score.accuracy - max_drop
     chosen = smallest_acceptable(samples, acceptable)
     n_kept = int(utility.choice.kept.sum())

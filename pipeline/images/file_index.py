@@ -95,13 +95,7 @@ class FileIndex:
 
     @classmethod
     def of(
-        cls,
-        root: Path,
-        paths: Sequence[str],
-        sizes: Sequence[int],
-        hashes: Sequence[str],
-        *,
-        resize_px: int,
+        cls, root: Path, paths: Sequence[str], sizes: Sequence[int], hashes: Sequence[str], *, resize_px: int
     ) -> FileIndex:
         """An index of lists; hashes are in hexadecimal.
 

@@ -16,10 +16,7 @@ class ResidualModule(nn.Module):
         kernels, widths = (
             ([1, 3, 1], [spec.filters, spec.filters, out])
             if spec.depth == 3
-            else (
-                [3] * spec.depth,
-                [spec.filters] * spec.depth,
-            )
+            else ([3] * spec.depth, [spec.filters] * spec.depth)
         )
         layers: list[nn.Module] = []
         channels = in_channels

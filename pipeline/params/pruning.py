@@ -66,14 +66,7 @@ class Select(Section):
 
 # Rank filters, and keep as many in each layer as ours does (thesis 3.3.3).
 FilterCriterion = Literal[
-    "l1",
-    "taylor",
-    "activation_mean",
-    "activation_variance",
-    "apoz",
-    "fpgm",
-    "random",
-    "lda_after_the_fact",
+    "l1", "taylor", "activation_mean", "activation_variance", "apoz", "fpgm", "random", "lda_after_the_fact"
 ]
 FILTER_CRITERIA: tuple[str, ...] = get_args(FilterCriterion)
 # han: single weights are set to zero by magnitude (Han et al. 2015); scratch: our architectures with fresh weights.

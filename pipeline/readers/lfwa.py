@@ -14,10 +14,7 @@ from pipeline.readers.folders import check_folder
 from pipeline.readers.scan import Listing
 
 # The table's column, and what its negative and its positive values mean.
-_ATTRIBUTES = {
-    "gender": ("Male", ("female", "male")),
-    "smile": ("Smiling", ("not smiling", "smiling")),
-}
+_ATTRIBUTES = {"gender": ("Male", ("female", "male")), "smile": ("Smiling", ("not smiling", "smiling"))}
 # What may follow a last name.
 _NAME_SUFFIXES = {"jr", "sr", "ii", "iii", "iv"}
 

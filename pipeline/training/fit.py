@@ -214,10 +214,7 @@ def _restore_weights(everything: nn.Module, restored: Restored) -> None:
 
 
 def _restore_progress(
-    everything: nn.Module,
-    optimizer: torch.optim.SGD,
-    scaler: torch.amp.GradScaler,
-    restored: Restored | None,
+    everything: nn.Module, optimizer: torch.optim.SGD, scaler: torch.amp.GradScaler, restored: Restored | None
 ) -> list[dict[str, Any]]:
     """The history so far, with the optimiser and the scaler as they were at its end."""
     if restored is None:
