@@ -1,20 +1,36 @@
 """Temporary workspaces: copies of this checkout with the tiny preset, where DVC may run and files may break."""
 
+from __future__ import annotations
+
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from pipeline.jobs.store import PLACE_VARIABLE, Store
 
 ROOT = Path(__file__).resolve().parents[1]
 FULL_RUN_SECONDS = 600
 _TIMEOUT = 240
+# What no stage reads, and what a run writes.
+_NOT_COPIED = ("tests/", "benchmarks/", "reports/", "metrics/", "dvc.lock")
+
+# Stages one after another in one process, which imports torch once.
+RUN_STAGES = """
+import sys
+from pipeline.jobs.stage import run_stage
+for stage in sys.argv[1:]:
+    run_stage(f"stages.{stage}", [])
+"""
 
 
 @dataclass(frozen=True)
@@ -38,14 +54,14 @@ class Result:
 
 @dataclass(frozen=True)
 class Workspace:
-    """A checkout of its own, with its own DVC cache."""
+    """A checkout of its own, with its own DVC cache and its own job store."""
 
     root: Path
 
     @property
     def env(self) -> dict[str, str]:
         """The tools of this virtual environment, no usage statistics, no settings from outside."""
-        return os.environ | {
+        return {name: value for name, value in os.environ.items() if name != PLACE_VARIABLE} | {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "DVC_NO_ANALYTICS": "1",
             "DVC_SITE_CACHE_DIR": str(self.root.parent / "dvc-site-cache"),
@@ -53,8 +69,8 @@ class Workspace:
             "GIT_CONFIG_SYSTEM": os.devnull,
         }
 
-    def start(self, *command: str) -> "subprocess.Popen[str]":
-        """Start a command here; its output goes to one pipe."""
+    def start(self, *command: str, session: bool = False) -> subprocess.Popen[str]:
+        """Start a command here, in a session of its own if asked; its output goes to one pipe."""
         return subprocess.Popen(
             command,
             cwd=self.root,
@@ -63,6 +79,7 @@ class Workspace:
             stderr=subprocess.STDOUT,
             text=True,
             encoding="utf-8",
+            start_new_session=session,
         )
 
     def run(self, *command: str, timeout: float = _TIMEOUT) -> Result:
@@ -82,36 +99,35 @@ class Workspace:
         assert result.code == 0, result.output
         return result
 
+    def run_stages(self, *stages: str, timeout: float = _TIMEOUT) -> Result:
+        """Run stages without DVC, all in one process, which has to end well."""
+        return self.must(sys.executable, "-c", RUN_STAGES, *stages, timeout=timeout)
+
     def path(self, *parts: str) -> Path:
         """A file of this workspace."""
         return self.root.joinpath(*parts)
 
-    def edit_params(self, *, after: str, old: str, new: str) -> None:
-        """A textual edit of params.yaml: the first `old` after the first `after`."""
-        file = self.path("params.yaml")
-        text = file.read_text(encoding="utf-8")
-        start = text.index(f"\n{after}") + 1
-        at = text.index(old, start)
-        file.write_text(text[:at] + new + text[at + len(old) :], encoding="utf-8")
+    def write_params(self, data: Mapping[str, Any]) -> None:
+        """Make these the params: JSON is YAML, too."""
+        self.path("params.yaml").write_text(json.dumps(data, indent=1), encoding="utf-8")
+
+    def log(self) -> list[dict[str, Any]]:
+        """What the job store noted so far."""
+        return Store(self.path(".jobs")).read_log()
 
     def commit(self) -> None:
         """Commit everything that git does not ignore."""
         self.must("git", "add", "--all")
-        self.must(
-            "git",
-            "-c",
-            "user.name=test",
-            "-c",
-            "user.email=test@localhost",
-            "commit",
-            "--quiet",
-            "-m",
-            "test",
-        )
+        who = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
+        self.must("git", *who, "commit", "--quiet", "-m", "test")
 
-    def copy(self, root: Path) -> "Workspace":
-        """The same, cache and all, in another place."""
-        shutil.copytree(self.root, root, symlinks=True)
+    def copy(self, root: Path, *, without: Sequence[str] = ()) -> Workspace:
+        """The same, cache and all, in another place; without some folders at its top."""
+
+        def left_out(folder: str, _names: list[str]) -> set[str]:
+            return set(without) if Path(folder) == self.root else set()
+
+        shutil.copytree(self.root, root, symlinks=True, ignore=left_out)
         return Workspace(root)
 
     def contents(self, *folders: str, suffixes: tuple[str, ...] = ()) -> dict[str, bytes]:
@@ -122,6 +138,17 @@ class Workspace:
             for file in files
             if not suffixes or file.suffix in suffixes
         }
+
+
+def jobs_run(log: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Jobs that ended well, as `stage label label`, in the order of the log."""
+    ended = [line for line in log if line["event"] == "end"]
+    return [" ".join([line["stage"], *(str(label) for label in line["labels"].values())]) for line in ended]
+
+
+def stages_run(log: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Stages that put their output together, whether one of their jobs ran or none."""
+    return [line["stage"] for line in log if line["event"] == "stage"]
 
 
 @dataclass(frozen=True)
@@ -145,10 +172,9 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
         timeout=60,
     ).stdout
     for name in filter(None, listed.split("\0")):
-        if name == "dvc.lock" or name.startswith(("reports/", "metrics/")) or not (ROOT / name).is_file():
-            continue
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(ROOT / name, root / name)
+        if not name.startswith(_NOT_COPIED) and (ROOT / name).is_file():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, root / name)
     made = Workspace(root)
     made.must("git", "init", "--quiet")
     made.must(sys.executable, "-m", "pipeline.params", "--preset", "tiny")
@@ -157,34 +183,11 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 
 @pytest.fixture(scope="session")
-def _full_runs(request: pytest.FixtureRequest, workspace: Workspace) -> dict[str, FullRun]:
-    """One full run; a second one beside it where a test of this session compares the two."""
-    used = {name for item in request.session.items for name in getattr(item, "fixturenames", ())}
-    names = ["finished", *(["second"] if "second_run" in used else [])]
-    started = time.perf_counter()
-    copies = {name: workspace.copy(workspace.root.with_name(name)) for name in names}
-    processes = {name: copy.start("dvc", "repro") for name, copy in copies.items()}
-    runs = {}
-    for name, process in processes.items():
-        try:
-            output, _ = process.communicate(timeout=2 * FULL_RUN_SECONDS)
-        finally:
-            process.kill()
-        result = Result(process.returncode, output, time.perf_counter() - started)
-        runs[name] = FullRun(copies[name], result)
-    return runs
-
-
-@pytest.fixture(scope="session")
-def full_run(_full_runs: dict[str, FullRun]) -> FullRun:
-    """The first run, whether it ended well or not."""
-    return _full_runs["finished"]
-
-
-@pytest.fixture(scope="session")
-def second_run(_full_runs: dict[str, FullRun]) -> FullRun:
-    """Another run from nothing, in another folder with another cache."""
-    return _full_runs["second"]
+def full_run(workspace: Workspace) -> FullRun:
+    """`dvc repro` from nothing, two jobs at a time, whether it ended well or not."""
+    copy = workspace.copy(workspace.root.with_name("finished"))
+    set_jobs(copy, "2")
+    return FullRun(copy, copy.run("dvc", "repro", timeout=2 * FULL_RUN_SECONDS))
 
 
 @pytest.fixture(scope="session")
@@ -202,3 +205,11 @@ def finished_copy(finished: Workspace, tmp_path: Path) -> Iterator[Workspace]:
     copy = finished.copy(tmp_path / "copy")
     yield copy
     shutil.rmtree(copy.root, ignore_errors=True)
+
+
+def set_jobs(workspace: Workspace, jobs: str) -> None:
+    """How many jobs run at a time, by an edit of the one line."""
+    file = workspace.path("params.yaml")
+    text, n = re.subn(r"(?m)^  jobs: \w+", f"  jobs: {jobs}", file.read_text(encoding="utf-8"))
+    assert n == 1
+    file.write_text(text, encoding="utf-8")

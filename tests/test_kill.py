@@ -1,138 +1,161 @@
-"""Killed in the middle, a long stage goes on from where it was and ends with the undisturbed run's bytes."""
+"""Killed in the middle, training goes on from where it was, and ends with the undisturbed run's bytes."""
 
-import contextlib
+import json
+import os
+import random
 import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
-from conftest import Result, Workspace
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-
-from pipeline.training.resume import ResumePoint
+from conftest import Workspace, jobs_run, set_jobs
 
 # One process for all that share a full run.
-pytestmark = pytest.mark.xdist_group("workspace")
+pytestmark = [pytest.mark.xdist_group("workspace"), pytest.mark.dvc, pytest.mark.processes]
 
 _TIMEOUT = 120
 
+# Runs each stage twice in processes of its own, which find torch imported: the first one is killed when it has trained
+# an epoch that it has not kept yet. Prints how both ended, and how many epochs each of them kept.
+_KILLED_AND_RUN_AGAIN = """
+import json, os, signal, sys
+from pipeline.jobs.stage import run_stage
+from pipeline.training.resume import ResumePoint
 
-def _points(workspace: Workspace, stage: str) -> dict[Path, int]:
-    """The stage's resume points, and how many epochs each holds; fewer where points vanish meanwhile."""
-    found = {}
-    with contextlib.suppress(OSError, RuntimeError, SafetensorError):  # torch opens the file by itself
-        for file in workspace.path(".resume").glob(f"{stage}-*/**/*.safetensors"):
-            loaded = ResumePoint(file.with_suffix("")).load()
-            if loaded is not None:
-                found[file] = len(loaded[1]["history"])
+save = ResumePoint.save
+
+def run(stage, kill_at):
+    read, write = os.pipe()
+    process = os.fork()
+    if process == 0:
+        n = 0
+        def counted(self, tensors, state):
+            nonlocal n
+            n += 1
+            if n == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            save(self, tensors, state)
+            os.write(write, b".")
+        ResumePoint.save = counted
+        run_stage(f"stages.{stage}", [])
+        os._exit(0)
+    os.close(write)
+    code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    with open(read, "rb") as pipe:
+        return code, len(pipe.read())
+
+found = {}
+for stage, kill_at in json.loads(sys.argv[1]).items():
+    killed = run(stage, kill_at)
+    there = os.path.exists(f"runs/tiny/{stage}")
+    points = [file for _, _, files in os.walk(".jobs/work") for file in files if file.endswith(".safetensors")]
+    found[stage] = [killed, there, len(points), run(stage, None)]
+print(json.dumps(found))
+"""
+
+# The epoch that is lost, and the epochs of an undisturbed run: of one fit; of three candidates with two each; of two
+# rounds with two samples of two each.
+KILLS = {"train": (3, 4), "grow": (4, 6), "prune": (7, 8)}
+
+
+@pytest.fixture(scope="module")
+def killed(finished: Workspace, tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, dict[str, Any]]:
+    """A workspace where stages were killed and run again, on the full run's inputs; and what became of them."""
+    copy = finished.copy(tmp_path_factory.mktemp("killed") / "copy", without=[".jobs", ".dvc", ".git"])
+    set_jobs(copy, "1")
+    for stage in KILLS:
+        shutil.rmtree(copy.path("runs/tiny", stage))
+    kill_at = json.dumps({stage: epoch for stage, (epoch, _) in KILLS.items()})
+    result = copy.must(sys.executable, "-c", _KILLED_AND_RUN_AGAIN, kill_at)
+    return copy, json.loads(result.output.splitlines()[-1])
+
+
+@pytest.mark.parametrize("stage", KILLS)
+def test_killed_training_goes_on_to_the_same_bytes(
+    finished: Workspace, killed: tuple[Workspace, dict[str, Any]], stage: str
+) -> None:
+    workspace, found = killed
+    lost, n_epochs = KILLS[stage]
+    first, there, n_points, second = found[stage]
+    assert first == [-signal.SIGKILL, lost - 1]
+    assert not there
+    assert n_points >= 1
+    # Every epoch that was kept is trained once, and the lost one again.
+    assert second == [0, n_epochs - (lost - 1)]
+    assert workspace.contents(f"runs/tiny/{stage}") == finished.contents(f"runs/tiny/{stage}")
+    assert workspace.contents(f"runs/tiny/{stage}", suffixes=(".safetensors",))
+
+
+def test_killed_stages_run_no_finished_job_again_and_leave_nothing(
+    killed: tuple[Workspace, dict[str, Any]],
+) -> None:
+    workspace, _ = killed
+    assert jobs_run(workspace.log()) == ["train 0", "grow 0", "prune 0 round1", "prune 0 round2"]
+    starts = [line["labels"].get("round") for line in workspace.log() if line["event"] == "start"]
+    assert starts.count("round1") == 1, "it had ended when the second round was killed"
+    assert starts.count("round2") == 2
+    assert [*workspace.path(".jobs/work").iterdir()] == []
+
+
+def _kill_tree(root: psutil.Process) -> None:
+    """All at once, as far as that goes: whoever starts processes goes first."""
+    for process in [root, *root.children(recursive=True)]:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+
+
+def _of_session(session: int) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (ProcessLookupError, psutil.NoSuchProcess):
+            continue
     return found
 
 
-def _kill_when(workspace: Workspace, command: list[str], is_time: Callable[[], bool]) -> None:
-    """Start a command, and SIGKILL it as soon as the condition holds."""
-    with workspace.start(*command) as process:
-        try:
-            deadline = time.monotonic() + _TIMEOUT
-            while not is_time():
-                assert process.poll() is None, (
-                    f"it ended before it could be killed: {process.communicate()[0]}"
-                )
-                assert time.monotonic() < deadline
-                time.sleep(0.005)
-        finally:
-            process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=_TIMEOUT)
-        assert process.returncode == -signal.SIGKILL
+def _repro_until(workspace: Workspace, n_lines: int, then_seconds: float) -> None:
+    """Start a run, and kill it with everything that it has started, so long after the log has got so many lines."""
+    with workspace.start(sys.executable, "-m", "pipeline.jobs.repro", "push", session=True) as process:
+        deadline = time.monotonic() + _TIMEOUT
+        while len(workspace.log()) < n_lines:
+            assert process.poll() is None, process.communicate()[0]
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        time.sleep(then_seconds)
+        _kill_tree(psutil.Process(process.pid))
+        output, _ = process.communicate(timeout=_TIMEOUT)
+        assert process.returncode == -signal.SIGKILL, output
+    while left := _of_session(process.pid):  # processes of jobs look after their parent five times a second
+        assert time.monotonic() < deadline, left
+        time.sleep(0.02)
 
 
-def _watch(workspace: Workspace, stage: str, *command: str) -> tuple[Result, list[int]]:
-    """Run a command to its end and note, all the while, how many epochs the resume points hold in all."""
-    seen = []
-    started = time.perf_counter()
-    with workspace.start(*command) as process:
-        try:
-            while process.poll() is None:
-                assert time.perf_counter() - started < _TIMEOUT
-                seen.append(sum(_points(workspace, stage).values()))
-                time.sleep(0.005)
-        finally:
-            process.kill()
-        output, _ = process.communicate()
-    return Result(process.returncode, output, time.perf_counter() - started), seen
-
-
-@pytest.mark.parametrize(
-    ("stage", "target", "flags", "folder", "epochs_before_kill"),
-    [
-        ("train", "train@0", "--seed 0", "runs/tiny/0/train", 2),
-        ("source", "source@0-resnet", "--seed 0 --source resnet", "runs/tiny/0/source/resnet", 2),
-        # Two epochs a candidate, or a sample: killed in the middle of the second one.
-        ("grow", "grow@0", "--seed 0", "runs/tiny/0/grow", 3),
-        ("push", "push@0", "--seed 0", "runs/tiny/0/push", 2),
-        ("control", "control@0", "--seed 0", "runs/tiny/0/control", 2),
-        ("shrink", "shrink@0", "--seed 0", "runs/tiny/0/shrink", 1),
-        ("compete", "compete@0-han", "--seed 0 --competitor han", "runs/tiny/0/compete/han", 1),
-        (
-            "prune",
-            "prune@0-round1",
-            "--seed 0 --round round2 --previous prune/round1",
-            "runs/tiny/0/prune/round2",
-            3,
-        ),
-    ],
-)
-def test_killed_stage_goes_on_to_the_same_bytes(
-    finished: Workspace,
-    finished_copy: Workspace,
-    stage: str,
-    target: str,
-    flags: str,
-    folder: str,
-    epochs_before_kill: int,
+def test_a_run_that_is_killed_again_and_again_ends_as_if_it_never_had_been(
+    workspace: Workspace, finished: Workspace, tmp_path: Path
 ) -> None:
-    shutil.rmtree(finished_copy.path(folder))
-    shutil.rmtree(finished_copy.path(".dvc/cache/runs"))
-    _kill_when(
-        finished_copy,
-        [sys.executable, "-m", f"stages.{stage}", *flags.split()],
-        lambda: sum(_points(finished_copy, stage).values()) >= epochs_before_kill,
-    )
-    assert not finished_copy.path(folder).exists()
-    before = sum(_points(finished_copy, stage).values())
-    assert before >= epochs_before_kill
-
-    result, seen = _watch(finished_copy, stage, "dvc", "repro", "--single-item", "--force", target)
-
-    assert result.code == 0, result.output
-    assert result.ran == [target]
-    # A run from scratch would have replaced the first point by one that holds a single epoch.
-    held = seen[: len(seen) - seen[::-1].index(max(seen))]
-    assert min(held) >= before
-    assert finished_copy.contents(folder) == finished.contents(folder)
-    assert finished_copy.contents(folder, suffixes=(".safetensors",))
-    assert list(finished_copy.path(".resume").glob(f"{stage}-*")) == []
-    assert list(finished_copy.path(".resume/partial").glob(f"{stage}-*")) == []
-
-
-def test_resumed_epochs_are_those_of_the_point(finished_copy: Workspace) -> None:
-    """The point is really read: a mark put into its history comes out in the stage's table."""
-    folder = finished_copy.path("runs/tiny/0/train")
-    shutil.rmtree(folder)
-    command = [sys.executable, "-m", "stages.train", "--seed", "0"]
-    _kill_when(finished_copy, command, lambda: sum(_points(finished_copy, "train").values()) >= 2)
-    (file,) = _points(finished_copy, "train")
-    point = ResumePoint(file.with_suffix(""))
-    loaded = point.load()
-    assert loaded is not None
-    tensors, state = loaded
-    assert tensors.keys() == load_file(file).keys()
-    state["history"][0]["validation_n_correct"] = 123456
-    point.save(tensors, state)
-    finished_copy.must(*command)
-    rows = (folder / "history.csv").read_text().splitlines()
-    assert len(rows) == 5
-    assert "123456" in rows[1].split(",")
+    """DVC, stages and jobs, at three random moments; by `make repro`, which mends what DVC leaves of its own files."""
+    copy = workspace.copy(tmp_path / "copy")
+    draw = random.Random(5)
+    # A line each: prepare; train and grow, each a start, an end and the stage; three starts and ends in push.
+    for n_lines in sorted(draw.sample(range(13), 3)):
+        _repro_until(copy, n_lines, draw.uniform(0, 2))
+    copy.must(sys.executable, "-m", "pipeline.jobs.repro", "push")
+    folders = [f"runs/tiny/{stage}" for stage in ("prepare", "train", "grow", "push")]
+    assert copy.contents(*folders) == finished.contents(*folders)
+    log = copy.log()
+    assert sorted(jobs_run(log)) == ["grow 0", "push 0 control", "push 0 main", "push 0 ours", "train 0"]
+    ended: set[str] = set()
+    for line in log:
+        if line["event"] in ("start", "end", "failed"):
+            assert line["event"] != "failed"
+            assert line["key"] not in ended, "a finished job has run again"
+            ended |= {line["key"]} if line["event"] == "end" else set()
+    assert [*copy.path(".jobs/work").iterdir()] == []
