@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.cost import Cost, measure_cost
@@ -23,57 +22,44 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A net that was trained and scored: which stages it has, how large it is, how well it does."""
+    """A net that was trained, its cost and its score on validation; `grown_stage`, from 0, is None for the base."""
 
-    name: str
-    stages: tuple[int, ...]
+    model: Classifier
     iteration: int
     grown_stage: int | None
-    params: int
-    flops: int
-    memory_bytes: int
-    n: int
-    n_correct: int
-    chosen: bool = False
+    cost: Cost
+    score: Score
 
     @property
-    def accuracy(self) -> float:
-        """Validation accuracy."""
-        return self.n_correct / self.n
+    def name(self) -> str:
+        """`Inception-37`, or the architecture's name."""
+        net = self.model.net
+        return net.title if isinstance(net, Inception) else blueprint_of(net).architecture
 
+    @property
+    def stages(self) -> tuple[int, ...]:
+        """Modules in each stage; of no other net than Inception."""
+        return tuple(blueprint_of(self.model).options.get("stages", ()))
 
-@dataclass(frozen=True)
-class GrowthRules:
-    """When to stop: after N modules, past a size, or without noticeable gain `patience` times in a row."""
+    @property
+    def rank(self) -> tuple[int, int]:
+        """The higher the better: hits and, where they are equal, a smaller size."""
+        return self.score.n_correct, -self.cost.params
 
-    max_modules: int
-    noticeable_gain: float
-    patience: int
-    max_params: int | None = None
-    max_flops: int | None = None
-    max_memory_bytes: float | None = None
-
-    def allow(self, cost: Cost) -> bool:
-        """Whether a net is within every bound."""
-        bounds = (
-            (self.max_params, cost.params),
-            (self.max_flops, cost.flops),
-            (self.max_memory_bytes, cost.memory_bytes),
-        )
-        return all(bound is None or size <= bound for bound, size in bounds)
-
-    def bounds(self) -> str:
-        """The bounds in words."""
-        named = (
-            (self.max_params, "parameters"),
-            (self.max_flops, "FLOPs"),
-            (self.max_memory_bytes, "bytes of memory"),
-        )
-        return ", ".join(f"{bound:,.0f} {unit}" for bound, unit in named if bound is not None)
-
-
-TrainAndScore = Callable[[Classifier, int, int], tuple[Classifier, Candidate]]
-MeasureCost = Callable[[Classifier], Cost]
+    def row(self, *, chosen: bool = False) -> dict[str, Any]:
+        """A row of the growth history."""
+        return {
+            "name": self.name,
+            "iteration": self.iteration,
+            "grown_stage": "" if self.grown_stage is None else self.grown_stage + 1,
+            "stages": "-".join(str(n) for n in self.stages),
+            "params": self.cost.params,
+            "flops": self.cost.flops,
+            "memory_bytes": self.cost.memory_bytes,
+            "n": self.score.n,
+            "n_correct": self.score.n_correct,
+            "chosen": int(chosen),
+        }
 
 
 def extend(model: Classifier, stage: int, *, inherit: bool) -> Classifier:
@@ -111,67 +97,11 @@ def extend(model: Classifier, stage: int, *, inherit: bool) -> Classifier:
     )
 
 
-def grow(
-    base: Classifier,
-    base_candidate: Candidate,
-    rules: GrowthRules,
-    *,
-    inherit: bool,
-    seed: int,
-    train_and_score: TrainAndScore,
-    measure: MeasureCost,
-) -> tuple[Classifier, list[Candidate], str]:
-    """Algorithm 2: in each iteration try a module in every stage, go on from the best one on validation.
-
-    As in CVIU Table 1, an iteration goes on from its own best candidate even where that one is a little under
-    the best so far; what is returned is the best of all that were seen, the base included (the smaller one
-    where two are equal).
-
-    Args:
-        base: the trained net to start from.
-        base_candidate: its size and score.
-        rules: the stop rules.
-        inherit: see `extend`.
-        seed: of the new modules' initial weights.
-        train_and_score: from (candidate net, iteration from 1, stage) to the trained net and its record.
-        measure: the cost that the rules bound, known before training.
-
-    Returns:
-        The best net, a record of every candidate in the order of training, and why growing stopped.
-    """
-    best, best_record = base, base_candidate
-    current, history, idle = base, [base_candidate], 0
-    reason = f"the {rules.max_modules} modules allowed are added"
-    for iteration in range(1, rules.max_modules + 1):
-        tried: list[tuple[Classifier, Candidate]] = []
-        for stage in range(len(best_record.stages)):
-            seed_torch(seed, "extend", iteration, stage)  # not the state that earlier training left
-            candidate = extend(current, stage, inherit=inherit)
-            if not rules.allow(measure(candidate)):
-                continue
-            tried.append(train_and_score(candidate, iteration, stage))
-        if not tried:
-            reason = f"every candidate is larger than {rules.bounds()}"
-            break
-        current, record = max(tried, key=lambda pair: (pair[1].n_correct, -pair[1].params))
-        history += [replace(each, chosen=each is record) for _, each in tried]
-        gain = record.n_correct - best_record.n_correct
-        # Compared as counts; the tolerance forgives the float product only.
-        noticeable = gain > 0 and gain >= rules.noticeable_gain * record.n - 1e-9 * record.n
-        if (record.n_correct, -record.params) > (best_record.n_correct, -best_record.params):
-            best, best_record = current, record
-        idle = 0 if noticeable else idle + 1
-        if idle >= rules.patience:
-            reason = f"no gain of {rules.noticeable_gain:.2%} in {idle} iterations in a row"
-            break
-    return best, history, reason
-
-
 class Growing:
-    """How candidates are trained, scored and measured under the params' section `grow`; what `grow` calls.
+    """Algorithm 2 under the params' section `grow`.
 
     Args:
-        settings: the section of the params.
+        settings: the section: when to stop, how large a net may be, how candidates are trained.
         parts: the data.
         seed: the run's seed.
         resume: where finished epochs of each candidate are kept.
@@ -184,34 +114,57 @@ class Growing:
         self._settings, self._parts, self._seed = settings, parts, seed
         self._resume, self._numerics = resume, numerics
 
-    @property
-    def rules(self) -> GrowthRules:
-        """The stop rules; MiB become bytes."""
-        settings, memory = self._settings, self._settings.max_memory_mib
-        return GrowthRules(
-            max_modules=settings.max_modules,
-            noticeable_gain=settings.noticeable_gain,
-            patience=settings.patience,
-            max_params=settings.max_params,
-            max_flops=settings.max_flops,
-            max_memory_bytes=None if memory is None else memory * 2**20,
-        )
+    def grow(self, base: Classifier) -> tuple[Candidate, list[dict[str, Any]], str]:
+        """In each iteration try a module in every stage, go on from the best one on validation.
+
+        As in CVIU Table 1, an iteration goes on from its own best candidate even where that one is a little under
+        the best so far; what is returned is the best of all that were seen, the base included (the smaller one
+        where two are equal).
+
+        Args:
+            base: the trained net to start from.
+
+        Returns:
+            The best candidate, a row for each one in the order of training, and why growing stopped.
+        """
+        rules, seed = self._settings, derive_seed(self._seed, "grow")
+        best = current = Candidate(base, 0, None, self.measure(base), self.score(base))
+        history, idle = [best.row()], 0
+        for iteration in range(1, rules.max_modules + 1):
+            tried: list[Candidate] = []
+            for stage in range(len(best.stages)):
+                seed_torch(seed, "extend", iteration, stage)  # not the state that earlier training left
+                model = extend(current.model, stage, inherit=rules.start == "parent")
+                cost = self.measure(model)  # known before training
+                if all(size <= bound for bound, size, _ in self._bounds(cost)):
+                    score = self.train(model, iteration, stage)
+                    tried.append(Candidate(model, iteration, stage, cost, score))
+            if not tried:
+                bounds = ", ".join(f"{bound:,.0f} {unit}" for bound, _, unit in self._bounds(current.cost))
+                return best, history, f"every candidate is larger than {bounds}"
+            current = max(tried, key=lambda candidate: candidate.rank)
+            history += [candidate.row(chosen=candidate is current) for candidate in tried]
+            gain, n = current.score.n_correct - best.score.n_correct, current.score.n
+            # Compared as counts; the tolerance forgives the float product only.
+            noticeable = gain > 0 and gain >= rules.noticeable_gain * n - 1e-9 * n
+            best = max(
+                best, current, key=lambda candidate: candidate.rank
+            )  # the first one, where they are equal
+            idle = 0 if noticeable else idle + 1
+            if idle >= rules.patience:
+                return best, history, f"no gain of {rules.noticeable_gain:.2%} in {idle} iterations in a row"
+        return best, history, f"the {rules.max_modules} modules allowed are added"
 
     def measure(self, model: Classifier) -> Cost:
         """Its cost on an image of the data."""
         return measure_cost(model, self._parts.image_set.image_shape)
 
-    def name_of(self, model: Classifier) -> str:
-        """`Inception-37`, or the architecture's name."""
-        return model.net.title if isinstance(model.net, Inception) else blueprint_of(model).architecture
+    def score(self, model: Classifier) -> Score:
+        """Its score on validation, without training."""
+        return evaluate(model, self._parts.validation, batch_size=self._numerics.eval_batch_size)
 
-    def score(self, base: Classifier) -> Candidate:
-        """The record of the net that growing starts from."""
-        score = evaluate(base, self._parts.validation, batch_size=self._numerics.eval_batch_size)
-        return self._record(base, 0, None, score)
-
-    def train_and_score(self, model: Classifier, iteration: int, stage: int) -> tuple[Classifier, Candidate]:
-        """Train a candidate; it and its record."""
+    def train(self, model: Classifier, iteration: int, stage: int) -> Score:
+        """Train a candidate in place; its score on validation."""
         outcome = train_plainly(
             model,
             self._settings.training,
@@ -221,41 +174,20 @@ class Growing:
             resume=self._resume.child(iteration, stage),
             numerics=self._numerics,
         )
-        return model, self._record(model, iteration, stage, outcome.validation)
+        return outcome.validation
 
-    def epochs_behind(self, best: Classifier, base: Candidate, *, before: int) -> int:
+    def epochs_behind(self, best: Candidate, *, before: int) -> int:
         """The epochs of training behind the kept net: its own, and where it inherited, its ancestors'."""
-        n_added = int(sum(blueprint_of(best).options.get("stages", ()))) - sum(base.stages)
-        if self._settings.start == "scratch" and n_added > 0:
+        if self._settings.start == "scratch" and best.iteration > 0:
             return self._settings.training.epochs
-        return before + n_added * self._settings.training.epochs
+        return before + best.iteration * self._settings.training.epochs
 
-    def _record(self, model: Classifier, iteration: int, stage: int | None, score: Score) -> Candidate:
-        cost = self.measure(model)
-        return Candidate(
-            name=self.name_of(model),
-            stages=tuple(blueprint_of(model).options.get("stages", ())),
-            iteration=iteration,
-            grown_stage=stage,
-            params=cost.params,
-            flops=cost.flops,
-            memory_bytes=cost.memory_bytes,
-            n=score.n,
-            n_correct=score.n_correct,
+    def _bounds(self, cost: Cost) -> list[tuple[float, int, str]]:
+        """Each bound that is set, this cost's size in its unit, and the unit."""
+        settings, mib = self._settings, self._settings.max_memory_mib
+        bounds = (
+            (settings.max_params, cost.params, "parameters"),
+            (settings.max_flops, cost.flops, "FLOPs"),
+            (None if mib is None else mib * 2**20, cost.memory_bytes, "bytes of memory"),
         )
-
-
-def describe_candidate(candidate: Candidate) -> dict[str, Any]:
-    """A row of the growth history."""
-    return {
-        "name": candidate.name,
-        "iteration": candidate.iteration,
-        "grown_stage": "" if candidate.grown_stage is None else candidate.grown_stage + 1,
-        "stages": "-".join(str(n) for n in candidate.stages),
-        "params": candidate.params,
-        "flops": candidate.flops,
-        "memory_bytes": candidate.memory_bytes,
-        "n": candidate.n,
-        "n_correct": candidate.n_correct,
-        "chosen": int(candidate.chosen),
-    }
+        return [(bound, size, unit) for bound, size, unit in bounds if bound is not None]

@@ -33,10 +33,9 @@ def work(
     """From the base to `model` and `growth.csv`; without settings the base goes on as it is."""
     from pipeline.checkpoint import load_classifier, read_about, save_model
     from pipeline.files import write_csv
-    from pipeline.grow import Growing, describe_candidate, grow
+    from pipeline.grow import Growing
     from pipeline.images.parts import load_parts
     from pipeline.machine.device import configure_torch
-    from pipeline.machine.seeding import derive_seed
     from pipeline.training.resume import ResumePoint
 
     device, model, epochs = configure_torch(numerics), load_classifier(base), read_about(base)["epochs"]
@@ -45,25 +44,12 @@ def work(
         return "nothing is grown"
     parts = load_parts(prepared, device, workers=place.workers)
     growing = Growing(settings, parts, seed=seed, resume=ResumePoint(place.resume), numerics=numerics)
-    best, history, reason = grow(
-        model.to(device),
-        growing.score(model),
-        growing.rules,
-        inherit=settings.start == "parent",
-        seed=derive_seed(seed, "grow"),
-        train_and_score=growing.train_and_score,
-        measure=growing.measure,
-    )
-    name = growing.name_of(best)
-    about = {
-        "stage": "grow",
-        "seed": seed,
-        "epochs": growing.epochs_behind(best, history[0], before=epochs),
-        "stopped": reason,
-    }
-    save_model(best, place.out / "model", about=about)
-    write_csv(place.out / "growth.csv", [describe_candidate(each) for each in history])
-    return f"{name} kept of {len(history) - 1} candidates; {reason}"
+    best, history, reason = growing.grow(model.to(device))
+    epochs = growing.epochs_behind(best, before=epochs)
+    about = {"stage": "grow", "seed": seed, "epochs": epochs, "stopped": reason}
+    save_model(best.model, place.out / "model", about=about)
+    write_csv(place.out / "growth.csv", history)
+    return f"{best.name} kept of {len(history) - 1} candidates; {reason}"
 
 
 if __name__ == "__main__":

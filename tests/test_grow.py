@@ -1,5 +1,3 @@
-from collections.abc import Callable
-from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -10,12 +8,12 @@ from builders import NUMERICS, parts, schedule
 from torch import Tensor, nn
 
 from pipeline.cost import Cost, measure_cost
-from pipeline.grow import Candidate, Growing, GrowthRules, describe_candidate, extend, grow
+from pipeline.grow import Candidate, Growing, extend
 from pipeline.models import build_model
 from pipeline.models.classifier import Classifier, blueprint_of
 from pipeline.models.inception import Inception
 from pipeline.params.training import Auxiliary, Grow, ShuffledSchedule
-from pipeline.training.predict import evaluate
+from pipeline.training.predict import Score, evaluate
 from pipeline.training.resume import ResumePoint
 
 Stages = tuple[int, ...]
@@ -49,38 +47,40 @@ def cost_of(stages: Stages) -> Cost:
 
 
 def candidate(stages: Stages, n_correct: int, iteration: int = 0, stage: int | None = None) -> Candidate:
-    cost = cost_of(stages)
-    return Candidate(
-        name=f"Inception-{4 + 3 * sum(stages)}",
-        stages=stages,
-        iteration=iteration,
-        grown_stage=stage,
-        params=cost.params,
-        flops=cost.flops,
-        memory_bytes=cost.memory_bytes,
-        n=N,
-        n_correct=n_correct,
-    )
+    return Candidate(classifier(stages), iteration, stage, cost_of(stages), Score(N, n_correct, 0.5))
 
 
-class FakeTraining:
-    """Scores by a table of stages; unlisted ones get `otherwise`."""
+def settings(**changes: Any) -> Grow:
+    fields: dict[str, Any] = {"max_modules": 3, "noticeable_gain": 0.01, "patience": 2, "start": "parent"}
+    fields |= {"max_params": 10**9, "max_flops": None, "max_memory_mib": 1.5, "auxiliary": None}
+    fields["training"] = ShuffledSchedule(**schedule(epochs=2).model_dump() | {"batch_size": 6})
+    return Grow(**fields).model_copy(update=changes)
+
+
+class FakeTraining(Growing):
+    """Scores by a table of stages; unlisted ones get `otherwise`. Costs are made up."""
 
     def __init__(self, scores: dict[Stages, int], otherwise: int = 0) -> None:
-        self.scores, self.otherwise = scores, otherwise
+        self.scores, self.otherwise, self.base_correct = scores, otherwise, 500
         self.tried: list[tuple[Stages, int, int]] = []
         self.models: dict[Stages, Classifier] = {}
 
-    def __call__(self, model: Classifier, iteration: int, stage: int) -> tuple[Classifier, Candidate]:
+    def measure(self, model: Classifier) -> Cost:
+        return cost_of(stages_of(model))
+
+    def score(self, model: Classifier) -> Score:
+        return Score(N, self.base_correct, 0.5)
+
+    def train(self, model: Classifier, iteration: int, stage: int) -> Score:
         stages = stages_of(model)
         self.tried.append((stages, iteration, stage))
         self.models[stages] = model
         torch.rand(len(self.tried))  # training moves the global generator
-        return model, candidate(stages, self.scores.get(stages, self.otherwise), iteration, stage)
+        return Score(N, self.scores.get(stages, self.otherwise), 0.5)
 
 
 def grown(
-    training: Callable[[Classifier, int, int], tuple[Classifier, Candidate]],
+    training: FakeTraining,
     *,
     base_correct: int = 500,
     max_modules: int = 2,
@@ -92,16 +92,25 @@ def grown(
     base: Classifier | None = None,
     seed: int = 0,
     inherit: bool = True,
-) -> tuple[Classifier, list[Candidate], str]:
-    return grow(
-        base or classifier(),
-        candidate((1, 1, 1), base_correct),
-        GrowthRules(max_modules, noticeable_gain, patience, max_params, max_flops, max_memory_bytes),
-        inherit=inherit,
-        seed=seed,
-        train_and_score=training,
-        measure=lambda model: cost_of(stages_of(model)),
+) -> tuple[Classifier, list[dict[str, Any]], str]:
+    rules = settings(
+        max_modules=max_modules,
+        noticeable_gain=noticeable_gain,
+        patience=patience,
+        max_params=max_params,
+        max_flops=max_flops,
+        max_memory_mib=None if max_memory_bytes is None else max_memory_bytes / 2**20,
+        start="parent" if inherit else "scratch",
     )
+    training.base_correct = base_correct
+    folder = ResumePoint(Path("nowhere"))
+    Growing.__init__(training, rules, parts(), seed=seed, resume=folder, numerics=NUMERICS)
+    best, history, reason = training.grow(base or classifier())
+    return best.model, history, reason
+
+
+def stages_in(row: dict[str, Any]) -> Stages:
+    return tuple(int(n) for n in row["stages"].split("-"))
 
 
 def test_each_iteration_tries_a_module_in_every_stage_and_goes_on_from_the_best() -> None:
@@ -118,9 +127,9 @@ def test_each_iteration_tries_a_module_in_every_stage_and_goes_on_from_the_best(
     assert stages_of(best) == (2, 2, 1)
     assert best is training.models[(2, 2, 1)]
     assert "2 modules allowed" in reason
-    assert [each.stages for each in history] == [(1, 1, 1), *(stages for stages, _, _ in training.tried)]
-    assert [each.stages for each in history if each.chosen] == [(1, 2, 1), (2, 2, 1)]
-    assert (history[0].iteration, history[0].grown_stage) == (0, None)
+    assert [stages_in(each) for each in history] == [(1, 1, 1), *(stages for stages, _, _ in training.tried)]
+    assert [stages_in(each) for each in history if each["chosen"]] == [(1, 2, 1), (2, 2, 1)]
+    assert (history[0]["iteration"], history[0]["grown_stage"]) == (0, "")
 
 
 def test_growing_goes_on_from_an_iterations_best_even_under_the_best_so_far() -> None:
@@ -128,7 +137,7 @@ def test_growing_goes_on_from_an_iterations_best_even_under_the_best_so_far() ->
     best, history, _ = grown(training, base_correct=500)
     assert (1, 1, 3) in [stages for stages, _, _ in training.tried]
     assert stages_of(best) == (1, 1, 1)
-    assert [each.stages for each in history if each.chosen] == [(1, 1, 2), (2, 1, 2)]
+    assert [stages_in(each) for each in history if each["chosen"]] == [(1, 1, 2), (2, 1, 2)]
 
 
 def test_the_best_of_all_is_returned_and_not_the_last() -> None:
@@ -146,7 +155,7 @@ def test_equally_accurate_candidates_give_the_smaller() -> None:
     training = FakeTraining({}, otherwise=600)
     best, history, _ = grown(training, max_modules=1)
     assert stages_of(best) == (2, 1, 1)
-    assert [each.stages for each in history if each.chosen] == [(2, 1, 1)]
+    assert [stages_in(each) for each in history if each["chosen"]] == [(2, 1, 1)]
 
 
 def test_a_larger_net_as_accurate_as_the_best_so_far_does_not_replace_it() -> None:
@@ -198,7 +207,7 @@ def test_no_candidate_over_the_size_allowed_is_trained() -> None:
     _, history, reason = grown(training, max_modules=5, max_params=limit)
     # In the second iteration, from (2, 1, 1), only (3, 1, 1) still fits.
     assert [stages for stages, _, _ in training.tried] == [(2, 1, 1), (1, 2, 1), (3, 1, 1)]
-    assert max(each.params for each in history) == limit
+    assert max(each["params"] for each in history) == limit
     assert f"larger than {limit:,} parameters" in reason
 
 
@@ -220,7 +229,7 @@ def test_each_bound_stops_growth_with_a_reason_that_names_it(bound: str, size: f
     just_under = FakeTraining({}, otherwise=600)
     _, history, reason = grown(just_under, max_modules=9, **{bound: size - 1})  # type: ignore[arg-type]
     assert just_under.tried == []
-    assert [each.stages for each in history] == [(1, 1, 1)]
+    assert [stages_in(each) for each in history] == [(1, 1, 1)]
 
 
 def test_a_candidate_is_trained_only_within_every_bound() -> None:
@@ -237,29 +246,29 @@ def test_a_candidate_is_trained_only_within_every_bound() -> None:
 
 
 def test_bounds_that_are_null_bound_nothing() -> None:
-    huge = Cost(10**15, 10**18, 10**18, ())
-    assert GrowthRules(1, 0.0, 1).allow(huge)
-    assert not GrowthRules(1, 0.0, 1, max_flops=10**18 - 1).allow(huge)
-    assert GrowthRules(1, 0.0, 1, 10**15, 10**18, 1e18).allow(huge)
+    class Huge(FakeTraining):
+        def measure(self, model: Classifier) -> Cost:
+            return Cost(10**15, 10**18, 10**18, ())
+
+    def tried(**bounds: Any) -> int:
+        training = Huge({}, otherwise=600)
+        grown(training, max_modules=1, **bounds)
+        return len(training.tried)
+
+    assert tried() == 3
+    assert tried(max_flops=10**18 - 1) == 0
+    assert tried(max_params=10**15, max_flops=10**18, max_memory_bytes=1e18) == 3
 
 
 def test_the_bounds_may_be_those_of_measured_nets() -> None:
-    def measured(model: Classifier) -> Cost:
-        return measure_cost(model, (1, 8, 8))
+    class Measured(FakeTraining):
+        def measure(self, model: Classifier) -> Cost:
+            return measure_cost(model, (1, 8, 8))
 
-    base = classifier()
-    sizes = [measured(extend(base, stage, inherit=True)) for stage in range(3)]
+    base, training = classifier(), Measured({}, otherwise=600)
+    sizes = [training.measure(extend(base, stage, inherit=True)) for stage in range(3)]
     smallest = min(cost.memory_bytes for cost in sizes)
-    training = FakeTraining({}, otherwise=600)
-    _, history, _ = grow(
-        base,
-        candidate((1, 1, 1), 500),
-        GrowthRules(1, 0.0, 1, max_memory_bytes=smallest),
-        inherit=True,
-        seed=0,
-        train_and_score=training,
-        measure=measured,
-    )
+    _, history, _ = grown(training, base=base, max_modules=1, max_memory_bytes=smallest)
     within = [stage for stage, cost in enumerate(sizes) if cost.memory_bytes <= smallest]
     assert [stage for _, _, stage in training.tried] == within
     assert len(history) == 1 + len(within)
@@ -280,14 +289,17 @@ def test_grown_nets_are_named_after_their_layers() -> None:
 
 
 def test_candidates_are_the_same_whatever_training_did_to_the_global_generator() -> None:
+    class Noisy(FakeTraining):
+        noise = 0
+
+        def train(self, model: Classifier, iteration: int, stage: int) -> Score:
+            torch.rand(self.noise + stage)
+            return super().train(model, iteration, stage)
+
     def states(noise: int) -> dict[Stages, torch.Tensor]:
-        training = FakeTraining({(1, 2, 1): 600}, otherwise=510)
-
-        def noisy(model: Classifier, iteration: int, stage: int) -> tuple[Classifier, Candidate]:
-            torch.rand(noise + stage)
-            return training(model, iteration, stage)
-
-        grown(noisy, inherit=False)
+        training = Noisy({(1, 2, 1): 600}, otherwise=510)
+        training.noise = noise
+        grown(training, inherit=False)
         return {
             stages: torch.cat([p.flatten() for p in model.parameters()])
             for stages, model in training.models.items()
@@ -391,7 +403,7 @@ def test_a_net_without_stages_is_refused() -> None:
 
 
 def test_a_row_of_the_history_counts_stages_from_one() -> None:
-    row = describe_candidate(replace(candidate((2, 1, 1), 510, 1, 0), chosen=True))
+    row = candidate((2, 1, 1), 510, 1, 0).row(chosen=True)
     assert row == {
         "name": "Inception-16",
         "iteration": 1,
@@ -404,50 +416,25 @@ def test_a_row_of_the_history_counts_stages_from_one() -> None:
         "n_correct": 510,
         "chosen": 1,
     }
-    assert describe_candidate(candidate((1, 1, 1), 500))["grown_stage"] == ""
-
-
-def settings(**changes: Any) -> Grow:
-    fields: dict[str, Any] = {"max_modules": 3, "noticeable_gain": 0.01, "patience": 2, "start": "parent"}
-    fields |= {"max_params": 10**9, "max_flops": None, "max_memory_mib": 1.5, "auxiliary": None}
-    fields["training"] = ShuffledSchedule(**schedule(epochs=2).model_dump() | {"batch_size": 6})
-    return Grow(**(fields | changes))
+    assert candidate((1, 1, 1), 500).row()["grown_stage"] == ""
 
 
 def growing(folder: Path, *, seed: int = 0, **changes: Any) -> Growing:
     return Growing(settings(**changes), parts(), seed=seed, resume=ResumePoint(folder), numerics=NUMERICS)
 
 
-def test_the_params_bounds_are_the_rules_and_mib_are_bytes(tmp_path: Path) -> None:
-    assert growing(tmp_path).rules == GrowthRules(
-        max_modules=3,
-        noticeable_gain=0.01,
-        patience=2,
-        max_params=10**9,
-        max_flops=None,
-        max_memory_bytes=1.5 * 2**20,
-    )
-    assert growing(tmp_path, max_memory_mib=None).rules.max_memory_bytes is None
-
-
 def test_the_record_of_a_net_is_its_cost_and_its_score_on_validation(tmp_path: Path) -> None:
-    model, trials = classifier((1, 2, 1)), growing(tmp_path)
+    model = classifier((1, 2, 1))
     cost, score = measure_cost(model, (1, 8, 8)), evaluate(model, parts().validation, batch_size=4)
-    assert trials.measure(model) == cost
-    assert trials.score(model) == Candidate(
-        name="Inception-16",
-        stages=(1, 2, 1),
-        iteration=0,
-        grown_stage=None,
-        params=cost.params,
-        flops=cost.flops,
-        memory_bytes=cost.memory_bytes,
-        n=15,
-        n_correct=score.n_correct,
-    )
+    # With a bound that no candidate is within, the base is all there is.
+    best, rows, _ = growing(tmp_path, max_params=1).grow(model)
+    assert best == Candidate(model, 0, None, cost, score)
+    assert (score.n, best.name, best.stages) == (15, "Inception-16", (1, 2, 1))
+    assert rows == [best.row()]
     fc = build_model("fc", 3, in_features=64, hidden=(4,))
     plain = Classifier(fc, image_shape=(1, 8, 8), mean=[0.4], std=[0.3], classes=("x", "y", "z"))
-    assert (trials.name_of(plain), trials.score(plain).stages) == ("fc", ())
+    named = Candidate(plain, 0, None, cost, score)
+    assert (named.name, named.stages) == ("fc", ())
 
 
 def weights(model: nn.Module) -> Tensor:
@@ -458,26 +445,26 @@ def weights(model: nn.Module) -> Tensor:
 def test_a_candidate_is_trained_by_the_params_and_resumes_by_itself(
     auxiliary: Auxiliary | None, tmp_path: Path
 ) -> None:
-    before = weights(classifier())
-    trained, record = growing(tmp_path, auxiliary=auxiliary).train_and_score(classifier(), 2, 1)
+    before, trained = weights(classifier()), classifier()
+    score = growing(tmp_path, auxiliary=auxiliary).train(trained, 2, 1)
     assert not torch.equal(weights(trained), before)
-    assert (record.iteration, record.grown_stage, record.stages, record.chosen) == (2, 1, (1, 1, 1), False)
-    assert record.n_correct == evaluate(trained, parts().validation, batch_size=4).n_correct
+    assert score == evaluate(trained, parts().validation, batch_size=4)
     loaded = ResumePoint(tmp_path).child(2, 1).load()
     assert loaded is not None
     rows = loaded[1]["history"]
     assert [row["epoch"] for row in rows] == [1, 2]
     assert ("train_auxiliary" in rows[0]) == (auxiliary is not None)
-    again, same = growing(tmp_path, auxiliary=auxiliary).train_and_score(classifier(seed=5), 2, 1)
-    assert same == record
+    again = classifier(seed=5)
+    assert growing(tmp_path, auxiliary=auxiliary).train(again, 2, 1) == score
     assert torch.equal(weights(again), weights(trained))
 
 
 def test_each_candidate_has_batches_of_its_own(tmp_path: Path) -> None:
-    trained = [
-        weights(growing(tmp_path / str(idx), seed=seed).train_and_score(classifier(), iteration, stage)[0])
-        for idx, (seed, iteration, stage) in enumerate([(0, 1, 0), (0, 1, 1), (0, 2, 0), (1, 1, 0)])
-    ]
+    trained = []
+    for idx, (seed, iteration, stage) in enumerate([(0, 1, 0), (0, 1, 1), (0, 2, 0), (1, 1, 0)]):
+        model = classifier()
+        growing(tmp_path / str(idx), seed=seed).train(model, iteration, stage)
+        trained.append(weights(model))
     assert not any(torch.equal(one, other) for one, other in combinations(trained, 2))
 
 
@@ -493,5 +480,5 @@ def test_each_candidate_has_batches_of_its_own(tmp_path: Path) -> None:
 def test_the_epochs_behind_the_kept_net_are_its_ancestors_too_where_it_inherits(
     start: str, stages: Stages, expected: int, tmp_path: Path
 ) -> None:
-    trials = growing(tmp_path, start=start)
-    assert trials.epochs_behind(classifier(stages), candidate((1, 1, 1), 500), before=7) == expected
+    kept = candidate(stages, 500, iteration=sum(stages) - 3)  # from three modules, one more an iteration
+    assert growing(tmp_path, start=start).epochs_behind(kept, before=7) == expected

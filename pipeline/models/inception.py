@@ -1,6 +1,7 @@
 """Inception nets: Inception-N (CVIU section 4; thesis 4.2, appendix A), GoogLeNet, BN-Inception and v3's modules."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -177,57 +178,28 @@ def googlenet(
     *,
     stages: Sequence[int] = (2, 5, 2),
     base: Sequence[int] = (2, 5, 2),
-    without: Sequence[str] = (),
-    width: float = 1.0,
-    stem: Stem = "imagenet",
-    in_channels: int = 3,
     dropout: float = 0.4,
+    **options: Any,
 ) -> Inception:
     """GoogLeNet as published (Szegedy et al. 2015, Table 1): 5x5 convolutions, biases, no batch norm.
 
     Without its two local response normalisations: they have no weights, and deconvolution cannot be traced
-    through them. Arguments and errors as for `Inception`.
+    through them. `without`, `width`, `stem`, `in_channels` and errors as for `Inception`.
     """
-    return Inception(
-        num_classes,
-        stages=stages,
-        base=base,
-        module="v1",
-        batch_norm=False,
-        without=without,
-        width=width,
-        stem=stem,
-        in_channels=in_channels,
-        dropout=dropout,
-    )
+    shape: dict[str, Any] = {"stages": stages, "base": base, "module": "v1", "factorized_kernel": 7}
+    return Inception(num_classes, **shape, batch_norm=False, dropout=dropout, **options)
 
 
 def bn_googlenet(
-    num_classes: int,
-    *,
-    stages: Sequence[int] = (2, 4, 2),
-    base: Sequence[int] = (2, 4, 2),
-    without: Sequence[str] = (),
-    width: float = 1.0,
-    stem: Stem = "imagenet",
-    in_channels: int = 3,
-    dropout: float = 0.0,
+    num_classes: int, *, stages: Sequence[int] = (2, 4, 2), base: Sequence[int] = (2, 4, 2), **options: Any
 ) -> Inception:
     """BN-Inception (Ioffe & Szegedy 2015), CVIU's BN-GoogLeNet: modules `v2`, stride-2 modules 3c and 4e.
 
-    `stages` leaves the two stride-2 modules out. Arguments and errors as for `Inception`.
+    `stages` leaves the two stride-2 modules out. `without`, `width`, `stem`, `in_channels`, `dropout` and errors
+    as for `Inception`.
     """
-    return Inception(
-        num_classes,
-        stages=stages,
-        base=base,
-        module="v2",
-        without=without,
-        width=width,
-        stem=stem,
-        in_channels=in_channels,
-        dropout=dropout,
-    )
+    shape: dict[str, Any] = {"stages": stages, "base": base, "module": "v2", "factorized_kernel": 7}
+    return Inception(num_classes, **shape, batch_norm=True, **options)
 
 
 def _stem(stem: Stem, in_channels: int, width: float, *, batch_norm: bool) -> nn.Sequential:

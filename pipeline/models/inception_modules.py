@@ -1,7 +1,6 @@
 """The Inception modules: branches side by side, whose outputs are concatenated."""
 
 from collections.abc import Callable
-from functools import partial
 
 from torch import Tensor, cat, nn
 
@@ -17,18 +16,19 @@ from pipeline.params.nets.inception_filters import (
     ReductionRow,
 )
 
-MakeConv = Callable[..., ConvBnRelu]
+Kernel = int | tuple[int, int]
 
 
 class Fork(nn.Module):
-    """Convolutions that read the same maps; their outputs are concatenated ("Rethinking" Figure 7)."""
+    """A 1x3 and a 3x1 that read the same maps; their outputs are concatenated ("Rethinking" Figure 7)."""
 
-    def __init__(self, *paths: ConvBnRelu) -> None:
+    def __init__(self, in_channels: int, filters: int, *, batch_norm: bool) -> None:
         super().__init__()
-        self.paths = nn.ModuleList(paths)
+        path = _path_from(in_channels, batch_norm)
+        self.paths = nn.ModuleList([path((filters, kernel))[0] for kernel in ((1, 3), (3, 1))])
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (n, in_channels, h, w) to (n, sum of the paths' filters, h, w)."""
+        """Map (n, in_channels, h, w) to (n, 2 x filters, h, w)."""
         return cat([path(x) for path in self.paths], dim=1)
 
 
@@ -110,45 +110,29 @@ class GoogLeNetModule(InceptionModule):
     """GoogLeNet's module ("Rethinking" Figure 4): 1x1; 1x1-3x3; 1x1-5x5; max pool 3x3-1x1."""
 
     def __init__(self, in_channels: int, filters: Filters, *, batch_norm: bool = True) -> None:
-        f, conv = filters, _conv(batch_norm)
-        super().__init__(
-            in_channels,
-            {
-                "branch1x1": conv(in_channels, f.one, 1),
-                "branch3x3": nn.Sequential(
-                    conv(in_channels, f.three_reduce, 1), conv(f.three_reduce, f.three, 3)
-                ),
-                "branch5x5": nn.Sequential(
-                    conv(in_channels, f.five_reduce, 1), conv(f.five_reduce, f.five, 5)
-                ),
-                "branch_pool": nn.Sequential(_max_pool(stride=1), conv(in_channels, f.pool, 1)),
-            },
-        )
+        f, path = filters, _path_from(in_channels, batch_norm)
+        branches = {
+            "branch1x1": path((f.one, 1))[0],
+            "branch3x3": path((f.three_reduce, 1), (f.three, 3)),
+            "branch5x5": path((f.five_reduce, 1), (f.five, 5)),
+            "branch_pool": nn.Sequential(_max_pool(stride=1), *path((f.pool, 1))),
+        }
+        super().__init__(in_channels, branches)
 
 
 class Double3x3Module(InceptionModule):
     """Two 3x3 for a 5x5 ("Rethinking" Figure 5): 1x1; 1x1-3x3; 1x1-3x3-3x3; pool 3x3-1x1."""
 
     def __init__(self, in_channels: int, filters: Double3x3Filters, *, batch_norm: bool = True) -> None:
-        f, conv = filters, _conv(batch_norm)
-        super().__init__(
-            in_channels,
-            {
-                "branch1x1": conv(in_channels, f.one, 1),
-                "branch3x3": nn.Sequential(
-                    conv(in_channels, f.three_reduce, 1), conv(f.three_reduce, f.three, 3)
-                ),
-                "branch_double3x3": nn.Sequential(
-                    conv(in_channels, f.double_reduce, 1),
-                    conv(f.double_reduce, f.double_first, 3),
-                    conv(f.double_first, f.double, 3),
-                ),
-                "branch_pool": nn.Sequential(
-                    _max_pool(stride=1) if f.pool_kind == "max" else _average_pool(),
-                    conv(in_channels, f.pool, 1),
-                ),
-            },
-        )
+        f, path = filters, _path_from(in_channels, batch_norm)
+        pool = _max_pool(stride=1) if f.pool_kind == "max" else _average_pool()
+        branches = {
+            "branch1x1": path((f.one, 1))[0],
+            "branch3x3": path((f.three_reduce, 1), (f.three, 3)),
+            "branch_double3x3": path((f.double_reduce, 1), (f.double_first, 3), (f.double, 3)),
+            "branch_pool": nn.Sequential(pool, *path((f.pool, 1))),
+        }
+        super().__init__(in_channels, branches)
 
 
 class FactorizedModule(InceptionModule):
@@ -157,50 +141,35 @@ class FactorizedModule(InceptionModule):
     def __init__(
         self, in_channels: int, filters: FactorizedFilters, *, kernel: int, batch_norm: bool = True
     ) -> None:
-        f, conv = filters, _conv(batch_norm)
-        row, column = (1, kernel), (kernel, 1)
-        super().__init__(
-            in_channels,
-            {
-                "branch1x1": conv(in_channels, f.one, 1),
-                "branch_nxn": nn.Sequential(
-                    conv(in_channels, f.inner, 1),
-                    conv(f.inner, f.inner, row),
-                    conv(f.inner, f.factorized, column),
-                ),
-                "branch_double_nxn": nn.Sequential(
-                    conv(in_channels, f.inner, 1),
-                    conv(f.inner, f.inner, column),
-                    conv(f.inner, f.inner, row),
-                    conv(f.inner, f.inner, column),
-                    conv(f.inner, f.double, row),
-                ),
-                "branch_pool": nn.Sequential(_average_pool(), conv(in_channels, f.pool, 1)),
-            },
-        )
+        f, path = filters, _path_from(in_channels, batch_norm)
+        row, column, inner = (1, kernel), (kernel, 1), f.inner
+        branches = {
+            "branch1x1": path((f.one, 1))[0],
+            "branch_nxn": path((inner, 1), (inner, row), (f.factorized, column)),
+            "branch_double_nxn": path(
+                (inner, 1), (inner, column), (inner, row), (inner, column), (f.double, row)
+            ),
+            "branch_pool": nn.Sequential(_average_pool(), *path((f.pool, 1))),
+        }
+        super().__init__(in_channels, branches)
 
 
 class ExpandedModule(InceptionModule):
     """Expanded outputs ("Rethinking" Figure 7): 1x1; 1x1-(1x3|3x1); 1x1-3x3-(1x3|3x1); average pool-1x1."""
 
     def __init__(self, in_channels: int, filters: ExpandedFilters, *, batch_norm: bool = True) -> None:
-        f, conv = filters, _conv(batch_norm)
-        super().__init__(
-            in_channels,
-            {
-                "branch1x1": conv(in_channels, f.one, 1),
-                "branch3x3": nn.Sequential(
-                    conv(in_channels, f.three_reduce, 1),
-                    Fork(conv(f.three_reduce, f.three, (1, 3)), conv(f.three_reduce, f.three, (3, 1))),
-                ),
-                "branch_double3x3": nn.Sequential(
-                    conv(in_channels, f.double_reduce, 1),
-                    conv(f.double_reduce, f.double, 3),
-                    Fork(conv(f.double, f.double, (1, 3)), conv(f.double, f.double, (3, 1))),
-                ),
-                "branch_pool": nn.Sequential(_average_pool(), conv(in_channels, f.pool, 1)),
-            },
-        )
+        f, path = filters, _path_from(in_channels, batch_norm)
+        branches = {
+            "branch1x1": path((f.one, 1))[0],
+            "branch3x3": nn.Sequential(
+                *path((f.three_reduce, 1)), Fork(f.three_reduce, f.three, batch_norm=batch_norm)
+            ),
+            "branch_double3x3": nn.Sequential(
+                *path((f.double_reduce, 1), (f.double, 3)), Fork(f.double, f.double, batch_norm=batch_norm)
+            ),
+            "branch_pool": nn.Sequential(_average_pool(), *path((f.pool, 1))),
+        }
+        super().__init__(in_channels, branches)
 
 
 class ReductionModule(InceptionModule):
@@ -211,23 +180,17 @@ class ReductionModule(InceptionModule):
     """
 
     def __init__(self, in_channels: int, filters: ReductionFilters, *, batch_norm: bool = True) -> None:
-        f, conv = filters, _conv(batch_norm)
+        f, path = filters, _path_from(in_channels, batch_norm)
         reduced = in_channels if f.three_reduce is None else f.three_reduce
-        strided = conv(reduced, f.three, 3, stride=2)
-        super().__init__(
-            in_channels,
-            {
-                "branch3x3": strided
-                if f.three_reduce is None
-                else nn.Sequential(conv(in_channels, reduced, 1), strided),
-                "branch_double3x3": nn.Sequential(
-                    conv(in_channels, f.double_reduce, 1),
-                    conv(f.double_reduce, f.double, 3),
-                    conv(f.double, f.double, 3, stride=2),
-                ),
-                "branch_pool": _max_pool(stride=2),
-            },
-        )
+        strided = ConvBnRelu(reduced, f.three, 3, stride=2, batch_norm=batch_norm)
+        branches = {
+            "branch3x3": strided
+            if f.three_reduce is None
+            else nn.Sequential(*path((f.three_reduce, 1)), strided),
+            "branch_double3x3": path((f.double_reduce, 1), (f.double, 3), (f.double, 3), stride=2),
+            "branch_pool": _max_pool(stride=2),
+        }
+        super().__init__(in_channels, branches)
 
 
 class FactorizedReductionModule(InceptionModule):
@@ -236,22 +199,14 @@ class FactorizedReductionModule(InceptionModule):
     def __init__(
         self, in_channels: int, filters: FactorizedReductionFilters, *, kernel: int, batch_norm: bool = True
     ) -> None:
-        f, conv = filters, _conv(batch_norm)
-        super().__init__(
-            in_channels,
-            {
-                "branch3x3": nn.Sequential(
-                    conv(in_channels, f.three_reduce, 1), conv(f.three_reduce, f.three, 3, stride=2)
-                ),
-                "branch_nxn": nn.Sequential(
-                    conv(in_channels, f.factorized, 1),
-                    conv(f.factorized, f.factorized, (1, kernel)),
-                    conv(f.factorized, f.factorized, (kernel, 1)),
-                    conv(f.factorized, f.factorized, 3, stride=2),
-                ),
-                "branch_pool": _max_pool(stride=2),
-            },
-        )
+        f, path = filters, _path_from(in_channels, batch_norm)
+        n = f.factorized
+        branches = {
+            "branch3x3": path((f.three_reduce, 1), (f.three, 3), stride=2),
+            "branch_nxn": path((n, 1), (n, (1, kernel)), (n, (kernel, 1)), (n, 3), stride=2),
+            "branch_pool": _max_pool(stride=2),
+        }
+        super().__init__(in_channels, branches)
 
 
 def build_module(
@@ -271,8 +226,18 @@ def build_module(
     return ReductionModule(in_channels, row, batch_norm=batch_norm)
 
 
-def _conv(batch_norm: bool) -> MakeConv:
-    return partial(ConvBnRelu, batch_norm=batch_norm)
+def _path_from(in_channels: int, batch_norm: bool) -> Callable[..., nn.Sequential]:
+    """Makes paths that read so many channels: convolutions by (filters, kernel), the last one at `stride`."""
+
+    def path(*layers: tuple[int, Kernel], stride: int = 1) -> nn.Sequential:
+        path, channels = nn.Sequential(), in_channels
+        for idx, (filters, kernel) in enumerate(layers, start=1):
+            step = stride if idx == len(layers) else 1
+            path.append(ConvBnRelu(channels, filters, kernel, stride=step, batch_norm=batch_norm))
+            channels = filters
+        return path
+
+    return path
 
 
 def _max_pool(*, stride: int) -> nn.MaxPool2d:
