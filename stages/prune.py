@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.jobs.job import Input, Job, Workplace
 from pipeline.jobs.stage import run_stage
@@ -75,10 +75,8 @@ def work(
     from pipeline.machine.seeding import derive_seed
     from pipeline.prune.rounds import latent_rows, layer_rows, prune_round, sample_rows, smallest_acceptable
     from pipeline.prune.task_utility import unravel_utility
-    from pipeline.training.batches import balanced_batches
-    from pipeline.training.fit import fit
     from pipeline.training.predict import Score, evaluate
-    from pipeline.training.push_objective import push_objective
+    from pipeline.training.push_objective import train_with_push
     from pipeline.training.resume import ResumePoint
 
     before = previous / "round.json"
@@ -92,18 +90,17 @@ def work(
         load_classifier(base).to(device), parts.validation, batch_size=numerics.eval_batch_size
     )
 
-    def retrain(pruned: nn.Module, sample: str) -> tuple[list[dict[str, Any]], Score, Cost]:
-        outcome = fit(
+    def retrain(pruned: nn.Module, sample: str) -> tuple[Score, Cost]:
+        outcome = train_with_push(
             pruned,
-            push_objective(lda, label_smoothing=retraining.label_smoothing),
-            parts,
             retraining,
-            batching=balanced_batches(lda.samples_per_class, lda.classes_per_batch),
+            parts,
+            lda,
             seed=derive_seed(seed, "prune", name, sample),
             resume=ResumePoint(place.resume / sample),
             numerics=numerics,
         )
-        return outcome.history, outcome.validation, measure_cost(pruned, parts.image_set.image_shape)
+        return outcome.validation, measure_cost(pruned, parts.image_set.image_shape)
 
     utility = unravel_utility(
         model,

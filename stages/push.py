@@ -22,9 +22,8 @@ TRAINS = True
 
 def jobs(runs: Path, *, seeds: list[int], numerics: Numerics, lda: Lda, push: Push) -> Iterator[Job]:
     """One for each seed and push."""
-    weights = {"main": lda, "control": lda.model_copy(update={"gamma": 0.0, "lambda_": 0.0, "beta": 0.0})} | {
-        name: lda.model_copy(update=dict(each)) for name, each in push.variants.items()
-    }
+    weights = {"main": lda, "control": lda.without_push()}
+    weights |= {name: lda.model_copy(update=dict(each)) for name, each in push.variants.items()}
     for name, each in weights.items():
         for seed in seeds:
             settings = {"seed": seed, "numerics": numerics, "lda": each, "training": push.training}
@@ -59,10 +58,9 @@ def work(
     from pipeline.lda import describe_latent
     from pipeline.machine.device import configure_torch
     from pipeline.machine.seeding import derive_seed
-    from pipeline.training.batches import balanced_batches
-    from pipeline.training.fit import DivergedError, fit
+    from pipeline.training.fit import DivergedError
     from pipeline.training.predict import latent_features
-    from pipeline.training.push_objective import push_objective
+    from pipeline.training.push_objective import train_with_push
     from pipeline.training.resume import ResumePoint
 
     device = configure_torch(numerics)
@@ -77,12 +75,11 @@ def work(
 
     look("before")
     try:
-        outcome = fit(
+        outcome = train_with_push(
             model,
-            push_objective(lda, label_smoothing=training.label_smoothing),
-            parts,
             training,
-            batching=balanced_batches(lda.samples_per_class, lda.classes_per_batch),
+            parts,
+            lda,
             seed=derive_seed(seed, "push"),  # the same batches for every push
             resume=ResumePoint(place.resume / "fit"),
             numerics=numerics,

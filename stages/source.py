@@ -36,17 +36,20 @@ def work(
     from pipeline.files import write_csv
     from pipeline.images.parts import load_parts
     from pipeline.machine.device import configure_torch
-    from pipeline.training.fresh import train_from_scratch
+    from pipeline.machine.seeding import derive_seed, seed_torch
+    from pipeline.training.classifiers import build_classifier
+    from pipeline.training.fresh import train_plainly
     from pipeline.training.resume import ResumePoint
 
-    model, outcome = train_from_scratch(
-        settings.model,
+    parts = load_parts(prepared, configure_torch(numerics), workers=place.workers)
+    seed_torch(seed, f"source/{name}")
+    model = build_classifier(settings.model, parts.image_set, wanted_for=f"sources.{name}.model")
+    outcome = train_plainly(
+        model,
         settings.training,
-        load_parts(prepared, configure_torch(numerics), workers=place.workers),
+        parts,
         auxiliary=None,
-        seed=seed,
-        purpose=f"source/{name}",
-        wanted_for=f"sources.{name}.model",
+        seed=derive_seed(seed, f"source/{name}"),
         resume=ResumePoint(place.resume / "fit"),
         numerics=numerics,
     )

@@ -40,28 +40,25 @@ def work(
     from pipeline.files import write_csv
     from pipeline.images.parts import load_parts
     from pipeline.machine.device import configure_torch
-    from pipeline.training.fresh import train_from_scratch
+    from pipeline.machine.seeding import derive_seed, seed_torch
+    from pipeline.training.classifiers import build_classifier
+    from pipeline.training.fresh import train_plainly
     from pipeline.training.resume import ResumePoint
 
     parts = load_parts(prepared, configure_torch(numerics), workers=place.workers)
-    model, outcome = train_from_scratch(
-        architecture,
+    seed_torch(seed, "train")
+    model = build_classifier(architecture, parts.image_set, wanted_for="model")
+    outcome = train_plainly(
+        model,
         settings.training,
         parts,
         auxiliary=settings.auxiliary,
-        seed=seed,
-        purpose="train",
-        wanted_for="model",
+        seed=derive_seed(seed, "train"),
         resume=ResumePoint(place.resume / "fit"),
         numerics=numerics,
     )
-    about = {
-        "stage": "train",
-        "seed": seed,
-        "epochs": settings.training.epochs,
-        "validation": outcome.validation.as_dict(),
-    }
-    save_model(model, place.out / "model", about=about)
+    about = {"stage": "train", "seed": seed, "epochs": settings.training.epochs}
+    save_model(model, place.out / "model", about=about | {"validation": outcome.validation.as_dict()})
     write_csv(place.out / "history.csv", outcome.history)
     return f"validation accuracy {outcome.validation.accuracy:.2%}"
 

@@ -116,7 +116,7 @@ def test_the_average_pool_before_the_projection_leaves_padding_out() -> None:
 def test_output_sizes_are_those_of_the_published_tables(
     module: str, outputs: list[list[int]], reduced: list[int]
 ) -> None:
-    assert [[row.total for row in rows] for rows in MODULES[module].stages] == outputs
+    assert [[module_of(row).out_channels for row in rows] for rows in MODULES[module].stages] == outputs
     with torch.device("meta"):
         net = build_model("inception", 10, module=module)
     found: dict[str, int] = {}
@@ -234,16 +234,18 @@ def test_only_the_last_module_of_bn_inception_pools_by_maximum() -> None:
     assert set(pools.values()) == {nn.AvgPool2d, nn.MaxPool2d}
 
 
-@pytest.mark.parametrize("module", ["v2", "v3"])
+@pytest.mark.parametrize(("module", "added"), [("v2", (256, 448)), ("v3", (480, 512))])
 @pytest.mark.parametrize(("size", "half"), [(8, 4), (9, 5), (7, 4), (1, 1)])
-def test_grids_are_halved_without_a_bottleneck(module: str, size: int, half: int) -> None:
+def test_grids_are_halved_without_a_bottleneck(
+    module: str, added: tuple[int, int], size: int, half: int
+) -> None:
     """Every branch reads all channels, and more channels leave than enter ("Rethinking" section 5)."""
-    for n_in, row in zip((288, 768), MODULES[module].reductions, strict=True):
+    for n_in, row, n_added in zip((288, 768), MODULES[module].reductions, added, strict=True):
         reduction = module_of(row, n_in)
         x = torch.rand(1, n_in, size, size)
         out = reduction.eval()(x)
-        assert out.shape == (1, n_in + row.expansion, half, half)
-        assert reduction.out_channels == n_in + row.expansion
+        assert out.shape == (1, n_in + n_added, half, half)
+        assert reduction.out_channels == n_in + n_added
         assert torch.equal(out[:, -n_in:], nn.functional.max_pool2d(x, 3, 2, padding=1))
         assert all(
             next(c for c in branch.modules() if isinstance(c, nn.Conv2d)).in_channels == n_in

@@ -1,7 +1,6 @@
 """One round of pruning: a sample for each eta and size, retrained one after another, and its tables."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import pytest
 import torch
@@ -59,7 +58,7 @@ def utility() -> TaskUtility:
 
 def sample(name: str, params: int, n_correct: int) -> Sample:
     cost = Cost(params, 10 * params, 4 * params, ())
-    return Sample(name, 0.5, nn.Identity(), cost, Score(100, n_correct, 0.1), [], [])
+    return Sample(name, 0.5, nn.Identity(), cost, Score(100, n_correct, 0.1), [])
 
 
 def state(model: nn.Module) -> Tensor:
@@ -70,10 +69,10 @@ def run(etas: Sequence[float], sizes: Sequence[float]) -> tuple[list[Sample], li
     """The samples, and what was retrained in which order: a name and a number of parameters."""
     retrained: list[tuple[str, int]] = []
 
-    def retrain(model: nn.Module, name: str) -> tuple[list[dict[str, Any]], Score, Cost]:
+    def retrain(model: nn.Module, name: str) -> tuple[Score, Cost]:
         cost = measure_cost(model, (1, 8, 8))
         retrained.append((name, cost.params))
-        return [{"epoch": 1, "of": name}], SCORE, cost
+        return SCORE, cost
 
     model = net()
     before = state(model).clone()
@@ -91,7 +90,6 @@ def test_a_sample_is_made_for_each_eta_and_each_size_and_retrained_in_their_orde
         expected, rows = prune_model(net(), utility().utilities, eta, image, round_to=2)
         assert torch.equal(state(each.model), state(expected))
         assert (each.eta, each.layers) == (eta, rows)
-        assert each.history == [{"epoch": 1, "of": each.name}]
         assert each.score == SCORE
     n_params = round(0.5 * count_params(net()))
     expected, rows, eta = prune_to_size(net(), utility().utilities, n_params, image, round_to=2)

@@ -19,24 +19,21 @@ from pipeline.compare.magnitude import magnitude_masks, masked
 from pipeline.compared import OURS
 from pipeline.cost import count_params, measure_cost
 from pipeline.lda import discriminants, discriminants_decorrelated
-from pipeline.machine.seeding import derive_seed, generator
+from pipeline.machine.seeding import derive_seed, generator, seed_torch
 from pipeline.prune import prune_like
 from pipeline.prune.target_size import prune_to_size
-from pipeline.prune.task_utility import trace_images, unravel_utility
-from pipeline.training.batches import balanced_batches
-from pipeline.training.fit import fit
-from pipeline.training.fresh import fresh_copy, train_from_scratch, train_plainly
-from pipeline.training.objectives import Objective
+from pipeline.prune.task_utility import Discriminants, TaskUtility, trace_images, unravel_utility
+from pipeline.training.classifiers import build_classifier
+from pipeline.training.fresh import fresh_copy, train_plainly
 from pipeline.training.predict import evaluate
-from pipeline.training.push_objective import PushObjective
+from pipeline.training.push_objective import train_with_push
 
 if TYPE_CHECKING:
     from pipeline.images.parts import Parts
     from pipeline.models.classifier import Classifier
     from pipeline.params.machine import Numerics
-    from pipeline.params.nets.sections import Architecture
     from pipeline.params.pruning import FilterCriterion, FixedNet, Surgery
-    from pipeline.params.training import Auxiliary, Lda, Schedule, ShuffledSchedule, Train
+    from pipeline.params.training import Lda, Schedule, Train
     from pipeline.training.resume import ResumePoint
 
 # Of the output layer's weights, what single weights keep at least (Gale et al. 2019, "The State of Sparsity"). One
@@ -81,21 +78,39 @@ class Contest:
         """The seed of one random stream; the same for a method's name whatever the others do."""
         return derive_seed(self.seed, "contest", self.method, *(str(name) for name in names))
 
+    def unravel(self, model: Classifier, discriminants: Discriminants, step: int) -> TaskUtility:
+        """The task utility of a model, traced from images of this step."""
+        return unravel_utility(
+            model,
+            discriminants,
+            train=self.parts.train,
+            validation=self.parts.validation,
+            surgery=self.surgery,
+            seed=self.stream("images", step),
+            batch_size=self.numerics.eval_batch_size,
+        )
+
     def retrain(self, model: Classifier, step: int) -> None:
         """Retrain in place, on class-balanced batches."""
-        smoothing = self.retraining.label_smoothing
-        if self.method == OURS:
-            objective: Objective = PushObjective(self.lda, label_smoothing=smoothing)
-        else:
-            objective = Objective(label_smoothing=smoothing)
-        fit(
+        train_with_push(
             model,
-            objective,
-            self.parts,
             self.retraining,
-            batching=balanced_batches(self.lda.samples_per_class, self.lda.classes_per_batch),
+            self.parts,
+            self.lda if self.method == OURS else self.lda.without_push(),
             seed=self.stream("retrain", step),
             resume=self.resume.child(step),
+            numerics=self.numerics,
+        )
+
+    def train(self, model: Classifier, training: Train, step: int, *, stream: int, point: object) -> None:
+        """Train in place as the base was, for as many epochs as ours of this step has had."""
+        train_plainly(
+            model,
+            training.training.model_copy(update={"epochs": self.epochs(step)}),
+            self.parts,
+            auxiliary=training.auxiliary,
+            seed=stream,
+            resume=self.resume.child(point),
             numerics=self.numerics,
         )
 
@@ -129,11 +144,9 @@ def entrants(
     if contest.method == OURS:
         yield from push_and_prune(contest, start, n_params)
     elif net is not None and training is not None:
-        place = f"compare.fixed_nets.{contest.method}.model"
-        own = training.training.model_copy(update={"learning_rate": net.learning_rate})
-        yield from fixed_net(contest, net.model, own, n_steps, wanted_for=place)
+        yield fixed_net(contest, net, training, n_steps - 1)
     elif contest.method == "scratch" and training is not None:
-        yield from from_scratch(contest, ours, training.training, training.auxiliary)
+        yield from from_scratch(contest, ours, training)
     elif contest.method == "han":
         yield from prune_weights(contest, start, ours)
     else:
@@ -144,15 +157,7 @@ def push_and_prune(contest: Contest, start: Classifier, n_params: Sequence[int])
     """Ours: Eq. 3.13 with the eta that leads to each size, retrained with the push."""
     model = start
     for step, target in enumerate(n_params):
-        utility = unravel_utility(
-            model,
-            partial(discriminants, ridge=contest.lda.ridge),
-            train=contest.parts.train,
-            validation=contest.parts.validation,
-            surgery=contest.surgery,
-            seed=contest.stream("images", step),
-            batch_size=contest.numerics.eval_batch_size,
-        )
+        utility = contest.unravel(model, partial(discriminants, ridge=contest.lda.ridge), step)
         model, _, _ = prune_to_size(
             model,
             utility.utilities,
@@ -180,15 +185,7 @@ def prune_filters(
 def _scores(contest: Contest, model: Classifier, criterion: FilterCriterion, step: int) -> dict[str, Tensor]:
     train = contest.parts.train
     if criterion == "lda_after_the_fact":
-        found = unravel_utility(
-            model,
-            partial(discriminants_decorrelated, ridge=contest.lda.ridge),
-            train=train,
-            validation=contest.parts.validation,
-            surgery=contest.surgery,
-            seed=contest.stream("images", step),
-            batch_size=contest.numerics.eval_batch_size,
-        )
+        found = contest.unravel(model, partial(discriminants_decorrelated, ridge=contest.lda.ridge), step)
         return {name: utility.channels for name, utility in found.utilities.items()}
     # As many images as ours traces, so that no criterion sees more of the data than another.
     seen = trace_images(train, contest.surgery.trace_images_per_class, seed=contest.stream("images", step))
@@ -212,57 +209,36 @@ def prune_weights(contest: Contest, start: Classifier, references: Sequence[Clas
         yield contest.enter(model, step, n_params=n_params)
 
 
-def from_scratch(
-    contest: Contest,
-    references: Sequence[Classifier],
-    training: ShuffledSchedule,
-    auxiliary: Auxiliary | None,
-) -> Iterator[Entrant]:
+def from_scratch(contest: Contest, references: Sequence[Classifier], training: Train) -> Iterator[Entrant]:
     """Our architectures with fresh weights, by the base's training for as many epochs as ours has had."""
     for step, reference in enumerate(references):
         model = fresh_copy(reference, seed=contest.stream("weights", step))
-        train_plainly(
-            model,
-            training.model_copy(update={"epochs": contest.epochs(step)}),
-            contest.parts,
-            auxiliary=auxiliary,
-            seed=contest.stream("train", step),
-            resume=contest.resume.child(step),
-            numerics=contest.numerics,
-        )
+        contest.train(model, training, step, stream=contest.stream("train", step), point=step)
         yield contest.enter(model, step)
 
 
-def fixed_net(
-    contest: Contest, architecture: Architecture, training: ShuffledSchedule, n_steps: int, *, wanted_for: str
-) -> Iterator[Entrant]:
-    """A net of somebody's design, by the base's training for as many epochs as our smallest has had."""
-    model, _ = train_from_scratch(
-        architecture,
-        training.model_copy(update={"epochs": contest.epochs(n_steps - 1)}),
-        contest.parts,
-        auxiliary=None,
-        seed=contest.seed,
-        purpose=f"contest/{contest.method}",
-        wanted_for=wanted_for,
-        resume=contest.resume.child("fixed"),
-        numerics=contest.numerics,
-    )
-    yield contest.enter(model, n_steps - 1)
+def fixed_net(contest: Contest, net: FixedNet, training: Train, last: int) -> Entrant:
+    """A net of somebody's design, by the base's training for as many epochs as our smallest, of the last step, has had.
+
+    It has a learning rate of its own, and no auxiliary heads.
+    """
+    purpose = f"contest/{contest.method}"
+    seed_torch(contest.seed, purpose)
+    place = f"compare.fixed_nets.{contest.method}.model"
+    model = build_classifier(net.model, contest.parts.image_set, wanted_for=place)
+    schedule = training.training.model_copy(update={"learning_rate": net.learning_rate})
+    plain = training.model_copy(update={"training": schedule, "auxiliary": None})
+    contest.train(model, plain, last, stream=derive_seed(contest.seed, purpose), point="fixed")
+    return contest.enter(model, last)
 
 
-def comparison_row(contest: Contest, entrant: Entrant) -> dict[str, object]:
+def comparison_row(contest: Contest, entrant: Entrant) -> dict[str, int]:
     """An entrant, scored, as a row of the comparison's table."""
     model, parts = entrant.model, contest.parts
     validation = evaluate(model, parts.validation, batch_size=contest.numerics.eval_batch_size)
     test = evaluate(model, parts.test, batch_size=contest.numerics.eval_batch_size)
-    return {
-        "step": entrant.step,
-        "params": entrant.params,
-        "flops": entrant.flops,
-        "epochs": entrant.epochs,
-        "validation_n": validation.n,
-        "validation_n_correct": validation.n_correct,
-        "test_n": test.n,
-        "test_n_correct": test.n_correct,
-    }
+    return (
+        {"step": entrant.step, "params": entrant.params, "flops": entrant.flops, "epochs": entrant.epochs}
+        | {"validation_n": validation.n, "validation_n_correct": validation.n_correct}
+        | {"test_n": test.n, "test_n_correct": test.n_correct}
+    )

@@ -61,7 +61,7 @@ def score_filters(
             name: torch.rand(len(layer.weight), generator=random, dtype=torch.float64)
             for name, layer in _layers(model).items()
         }
-    if criterion not in _OF_ACTIVATIONS and criterion != "taylor":
+    if criterion not in _OF_MOMENTS and criterion != "taylor":
         raise ValueError(f"expected a criterion of pipeline.compare.criteria, got {criterion!r}")
     if len(images) == 0:
         raise ValueError(f"expected at least one image to score by {criterion}, got none")
@@ -69,7 +69,8 @@ def score_filters(
     def score(size: int) -> Scores:
         if criterion == "taylor":
             return _taylor(model, images, labels, size)
-        return _OF_ACTIVATIONS[criterion](_moments(model, images, size))
+        of_moments = _OF_MOMENTS[criterion]
+        return {name: of_moments(moments) for name, moments in _moments(model, images, size).items()}
 
     with evaluation_mode(model):
         return in_fitting_batches(score, batch_size)
@@ -96,23 +97,6 @@ def _fpgm(layer: nn.Conv2d | nn.Linear) -> Tensor:
 _OF_WEIGHTS: dict[str, Callable[[nn.Conv2d | nn.Linear], Tensor]] = {"l1": _l1, "fpgm": _fpgm}
 
 
-class _Moments:
-    """Sums over images and positions of each channel of one layer, in float64."""
-
-    def __init__(self) -> None:
-        self.n = 0
-        self.total: Tensor = torch.zeros(())
-        self.squares: Tensor = torch.zeros(())
-        self.positive: Tensor = torch.zeros(())
-
-    def add(self, output: Tensor) -> None:
-        by_channel = float64(output.detach()).transpose(0, 1).flatten(1)
-        self.n += by_channel.shape[1]
-        self.total = self.total.to(by_channel.device) + by_channel.sum(1)
-        self.squares = self.squares.to(by_channel.device) + by_channel.square().sum(1)
-        self.positive = self.positive.to(by_channel.device) + (by_channel > 0).double().sum(1)
-
-
 def _outputs(model: nn.Module, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """Logits, and each layer's output as the layers behind it read it."""
     recorder = LayerOutputs(model)
@@ -123,33 +107,22 @@ def _outputs(model: nn.Module, images: Tensor) -> tuple[Tensor, dict[str, Tensor
 
 
 @torch.no_grad()
-def _moments(model: nn.Module, images: Tensor, batch_size: int) -> dict[str, _Moments]:
-    moments: dict[str, _Moments] = {}
+def _moments(model: nn.Module, images: Tensor, batch_size: int) -> Scores:
+    """Of each layer's activations x, by channel over images and positions: means of x, x^2 and x > 0, (3, channels)."""
+    sums: Scores = {}
+    n: dict[str, int] = {}
     for batch in torch.split(images, batch_size):
         for name, output in _outputs(model, batch)[1].items():
-            moments.setdefault(name, _Moments()).add(output)
-    return moments
+            x = float64(output.detach()).transpose(0, 1).flatten(1)
+            found = torch.stack([x.sum(1), x.square().sum(1), (x > 0).double().sum(1)])
+            sums[name], n[name] = sums.get(name, 0) + found, n.get(name, 0) + x.shape[1]
+    return {name: (total / n[name]).cpu() for name, total in sums.items()}
 
 
-def _means(moments: dict[str, _Moments]) -> Scores:
-    return {name: (each.total / each.n).cpu() for name, each in moments.items()}
-
-
-def _variances(moments: dict[str, _Moments]) -> Scores:
-    return {
-        name: (each.squares / each.n - (each.total / each.n).square()).clamp_min(0).cpu()
-        for name, each in moments.items()
-    }
-
-
-def _shares_positive(moments: dict[str, _Moments]) -> Scores:
-    return {name: (each.positive / each.n).cpu() for name, each in moments.items()}
-
-
-_OF_ACTIVATIONS: dict[str, Callable[[dict[str, _Moments]], Scores]] = {
-    "activation_mean": _means,
-    "activation_variance": _variances,
-    "apoz": _shares_positive,
+_OF_MOMENTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "activation_mean": lambda moments: moments[0],
+    "activation_variance": lambda moments: (moments[1] - moments[0].square()).clamp_min(0),
+    "apoz": lambda moments: moments[2],
 }
 
 

@@ -32,7 +32,6 @@ class Inception(nn.Module):
     The default module makes Inception-N, N = 4 + 3 x modules layers.
 
     Args:
-        num_classes: the number of classes.
         stages: modules in each of the three stages; `(2, 5, 2)` is InceptionV1, `(10, 8, 10)` Inception-88.
             None: as many as the module type's table has rows.
         base: rows of the filter table that each stage takes; modules beyond them are copies of the last
@@ -43,10 +42,7 @@ class Inception(nn.Module):
         factorized_kernel: n of v3's 1xn and nx1, odd.
         batch_norm: False gives every convolution a bias instead, as in the GoogLeNet of 2014.
         without: full names of branches that are left out, such as `stages.1.0.branch_pool`.
-        width: multiplier of every channel count.
-        stem: `imagenet` (7x7 stride 2 and two max pools, for 224 pixels) or `small` (3x3, no reduction).
-        in_channels: channels of an image.
-        dropout: drop probability before the decision layer.
+        num_classes, width, stem, in_channels, dropout: as for `build_model`; two max pools in the stem `imagenet`.
 
     Raises:
         ValueError: for stages, base, module, kernel, width or stem out of range, or a branch in `without` that

@@ -1,32 +1,12 @@
 """The MobileNets that the papers compare with: v1 (Howard et al. 2017) and v2 (Sandler et al. 2018)."""
 
-from typing import NamedTuple
-
 from torch import Tensor, nn
 
 from pipeline.models.blocks import ConvBnRelu, LatentHead, Stem, check_stem
 from pipeline.params.nets.widths import scaled_width
 
-
-class _Block(NamedTuple):
-    """A depthwise separable convolution: filters of its 1x1, stride of its 3x3."""
-
-    filters: int
-    stride: int
-
-
-# Howard et al. 2017, Table 1.
-_V1 = (
-    _Block(64, 1),
-    _Block(128, 2),
-    _Block(128, 1),
-    _Block(256, 2),
-    _Block(256, 1),
-    _Block(512, 2),
-    *[_Block(512, 1)] * 5,
-    _Block(1024, 2),
-    _Block(1024, 1),
-)
+# Howard et al. 2017, Table 1: of each depthwise separable convolution the filters of its 1x1 and the stride of its 3x3.
+_V1 = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1))
 # Sandler et al. 2018, Table 2: expansion, channels, repeats, stride of the first.
 _V2 = (
     (1, 16, 1, 1),
@@ -42,15 +22,8 @@ _V2 = (
 class MobileNet(nn.Module):
     """MobileNet v1: a convolution and thirteen depthwise separable ones, pooled head.
 
-    Args:
-        num_classes: the number of classes.
-        width: multiplier of every channel count (the paper's alpha).
-        stem: `imagenet` (five stride-2 layers, for 224 pixels) or `small` (the first two at stride 1).
-        in_channels: channels of an image.
-        dropout: drop probability before the decision layer.
-
-    Raises:
-        ValueError: for a width or stem out of range.
+    Arguments as for `build_model`; the stem `imagenet` has five stride-2 layers, of which `small` has the first two
+    at stride 1. The paper calls `width` alpha.
     """
 
     def __init__(
@@ -64,14 +37,14 @@ class MobileNet(nn.Module):
     ) -> None:
         super().__init__()
         check_stem(stem)
-        strides = [block.stride for block in _V1]
+        strides = [stride for _, stride in _V1]
         if stem == "small":
             strides[strides.index(2)] = 1
         channels = scaled_width(32, width)
         self.stem = ConvBnRelu(in_channels, channels, 3, stride=1 if stem == "small" else 2, scale=True)
         self.blocks = nn.Sequential()
-        for block, stride in zip(_V1, strides, strict=True):
-            n_out = scaled_width(block.filters, width)
+        for (filters, _), stride in zip(_V1, strides, strict=True):
+            n_out = scaled_width(filters, width)
             self.blocks.append(
                 nn.Sequential(
                     ConvBnRelu(channels, channels, 3, stride=stride, groups=channels, scale=True),
@@ -97,16 +70,8 @@ def mobilenet_v2(
 ) -> nn.Module:
     """MobileNetV2, torchvision's class: inverted residuals with ReLU6, pooled latent vector, decision layer.
 
-    Args:
-        num_classes: the number of classes.
-        width: torchvision's `width_mult`; channels are rounded to multiples of 8, and the latent vector keeps
-            its 1280 dimensions at widths under 1.
-        stem: `imagenet` (five stride-2 layers, for 224 pixels) or `small` (the first two at stride 1).
-        in_channels: channels of an image.
-        dropout: drop probability before the decision layer.
-
-    Raises:
-        ValueError: for a width or stem out of range.
+    Arguments as for `build_model`, and stems as v1's. `width` is torchvision's `width_mult`: channels are rounded to
+    multiples of 8, and the latent vector keeps its 1280 dimensions at widths under 1.
     """
     from torchvision.models import MobileNetV2  # 2 s to import: only where such a net is built
 

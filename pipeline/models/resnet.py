@@ -42,12 +42,8 @@ class ResNet(nn.Module):
     """A residual net from its configuration string; every stage after the first begins with stride 2.
 
     Args:
-        num_classes: the number of classes.
         config: the papers' notation, see `parse_config`, or a name of theirs: `ResNet6` to `ResNet50`.
-        width: multiplier of every channel count.
-        stem: `imagenet` (7x7 stride 2 and a max pool) or `small` (3x3, no reduction).
-        in_channels: channels of an image.
-        dropout: drop probability before the decision layer.
+        num_classes, width, stem, in_channels, dropout: as for `build_model`.
 
     Raises:
         ValueError: for a configuration, width or stem that cannot be built.

@@ -5,19 +5,9 @@ from torch import Tensor, nn
 from pipeline.models.blocks import ConvBnRelu, LatentHead, Stem, check_stem
 from pipeline.params.nets.widths import scaled_width
 
-# Filters of each fire module's squeeze, 1x1 expand and 3x3 expand; None: a max pool (Iandola et al., Table 1).
-_FIRES: tuple[tuple[int, int, int] | None, ...] = (
-    (16, 64, 64),
-    (16, 64, 64),
-    (32, 128, 128),
-    None,
-    (32, 128, 128),
-    (48, 192, 192),
-    (48, 192, 192),
-    (64, 256, 256),
-    None,
-    (64, 256, 256),
-)
+# Filters of each fire module's squeeze, a quarter of those of its 1x1 and its 3x3 expand; None: a max pool (Iandola et
+# al., Table 1).
+_FIRES = (16, 16, 32, None, 32, 48, 48, 64, None, 64)
 
 
 class SqueezeNet(nn.Module):
@@ -25,17 +15,7 @@ class SqueezeNet(nn.Module):
 
     Published, the classes are a 1x1 convolution's channels (conv10), rectified and then pooled. Here pooling
     comes first and a linear layer of the same weights reads the pooled vector, for else there would be no
-    latent space. The first convolution is padded, so that small images work too.
-
-    Args:
-        num_classes: the number of classes.
-        width: multiplier of every channel count.
-        stem: `imagenet` (7x7 stride 2 and a max pool) or `small` (3x3, no reduction).
-        in_channels: channels of an image.
-        dropout: drop probability before the decision layer.
-
-    Raises:
-        ValueError: for a width or stem out of range.
+    latent space. The first convolution is padded, so that small images work too. Arguments as for `build_model`.
     """
 
     def __init__(
@@ -58,18 +38,18 @@ class SqueezeNet(nn.Module):
             else ConvBnRelu(in_channels, channels, 3, batch_norm=False)
         )
         self.fires = nn.Sequential()
-        for row in _FIRES:
-            if row is None:
+        for filters in _FIRES:
+            if filters is None:
                 self.fires.append(_pool())
                 continue
-            squeeze, one, three = (scaled_width(filters, width) for filters in row)
-            fire = Fire(channels, squeeze, one, three)
+            expand = scaled_width(4 * filters, width)
+            fire = Fire(channels, scaled_width(filters, width), expand, expand)
             for module in fire.modules():
                 if isinstance(module, nn.Conv2d):
                     nn.init.kaiming_uniform_(module.weight, nonlinearity="relu")
                     nn.init.constant_(module.bias, 0)  # type: ignore[arg-type]
             self.fires.append(fire)
-            channels = one + three
+            channels = 2 * expand
         self.head = LatentHead(channels, num_classes, dropout=dropout)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -16,16 +16,13 @@ class Vgg16(nn.Module):
     """Thirteen 3x3 convolutions in five blocks, hidden linear layers with ReLU, and the decision layer.
 
     Args:
-        num_classes: the number of classes.
         batch_norm: whether batch norm follows each convolution; without it they have biases.
-        width: multiplier of every channel count, hidden layers included.
         hidden: the widths of the hidden linear layers; the last one is the latent space. Empty: the pooled maps.
         pool: the maps are averaged to `pool` x `pool` before the first linear layer. It is 7 for 224 pixels;
             maps smaller than that would only be copied, so take less for small images.
         stem: `imagenet` (a max pool after each of the five blocks) or `small` (after the first three only, for
             8 to 64 pixels: 8 become 1, 32 become 4).
-        in_channels: channels of an image.
-        dropout: drop probability after each hidden layer.
+        num_classes, width, in_channels, dropout: as for `build_model`; width and dropout are the hidden layers' too.
 
     Raises:
         ValueError: for a width, hidden layer, pool or stem out of range.

@@ -94,6 +94,10 @@ class Lda(PushWeights):
     samples_per_class: Annotated[int, Field(ge=8)]
     collapse_share: OpenFraction
 
+    def without_push(self) -> Self:
+        """The same batches, and no push."""
+        return self.model_copy(update={"gamma": 0.0, "lambda_": 0.0, "beta": 0.0})
+
 
 class Push(Section):
     """The pushing step, and other pushes from the same net, to be held against it."""

@@ -28,7 +28,6 @@ class Sample:
     cost: Cost
     score: Score
     layers: list[LayerPruning]
-    history: list[dict[str, Any]]
 
 
 def smallest_acceptable(samples: Iterable[Sample], acceptable: float) -> Sample | None:
@@ -79,7 +78,7 @@ def prune_round(
     etas: Sequence[float],
     sizes: Sequence[float],
     surgery: Surgery,
-    retrain: Callable[[nn.Module, str], tuple[list[dict[str, Any]], Score, Cost]],
+    retrain: Callable[[nn.Module, str], tuple[Score, Cost]],
 ) -> list[Sample]:
     """Step 3 and the retraining of one round: a sample for each eta and for each size.
 
@@ -89,7 +88,7 @@ def prune_round(
         etas: thresholds' factors.
         sizes: fractions of the model's parameters, for which eta is found by bisection.
         surgery: the section of the params.
-        retrain: from (pruned model, sample's name) to its history, validation score and cost; trains in place.
+        retrain: from (pruned model, sample's name) to its validation score and cost; trains in place.
     """
     example = utility.images[:1]
     options: dict[str, Any] = {"round_to": surgery.round_to, "remove_branches": surgery.remove_branches}
@@ -103,6 +102,6 @@ def prune_round(
         pruned.append((f"size{size:g}", eta, smaller, layers))
     samples = []
     for name, eta, smaller, layers in pruned:
-        history, score, cost = retrain(smaller, name)
-        samples.append(Sample(name, eta, smaller, cost, score, layers, history))
+        score, cost = retrain(smaller, name)
+        samples.append(Sample(name, eta, smaller, cost, score, layers))
     return samples

@@ -51,17 +51,8 @@ def read_entries(pruned: Path) -> list[Entry]:
     """All samples of a seed's rounds in their order, `round1/samples.csv` and so on; after the stop there are none."""
     entries, number = list[Entry](), 1
     while (table := pruned / f"round{number}" / "samples.csv").exists():
-        entries += [
-            Entry(
-                round=f"round{number}",
-                sample=row["sample"],
-                eta=float(row["eta"]),
-                params=int(row["params"]),
-                flops=int(row["flops"]),
-                n=int(row["n"]),
-                n_correct=int(row["n_correct"]),
-            )
-            for row in read_csv(table)
-        ]
+        for row in read_csv(table):
+            counts = {key: int(row[key]) for key in ("params", "flops", "n", "n_correct")}
+            entries.append(Entry(f"round{number}", row["sample"], float(row["eta"]), **counts))
         number += 1
     return entries

@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pipeline.machine.seeding import derive_seed, seed_torch
 from pipeline.models.initialisation import draw_weights
 from pipeline.training.batches import shuffled_batches
-from pipeline.training.classifiers import build_classifier
 from pipeline.training.fit import Outcome, fit
 from pipeline.training.objectives import training_objective
 
@@ -18,51 +16,8 @@ if TYPE_CHECKING:
     from pipeline.images.parts import Parts
     from pipeline.models.classifier import Classifier
     from pipeline.params.machine import Numerics
-    from pipeline.params.nets.sections import Architecture
     from pipeline.params.training import Auxiliary, ShuffledSchedule
     from pipeline.training.resume import ResumePoint
-
-
-def train_from_scratch(
-    architecture: Architecture,
-    settings: ShuffledSchedule,
-    parts: Parts,
-    *,
-    auxiliary: Auxiliary | None,
-    seed: int,
-    purpose: str,
-    wanted_for: str,
-    resume: ResumePoint,
-    numerics: Numerics,
-) -> tuple[Classifier, Outcome]:
-    """A fresh classifier, trained; `seed` and `purpose` fix its initial weights, batches and shifts.
-
-    Args:
-        architecture: section `model` of the params, or another that describes a net.
-        settings: one training run.
-        parts: the data, on the device to train on.
-        auxiliary: the auxiliary heads, None for none.
-        seed: the run's seed.
-        purpose: keeps the random streams of different stages apart.
-        wanted_for: the section's place in params.yaml, for errors.
-        resume: where finished epochs are kept.
-        numerics: the section of the params.
-
-    Raises:
-        InputError: if the architecture does not fit the data.
-    """
-    seed_torch(seed, purpose)
-    model = build_classifier(architecture, parts.image_set, wanted_for=wanted_for)
-    outcome = train_plainly(
-        model,
-        settings,
-        parts,
-        auxiliary=auxiliary,
-        seed=derive_seed(seed, purpose),
-        resume=resume,
-        numerics=numerics,
-    )
-    return model, outcome
 
 
 def train_plainly(

@@ -11,10 +11,15 @@ from torch import Tensor, nn
 from pipeline.distributed.collectives import gather
 from pipeline.lda import push_loss
 from pipeline.models.classifier import latent_and_logits
+from pipeline.training.batches import balanced_batches
+from pipeline.training.fit import Outcome, fit
 from pipeline.training.objectives import Objective
 
 if TYPE_CHECKING:
-    from pipeline.params.training import Lda
+    from pipeline.images.parts import Parts
+    from pipeline.params.machine import Numerics
+    from pipeline.params.training import Lda, Schedule
+    from pipeline.training.resume import ResumePoint
 
 log = logging.getLogger(__name__)
 
@@ -67,3 +72,21 @@ def push_objective(weights: Lda, *, label_smoothing: float) -> Objective:
     if weights.gamma == weights.lambda_ == weights.beta == 0:
         return Objective(label_smoothing=label_smoothing)
     return PushObjective(weights, label_smoothing=label_smoothing)
+
+
+def train_with_push(
+    model: nn.Module,
+    settings: Schedule,
+    parts: Parts,
+    weights: Lda,
+    *,
+    seed: int,
+    resume: ResumePoint,
+    numerics: Numerics,
+) -> Outcome:
+    """`fit` on class-balanced batches with `push_objective`; both are the params' section `lda`."""
+    objective = push_objective(weights, label_smoothing=settings.label_smoothing)
+    batching = balanced_batches(weights.samples_per_class, weights.classes_per_batch)
+    return fit(
+        model, objective, parts, settings, batching=batching, seed=seed, resume=resume, numerics=numerics
+    )

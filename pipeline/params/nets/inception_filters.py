@@ -18,11 +18,6 @@ class Filters(NamedTuple):
     five: int
     pool: int
 
-    @property
-    def total(self) -> int:
-        """Channels of the module's output, the concatenation of its four branches."""
-        return self.one + self.three + self.five + self.pool
-
 
 class Double3x3Filters(NamedTuple):
     """One module with two 3x3 in place of a 5x5 ("Rethinking" Figure 5): 1x1; 1x1-3x3; 1x1-3x3-3x3; pool-1x1."""
@@ -36,11 +31,6 @@ class Double3x3Filters(NamedTuple):
     pool: int
     pool_kind: Pool = "average"
 
-    @property
-    def total(self) -> int:
-        """Channels of the module's output."""
-        return self.one + self.three + self.double + self.pool
-
 
 class FactorizedFilters(NamedTuple):
     """One module of "Rethinking" Figure 6: 1x1; 1x1-1xn-nx1; 1x1-nx1-1xn-nx1-1xn; average pool-1x1.
@@ -53,11 +43,6 @@ class FactorizedFilters(NamedTuple):
     factorized: int
     double: int
     pool: int
-
-    @property
-    def total(self) -> int:
-        """Channels of the module's output."""
-        return self.one + self.factorized + self.double + self.pool
 
 
 class ExpandedFilters(NamedTuple):
@@ -73,11 +58,6 @@ class ExpandedFilters(NamedTuple):
     double: int
     pool: int
 
-    @property
-    def total(self) -> int:
-        """Channels of the module's output; the two long branches end in two convolutions each."""
-        return self.one + 2 * self.three + 2 * self.double + self.pool
-
 
 class ReductionFilters(NamedTuple):
     """A stride-2 module ("Rethinking" Figure 10): [1x1-]3x3; 1x1-3x3-3x3; max pool that passes its input on.
@@ -90,11 +70,6 @@ class ReductionFilters(NamedTuple):
     double_reduce: int
     double: int
 
-    @property
-    def expansion(self) -> int:
-        """Channels that the module adds to those of its input."""
-        return self.three + self.double
-
 
 class FactorizedReductionFilters(NamedTuple):
     """The second stride-2 module of v3: 1x1-3x3; 1x1-1xn-nx1-3x3; max pool that passes its input on."""
@@ -102,11 +77,6 @@ class FactorizedReductionFilters(NamedTuple):
     three_reduce: int
     three: int
     factorized: int
-
-    @property
-    def expansion(self) -> int:
-        """Channels that the module adds to those of its input."""
-        return self.three + self.factorized
 
 
 ModuleRow = Filters | Double3x3Filters | FactorizedFilters | ExpandedFilters
