@@ -38,6 +38,16 @@ _ENDING_SECONDS = 15.0
 _GO_ON = "run it again, it goes on from the last finished epoch"
 
 
+class ProcessLost(BaseException):
+    """Another process is gone: no fault of the job, which is not noted as failed."""
+
+
+def is_connection_lost(error: BaseException) -> bool:
+    """Whether an exchange failed because the process at the other end is gone."""
+    text = str(error)
+    return isinstance(error, dist.DistError) or "Connection closed" in text or "Connection reset" in text
+
+
 def connect(numerics: Numerics) -> int:
     """Start or join `devices` processes on each of `num_nodes` machines, nothing where that is one; the rank.
 
@@ -128,9 +138,7 @@ def _wait_for(children: list[subprocess.Popen[bytes]], ended: threading.Event) -
 
 def _explain(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
     """One line for a lost connection, which is no fault of this process; a traceback for everything else."""
-    text = str(error)
-    lost = isinstance(error, dist.DistError) or "Connection closed" in text or "Connection reset" in text
-    if not lost:
+    if not (isinstance(error, ProcessLost) or is_connection_lost(error)):
         sys.__excepthook__(kind, error, traceback)
         return
     time.sleep(_GRACE_SECONDS)

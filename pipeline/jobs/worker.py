@@ -91,8 +91,13 @@ class Ended:
     ran: bool = True
 
 
-def run_job(call: Call) -> Ended:
-    """Run a job and publish what it made; nothing where another process has published it meanwhile."""
+def run_job(call: Call, work: Callable[[Call, Path], str] | None = None) -> Ended:
+    """Run a job and publish what it made; nothing where another process has published it meanwhile.
+
+    Args:
+        call: the job.
+        work: what to do in the job's folder, if not `work_on` alone.
+    """
     store = Store(call.around.store)
     facts = {"stage": call.stage.removeprefix("stages."), "labels": dict(call.labels), "key": call.key}
     began = time.perf_counter()
@@ -104,7 +109,7 @@ def run_job(call: Call) -> Ended:
                 return Ended(done.summary, failed=False, seconds=0.0, ran=False)
             folder, began = store.start(call.key), time.perf_counter()
             store.log("start", **facts, process=os.getpid())
-            line = _work(call, folder)
+            line = (work or work_on)(call, folder)
             seconds = time.perf_counter() - began
             about = {**facts, "seconds": round(seconds, 3), "versions": dict(versions())}
             store.publish(call.key, summary=line, about=about)
@@ -120,7 +125,8 @@ def run_job(call: Call) -> Ended:
     return Ended(line, failed=False, seconds=seconds)
 
 
-def _work(call: Call, folder: Path) -> str:
+def work_on(call: Call, folder: Path) -> str:
+    """The stage's own `work`, in the job's folder; the line that it ends with."""
     _check_process(call)
     with watched_by(_status_writer(folder / "status")), _own_gpu(call):
         place = Workplace(folder / "out", folder / "resume", call.around.workers)
