@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from pipeline.errors import InputError
 from pipeline.files import write_atomically, write_json
 from pipeline.models import build_model
-from pipeline.models.classifier import Classifier, blueprint_of, lay_out, load_state
+from pipeline.models.classifier import Classifier, blueprint_of, lay_out, load_state, weight_layers
 
 _FORMAT = 1
 
@@ -40,11 +40,7 @@ def save_model(model: nn.Module, path: Path | str, *, about: dict[str, Any] | No
         "architecture": blueprint.architecture,
         "num_classes": blueprint.num_classes,
         "options": blueprint.options,
-        "channels": {
-            name: list(module.weight.shape[:2])
-            for name, module in model.named_modules()
-            if isinstance(module, nn.Conv2d | nn.Linear)
-        },
+        "channels": {name: list(layer.weight.shape[:2]) for name, layer in weight_layers(model).items()},
         "about": about or {},
     }
     if isinstance(model, Classifier):

@@ -1,13 +1,14 @@
 """Parameters and FLOPs, counted as the papers' tables count them."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.models.classifier import evaluation_mode
+from pipeline.models.classifier import evaluation_mode, weight_layers
 
 
 @dataclass(frozen=True)
@@ -48,22 +49,19 @@ def measure_cost(model: nn.Module, input_shape: Sequence[int]) -> Cost:
     """
     flops: dict[str, int] = {}
     outputs: list[int] = []
-    names = {module: name for name, module in model.named_modules()}
+    layers = weight_layers(model)
+    names: dict[nn.Module, str] = {layer: name for name, layer in layers.items()}
 
     def count(module: nn.Module, _inputs: Any, output: Tensor) -> None:
         per_output = module.weight[0].numel()  # type: ignore[index]
         outputs.append(output[0].numel())
         flops[names[module]] = flops.get(names[module], 0) + 2 * per_output * output[0].numel()
 
-    layers = {name: module for module, name in names.items() if isinstance(module, nn.Conv2d | nn.Linear)}
-    handles = [module.register_forward_hook(count) for module in layers.values()]
     reference = next(model.parameters())
-    try:
-        with evaluation_mode(model), torch.no_grad():
-            model(torch.zeros(1, *input_shape, device=reference.device, dtype=reference.dtype))
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks, evaluation_mode(model), torch.no_grad():
+        for layer in layers.values():
+            hooks.enter_context(layer.register_forward_hook(count))
+        model(torch.zeros(1, *input_shape, device=reference.device, dtype=reference.dtype))
     rows = tuple(_layer_cost(name, layers[name], n_flops) for name, n_flops in flops.items())
     n_params = sum(row.params for row in rows)
     return Cost(n_params, sum(row.flops for row in rows), 4 * (n_params + sum(outputs)), rows)
@@ -71,12 +69,15 @@ def measure_cost(model: nn.Module, input_shape: Sequence[int]) -> Cost:
 
 def count_params(model: nn.Module) -> int:
     """Weights and biases of convolutions and linear layers: `measure_cost`'s `.params`, without a forward pass."""
-    layers = (module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear))
-    return sum(layer.weight.numel() + (0 if layer.bias is None else layer.bias.numel()) for layer in layers)
+    return sum(_n_params(layer) for layer in weight_layers(model).values())
+
+
+def _n_params(layer: nn.Conv2d | nn.Linear) -> int:
+    return layer.weight.numel() + (0 if layer.bias is None else layer.bias.numel())
 
 
 def _layer_cost(name: str, layer: nn.Conv2d | nn.Linear, flops: int) -> LayerCost:
-    params = layer.weight.numel() + (0 if layer.bias is None else layer.bias.numel())
+    params = _n_params(layer)
     if isinstance(layer, nn.Conv2d):
         kind = "x".join(str(size) for size in layer.kernel_size)
         return LayerCost(name, kind, layer.in_channels, layer.out_channels, params, flops)

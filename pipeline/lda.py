@@ -89,8 +89,7 @@ def scatter_matrices(features: Tensor, labels: Tensor) -> Scatter:
 
 def separation_matrix(scatter: Scatter, *, ridge: float) -> Tensor:
     """(S_w + ridge I)^-1 S_b of Eq. 9, (d, d)."""
-    identity = torch.eye(len(scatter.S_w), dtype=scatter.S_w.dtype, device=scatter.S_w.device)
-    solution: Tensor = torch.linalg.solve(scatter.S_w + ridge * identity, scatter.S_b)
+    solution: Tensor = torch.linalg.solve(_ridged(scatter.S_w, ridge), scatter.S_b)
     return solution
 
 
@@ -127,17 +126,15 @@ def log_separation(scatter: Scatter, *, ridge: float) -> Tensor:
     As 1 + v_j are the eigenvalues of (S_w + ridge I)^-1 (S_a + ridge I), the sum is a difference of two log
     determinants, and no eigenvector is needed.
     """
-    identity = ridge * torch.eye(len(scatter.S_w), dtype=scatter.S_w.dtype, device=scatter.S_w.device)
-    difference: Tensor = torch.logdet(scatter.S_a + identity) - torch.logdet(scatter.S_w + identity)
+    difference: Tensor = torch.logdet(_ridged(scatter.S_a, ridge)) - torch.logdet(_ridged(scatter.S_w, ridge))
     return difference
 
 
 def discriminant_spectrum(features: Tensor, labels: Tensor, *, ridge: float) -> Tensor:
     """Eq. 6: the generalised eigenvalues of (S_b, S_w + ridge I), descending, (d,)."""
     scatter = scatter_matrices(features, labels)
-    identity = torch.eye(len(scatter.S_w), dtype=scatter.S_w.dtype, device=scatter.S_w.device)
     # With S_w + ridge I = L L', the pencil's eigenvalues are those of the symmetric L^-1 S_b L^-T.
-    L = torch.linalg.cholesky(scatter.S_w + ridge * identity)
+    L = torch.linalg.cholesky(_ridged(scatter.S_w, ridge))
     half = torch.linalg.solve_triangular(L, scatter.S_b, upper=False)
     whitened = torch.linalg.solve_triangular(L, half.T, upper=False)
     spectrum: Tensor = torch.linalg.eigvalsh((whitened + whitened.T) / 2).flip(0)
@@ -211,6 +208,10 @@ def describe_latent(features: Tensor, labels: Tensor, weights: Lda) -> dict[str,
         "active": active_neurons(S_a, active_variance=weights.active_variance),
     }
     return {name: tensor.detach().float().cpu().contiguous() for name, tensor in described.items()}
+
+
+def _ridged(S: Tensor, ridge: float) -> Tensor:
+    return S + ridge * torch.eye(len(S), dtype=S.dtype, device=S.device)
 
 
 def _off_diagonal_norm(matrix: Tensor) -> Tensor:

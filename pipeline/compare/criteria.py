@@ -26,7 +26,7 @@ from torch.nn.functional import cross_entropy
 from pipeline.deconv.layer_outputs import LayerOutputs, ObservingMode
 from pipeline.machine.float64 import float64
 from pipeline.machine.memory import in_fitting_batches
-from pipeline.models.classifier import evaluation_mode, output_layer
+from pipeline.models.classifier import evaluation_mode, output_layer, weight_layers
 
 Criterion = Literal["l1", "fpgm", "activation_mean", "activation_variance", "apoz", "taylor", "random"]
 Scores = dict[str, Tensor]
@@ -78,11 +78,7 @@ def score_filters(
 
 def _layers(model: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
     last = output_layer(model)
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d | nn.Linear) and module is not last
-    }
+    return {name: layer for name, layer in weight_layers(model).items() if layer is not last}
 
 
 def _l1(layer: nn.Conv2d | nn.Linear) -> Tensor:

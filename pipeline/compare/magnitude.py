@@ -10,7 +10,7 @@ from torch.nn.utils import prune as torch_prune
 
 from pipeline.cost import count_params
 from pipeline.machine.float64 import float64
-from pipeline.models.classifier import output_layer
+from pipeline.models.classifier import output_layer, weight_layers
 
 
 def magnitude_masks(model: nn.Module, n_params: int, *, output_share: float = 0.0) -> dict[str, Tensor]:
@@ -27,7 +27,7 @@ def magnitude_masks(model: nn.Module, n_params: int, *, output_share: float = 0.
     Raises:
         ValueError: if `n_params` is out of range.
     """
-    layers = _layers(model)
+    layers = weight_layers(model)
     n_weights = sum(layer.weight.numel() for layer in layers.values())
     n_kept = n_params - (count_params(model) - n_weights)
     if not 1 <= n_kept <= n_weights:
@@ -61,12 +61,6 @@ def masked(model: nn.Module, masks: dict[str, Tensor]) -> Iterator[None]:
     finally:
         for layer in layers.values():
             torch_prune.remove(layer, "weight")  # type: ignore[no-untyped-call]
-
-
-def _layers(model: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
-    return {
-        name: module for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)
-    }
 
 
 def _in_deviations(weight: Tensor) -> Tensor:

@@ -92,15 +92,12 @@ def _trace_batch(model: nn.Module, images: Tensor, kept: Tensor) -> dict[str, Te
     recorder = LayerOutputs(model)
     decision = decision_layer(model)
     latent: list[Tensor] = []
-    handle = decision.register_forward_pre_hook(lambda _, inputs: latent.append(inputs[0]))
-    try:
-        with torch.enable_grad(), module_path(model) as path, DeconvolutionMode(recorder.observe):
-            try:
-                model(images.detach().requires_grad_(True))
-            except ValueError as error:
-                raise ValueError(f"{error} in {path[-1] or type(model).__name__}") from None
-    finally:
-        handle.remove()
+    hook = decision.register_forward_pre_hook(lambda _, inputs: latent.append(inputs[0]))
+    with hook, torch.enable_grad(), module_path(model) as path, DeconvolutionMode(recorder.observe):
+        try:
+            model(images.detach().requires_grad_(True))
+        except ValueError as error:
+            raise ValueError(f"{error} in {path[-1] or type(model).__name__}") from None
     outputs = recorder.outputs
     outputs.pop(next(name for name, module in model.named_modules() if module is decision))
     response = latent[-1]

@@ -9,6 +9,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from pipeline.deconv.rectifiers import RECTIFIERS, Observer
+from pipeline.models.classifier import weight_layers
 
 _LAYERS = frozenset({torch.conv2d, functional.conv2d, functional.linear})
 # What may stand between a layer and the output that others read: it changes values, not channels.
@@ -22,11 +23,7 @@ class LayerOutputs:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._layer_of_weight = {
-            id(module.weight): name
-            for name, module in model.named_modules()
-            if isinstance(module, nn.Conv2d | nn.Linear)
-        }
+        self._layer_of_weight = {id(layer.weight): name for name, layer in weight_layers(model).items()}
         self.outputs: dict[str, Tensor] = {}
         self._owner: dict[int, str] = {}
         self._alive: list[Tensor] = []

@@ -110,12 +110,7 @@ class Parts:
 
 
 def load_parts(folder: Path, device: torch.device, *, workers: int = 0) -> Parts:
-    """Read a prepared set onto a device; files stay where they are.
-
-    Args:
-        folder: what the stage `prepare` wrote.
-        device: where batches are wanted.
-        workers: processes that read files.
+    """Read what the stage `prepare` wrote onto a device; files stay where they are, for `workers` to read.
 
     Raises:
         InputError: if the set is missing or damaged.

@@ -14,8 +14,7 @@ class AuxiliaryHead(nn.Module):
 
     Args:
         in_channels: channels of the maps that it reads.
-        num_classes: the number of classes.
-        width: multiplier of its channel counts.
+        num_classes, width: as for `build_model`.
         batch_norm: whether batch norm follows the convolution.
         batch_norm_hidden: whether it also follows the linear layer to 1024 ("BN-auxiliary").
     """

@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -140,15 +140,17 @@ def module_path(model: nn.Module) -> Iterator[list[str]]:
     def leave(_module: nn.Module, _inputs: Any, _output: Any) -> None:
         path.pop()
 
-    handles: list[Any] = []
-    for name, module in model.named_modules():
-        handles.append(module.register_forward_pre_hook(enter(name)))
-        handles.append(module.register_forward_hook(leave))
-    try:
+    with ExitStack() as hooks:
+        for name, module in model.named_modules():
+            hooks.enter_context(module.register_forward_pre_hook(enter(name)))
+            hooks.enter_context(module.register_forward_hook(leave))
         yield path
-    finally:
-        for handle in handles:
-            handle.remove()
+
+
+def weight_layers(model: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
+    """The convolutions and linear layers by name, which costs, criteria and surgery are about."""
+    modules = model.named_modules()
+    return {name: module for name, module in modules if isinstance(module, nn.Conv2d | nn.Linear)}
 
 
 def decision_layer(model: nn.Module) -> nn.Linear:
@@ -169,7 +171,7 @@ def output_layer(model: nn.Module) -> nn.Linear | nn.Conv2d:
     Raises:
         ValueError: if the model has neither.
     """
-    layers = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    layers = list(weight_layers(model).values())
     if not layers:
         raise ValueError(f"expected a linear or convolutional output layer, {type(model).__name__} has none")
     linears = [module for module in layers if isinstance(module, nn.Linear)]
@@ -188,18 +190,12 @@ def latent_and_logits(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]
     def remember(_dropout: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         undropped[id(output)] = (output, inputs[0])  # the output is kept alive: its id stays its own
 
-    handles: list[Any] = [
-        module.register_forward_hook(remember)
-        for module in model.modules()
-        if isinstance(module, nn.Dropout) and not module.inplace
-    ]
-    handles.append(
-        decision_layer(model).register_forward_pre_hook(lambda _, inputs: captured.append(inputs[0]))
-    )
-    try:
+    with ExitStack() as hooks:
+        for module in model.modules():
+            if isinstance(module, nn.Dropout) and not module.inplace:
+                hooks.enter_context(module.register_forward_hook(remember))
+        decision = decision_layer(model)
+        hooks.enter_context(decision.register_forward_pre_hook(lambda _, inputs: captured.append(inputs[0])))
         logits = model(images)
-    finally:
-        for handle in handles:
-            handle.remove()
     latent = captured[-1]
     return undropped.get(id(latent), (latent, latent))[1], logits

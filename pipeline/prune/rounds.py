@@ -87,7 +87,6 @@ def prune_round(
         utility: of this model.
         etas: thresholds' factors.
         sizes: fractions of the model's parameters, for which eta is found by bisection.
-        surgery: the section of the params.
         retrain: from (pruned model, sample's name) to its validation score and cost; trains in place.
     """
     example = utility.images[:1]

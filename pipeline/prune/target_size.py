@@ -33,13 +33,8 @@ def prune_to_size(
     The size falls with eta in steps, so that it may end under the target by more than the tolerance: then
     no eta comes nearer from below, to six digits.
 
-    Args:
-        model: the model to prune; left untouched.
-        utilities: from `deconv.trace_utility`, for this model.
+    Args beside those of `prune_model`:
         n_params: parameters of convolutions and linear layers, as `measure_cost` counts them.
-        example_input: as in `prune_model`.
-        round_to: as in `prune_model`.
-        remove_branches: as in `prune_model`.
         tolerance: the share of `n_params` that the model may be smaller before the search ends.
 
     Returns:

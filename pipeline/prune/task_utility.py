@@ -51,11 +51,8 @@ def unravel_utility(
     Args:
         model: left as it was.
         discriminants: Eq. 12 of a pushed model, or the after-the-fact Eq. 3.8.
-        train: discriminants and utilities come from it.
+        train: discriminants and utilities come from it; `seed` draws the traced images.
         validation: the choice of latent neurons comes from it.
-        surgery: the section of the params.
-        seed: of the traced images.
-        batch_size: images at a time.
     """
     features = latent_features(model, train, batch_size=batch_size)
     v = discriminants(features, train.labels)

@@ -32,16 +32,8 @@ def train_plainly(
 ) -> Outcome:
     """Train a classifier on shuffled batches with cross-entropy, in place.
 
-    The heads draw their initial weights from torch's global generator: seed it first.
-
-    Args:
-        model: moved to the device of the data.
-        settings: one training run.
-        parts: the data.
-        auxiliary: the auxiliary heads, None for none.
-        seed: of batches, shifts and dropout.
-        resume: where finished epochs are kept.
-        numerics: the section of the params.
+    The model is moved to the device of the data. Auxiliary heads, where there are to be any, draw their initial
+    weights from torch's global generator: seed it first. Everything else is as for `fit`.
     """
     model.to(parts.train.device)
     objective = training_objective(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import torch
@@ -85,12 +86,10 @@ class AuxiliaryObjective(Objective):
         def keep(tap: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
             maps[id(tap)] = output
 
-        handles = [tap.register_forward_hook(keep) for tap in self._taps]
-        try:
+        with ExitStack() as hooks:
+            for tap in self._taps:
+                hooks.enter_context(tap.register_forward_hook(keep))
             logits = model(images)
-        finally:
-            for handle in handles:
-                handle.remove()
         return logits, [head(maps[id(tap)]) for tap, head in zip(self._taps, self.heads, strict=True)]
 
 
@@ -99,11 +98,7 @@ def training_objective(
 ) -> Objective:
     """Cross-entropy, with auxiliary heads where they have a weight and the net has places for them.
 
-    Args:
-        model: the classifier to train.
-        images: two images or more in [0, 1], for the shapes of the heads.
-        auxiliary: section `auxiliary` of the params; None for no heads.
-        label_smoothing: as in `Objective`.
+    `images`, two or more in [0, 1], are for the shapes of the heads.
     """
     if auxiliary is None or auxiliary.weight == 0 or not isinstance(model.net, Inception):
         return Objective(label_smoothing=label_smoothing)
