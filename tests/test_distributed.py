@@ -3,7 +3,10 @@
 All with whole nets in each (DDP) and with shares of one (FSDP).
 """
 
+from __future__ import annotations
+
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -18,10 +21,10 @@ import psutil
 import pytest
 import torch
 import torch.distributed as dist
-from conftest import ROOT, Workspace
+from builders import NUMERICS, lda_weights, parts, schedule
+from conftest import ROOT, RUN_STAGES, Workspace, jobs_run
 from safetensors.torch import load_file, save_file
-from test_objectives import lda_weights
-from test_train import NUMERICS, parts, schedule
+from tiny_params import edited, params_of
 from torch import Tensor, nn
 
 from pipeline.compare.magnitude import magnitude_masks, masked
@@ -33,9 +36,13 @@ from pipeline.distributed.collectives import (
     own_share,
     rank,
 )
+from pipeline.distributed.jobs import run_together
 from pipeline.distributed.sharding import trained_copy, whole
 from pipeline.errors import InputError
 from pipeline.images.parts import Images
+from pipeline.jobs.job import Job
+from pipeline.jobs.run import JobKeys
+from pipeline.jobs.store import Store
 from pipeline.models import build_model
 from pipeline.models.classifier import Classifier
 from pipeline.training.batches import shuffled_batches
@@ -47,9 +54,8 @@ from pipeline.training.step import training_step
 
 Strategy = Literal["ddp", "fsdp"]
 CPU = torch.device("cpu")
-# One process for all that share a workspace.
-pytestmark = pytest.mark.xdist_group("processes")  # beside the other group, which is the longer one
-torch.set_num_threads(1)  # on nets this small two threads spend their time waiting
+# One process for all that share a workspace, beside the other group, which is the longer one.
+pytestmark = [pytest.mark.xdist_group("processes"), pytest.mark.processes]
 
 _TIMEOUT = 120
 _ENDED_BY = (
@@ -112,7 +118,7 @@ class Spy(Objective):
         self.seen: list[dict[str, Any]] = []
         self.stop_after = stop_after
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Spy":
+    def __deepcopy__(self, memo: dict[int, Any]) -> Spy:
         return self  # what a copy sees is seen here
 
     def forward(self, model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -156,7 +162,6 @@ def trained(
         seed=3,
         resume=ResumePoint(folder / f"fit-{same_images}-{strategy}"),
         numerics=NUMERICS.model_copy(update={"strategy": strategy}),
-        description="test",
     )
     return spy, model, outcome.history
 
@@ -199,11 +204,44 @@ def single_weights(folder: Path) -> dict[str, Any]:
                 seed=3,
                 resume=ResumePoint(folder / f"masked-{strategy}"),
                 numerics=NUMERICS.model_copy(update={"strategy": strategy}),
-                description="test",
             ).history
         n_left = sum(int((parameter != 0).sum()) for parameter in model.parameters())
         found[f"masked_{strategy}"] = [n_left, [row["train_total"] for row in history]]
     return found
+
+
+# A stage whose job needs every process, or refuses its settings in all of them.
+_TOGETHER = """
+import torch
+import torch.distributed as dist
+from pipeline.errors import InputError
+
+def work(place, *, seed):
+    if seed < 0:
+        raise InputError(f"expected a seed of at least 0 (got {seed})")
+    total = torch.tensor([seed + dist.get_rank()])
+    dist.all_reduce(total)
+    (place.out / "total.txt").write_text(str(int(total)))
+    return f"total {int(total)}"
+"""
+
+
+def jobs_together(folder: Path) -> dict[str, Any]:
+    """Which jobs two processes ran together, at first and when asked for more, and what came of them."""
+    project = folder / "project"
+    os.chdir(project)
+    sys.path.insert(0, str(project))
+    store, keys = Store(), JobKeys("together")
+    jobs = [Job({"seed": seed}, {"seed": seed}, {}) for seed in (5, 6, 7)]
+
+    def run(chosen: list[Job]) -> list[str]:
+        return [job.name for job in run_together(chosen, keys=keys, store=store, params=params_of()).ran]
+
+    found: dict[str, Any] = {"ran": [run(jobs[:2]), run(jobs), run(jobs)]}
+    found["totals"] = sorted(file.read_text() for file in store.root.glob("done/*/out/total.txt"))
+    with pytest.raises(InputError, match="expected a seed of at least 0") as refused:
+        run([Job({"seed": -1}, {"seed": -1}, {})])
+    return found | {"refused": str(refused.value)}
 
 
 def work(number: int, folder: Path) -> None:
@@ -234,6 +272,7 @@ def work(number: int, folder: Path) -> None:
     facts["seen_same"] = trained(folder, same_images=True)[0].seen
     if number >= 0:
         facts |= work_in_shares(folder, own)
+        facts["together"] = jobs_together(folder)
     (own / "facts.json").write_text(json.dumps(facts))
 
 
@@ -242,6 +281,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The results of two processes, `rank0` and `rank1`, and of one alone, `rank-1`."""
     folder = tmp_path_factory.mktemp("processes")
     (folder / "alone").mkdir()
+    (folder / "project").mkdir()
+    (folder / "project/together.py").write_text(_TOGETHER)
     program = (
         f"import sys, pathlib; sys.path[:0] = {[str(ROOT), str(ROOT / 'tests')]!r}; import test_distributed\n"
         "test_distributed.work(int(sys.argv[1]), pathlib.Path(sys.argv[2]))"
@@ -380,76 +421,85 @@ def test_fsdp_leaves_masked_weights_at_zero(facts: list[dict[str, Any]]) -> None
     assert totals[1] < totals[0]
 
 
-def _stage(name: str) -> list[str]:
-    return [sys.executable, "-m", f"stages.{name}", *(() if name == "prepare" else ("--seed", "0"))]
+def test_jobs_run_in_all_processes_once(facts: list[dict[str, Any]]) -> None:
+    for each in facts[:2]:
+        assert each["together"]["ran"] == [["seed 5", "seed 6"], ["seed 7"], []]
+        assert each["together"]["totals"] == ["11", "13", "15"]
+    assert facts[0]["together"]["refused"] == "seed -1: expected a seed of at least 0 (got -1)"
+    assert facts[1]["together"]["refused"] == "expected a seed of at least 0 (got -1)"
 
 
-_TRAIN = """
-import runpy, sys
-sys.path.insert(0, "")
-sys.argv = ["stages/train.py", "--seed", "0"]
-runpy.run_module("stages.train", run_name="__main__")
-import torch.distributed
+TRAIN = [sys.executable, "-m", "stages.train"]
+_ONE_PROCESS = f"""{RUN_STAGES}
+import torch
 print("lightning_fabric" in sys.modules, torch.distributed.is_initialized())
 """
+# Enough epochs to be killed twice on the way.
+N_EPOCHS = 8
 
 
 @pytest.fixture(scope="module")
-def prepared(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """Prepared and trained by one process; the base stands in for the grown net, which takes longer."""
+def one(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """Prepared, and trained by one process."""
     made = workspace.copy(tmp_path_factory.mktemp("processes") / "one")
-    made.edit_params(after="push:", old="epochs: 3", new="epochs: 6")
-    made.must(*_stage("prepare"))
-    result = made.must(sys.executable, "-c", _TRAIN)
+    made.write_params(edited(("train.training.epochs", N_EPOCHS)))
+    result = made.must(sys.executable, "-c", _ONE_PROCESS, "prepare", "train")
     assert result.output.splitlines()[-1] == "False False", "one process pays for several"
-    shutil.copytree(made.path("runs/tiny/0/train"), made.path("runs/tiny/0/grow"))
+    return made
+
+
+def _for_two(one: Workspace, name: str) -> Workspace:
+    """The same, prepared, to be trained by two processes."""
+    made = one.copy(one.root.with_name(name), without=[".jobs", ".git"])
+    shutil.rmtree(made.path("runs/tiny/train"))
+    made.write_params(edited(("train.training.epochs", N_EPOCHS), ("numerics.devices", 2)))
     return made
 
 
 @pytest.fixture(scope="module")
-def two(prepared: Workspace) -> Workspace:
-    """The same, pushed by two processes."""
-    made = prepared.copy(prepared.root.with_name("two"))
-    made.edit_params(after="numerics:", old="devices: 1", new="devices: 2")
-    result = made.must(*_stage("push"))
-    assert result.output.count("push seed 0: validation accuracy") == 1, result.output
+def two(one: Workspace) -> Workspace:
+    """Prepared, and trained by two processes that torchrun has started, into the store."""
+    made = _for_two(one, "two")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    result = made.must(*torchrun, "-m", "stages.train", "--only", "seed=0")
+    assert result.output.count("seed 0: validation accuracy") == 1, result.output
+    assert "train: 1 jobs in the store, 1 of them ran" in result.output
     return made
 
 
-@pytest.fixture(scope="module")
-def one(prepared: Workspace) -> Workspace:
-    """The same, pushed by one process."""
-    prepared.must(*_stage("push"))
-    return prepared
+def _accuracy(folder: Path) -> float:
+    score = json.loads((folder / "model.json").read_text(encoding="utf-8"))["about"]["validation"]
+    return float(score["n_correct"] / score["n"])
 
 
-def _last_accuracy(workspace: Workspace, stage: str) -> float:
-    last = json.loads(workspace.path(f"runs/tiny/0/{stage}/model.json").read_text())["about"]["validation"]
-    return float(last["n_correct"] / last["n"])
-
-
-def test_two_processes_write_what_one_writes(two: Workspace, one: Workspace) -> None:
-    assert two.contents("runs").keys() == one.contents("runs").keys()
-    assert two.path("runs/tiny/0/push/model.safetensors").is_file()
-    assert list(two.path(".resume").rglob("*")) == [two.path(".resume/partial")]
+def test_torchruns_processes_fill_the_store(two: Workspace) -> None:
+    assert two.must(*TRAIN, "--list").output == "seed 0: stored\n"
+    assert jobs_run(two.log()) == ["train 0"]
+    assert not two.path("runs/tiny/train").exists()
+    left = [*two.path(".jobs/work").iterdir(), *two.path(".jobs/new").iterdir()]
+    assert left == []
 
 
 def test_two_processes_train_as_well_as_one(two: Workspace, one: Workspace) -> None:
     """Batch norm counts half a batch in each, so the bits differ; the accuracy is the same within noise."""
-    assert two.contents("runs/tiny/0/push") != one.contents("runs/tiny/0/push")
-    assert abs(_last_accuracy(two, "push") - _last_accuracy(one, "push")) < 0.05
-    assert _last_accuracy(two, "push") > _last_accuracy(two, "train")
+    (made,) = two.path(".jobs/done").glob("*/out")
+    alone = one.path("runs/tiny/train/0")
+    assert sorted(file.name for file in made.iterdir()) == sorted(file.name for file in alone.iterdir())
+    assert (made / "model.safetensors").read_bytes() != (alone / "model.safetensors").read_bytes()
+    accuracy, of_one = _accuracy(made), _accuracy(alone)
+    assert accuracy > 0.6
+    assert abs(accuracy - of_one) < 0.1
 
 
-def _push_until_lost(workspace: Workspace, lost: int) -> tuple[int, str, float]:
-    """Push with two processes, kill one after the next epoch; the exit code, the output and the seconds until."""
+def _train_until_lost(workspace: Workspace, lost: int) -> tuple[int, str, float]:
+    """Train with two processes, kill one after the next epoch; the exit code, the output and the seconds until."""
     started = time.time()
     deadline = time.monotonic() + _TIMEOUT
-    with workspace.start(*_stage("push")) as process:
+    with workspace.start(*TRAIN) as process:
         try:
             while not any(
                 file.stat().st_mtime > started
-                for file in workspace.path(".resume").glob("push-*/**/*.safetensors")
+                for file in workspace.path(".jobs/work").glob("*/resume/fit.safetensors")
             ):
                 assert process.poll() is None, process.communicate()[0]
                 assert time.monotonic() < deadline
@@ -463,37 +513,39 @@ def _push_until_lost(workspace: Workspace, lost: int) -> tuple[int, str, float]:
         return process.returncode, output, time.monotonic() - killed
 
 
-def test_a_lost_process_ends_the_run_which_then_goes_on(two: Workspace) -> None:
-    undisturbed = two.contents("runs/tiny/0/push")
-    shutil.rmtree(two.path("runs/tiny/0/push"))
-
-    code, output, seconds = _push_until_lost(two, lost=1)
+def test_a_lost_process_ends_the_run_which_then_goes_on_to_the_same_bytes(
+    one: Workspace, two: Workspace
+) -> None:
+    made = _for_two(one, "lost")
+    code, output, seconds = _train_until_lost(made, lost=1)
     assert (code, seconds < _ENDED_BY) == (1, True), output
     assert "process 1 of 2 was killed (SIGKILL), which ends this run: run it again" in output
     assert "Traceback" not in output
 
-    code, output, seconds = _push_until_lost(two, lost=0)
+    code, output, seconds = _train_until_lost(made, lost=0)
     assert (code, seconds < _ENDED_BY) == (-signal.SIGKILL, True), output
     assert "process 1: the process that started this one is gone, which ends this run" in output
     assert "Traceback" not in output
 
-    assert not two.path("runs/tiny/0/push").exists()
-    (point,) = two.path(".resume").glob("push-*/*.safetensors")
+    assert not made.path("runs/tiny/train").exists()
+    (point,) = made.path(".jobs/work").glob("*/resume/fit.safetensors")
     n_epochs = len(ResumePoint(point.with_suffix("")).load()[1]["history"])  # type: ignore[index]
-    assert n_epochs >= 2, "the second run went on from the first one's point"
-    two.must(*_stage("push"))
-    assert two.contents("runs/tiny/0/push") == undisturbed
-    assert list(two.path(".resume").rglob("*")) == [two.path(".resume/partial")]
+    assert 2 <= n_epochs < N_EPOCHS, "the second run went on from the first one's point"
+    made.must(*TRAIN)
+    (undisturbed,) = two.path(".jobs/done").glob("*/out")
+    for file in sorted(undisturbed.iterdir()):
+        assert made.path("runs/tiny/train/0", file.name).read_bytes() == file.read_bytes(), file.name
+    assert jobs_run(made.log()) == ["train 0"]
+    assert [*made.path(".jobs/work").iterdir(), *made.path(".jobs/new").iterdir()] == []
 
 
-def test_processes_that_were_not_asked_for_are_one_line(prepared: Workspace) -> None:
+def test_processes_that_were_not_asked_for_are_one_line(one: Workspace) -> None:
     """As in a SLURM job of one task, where somebody else is to start the processes."""
-    copy = prepared.copy(prepared.root.with_name("slurm"))
-    copy.edit_params(after="numerics:", old="devices: 1", new="devices: 2")
+    copy = _for_two(one, "slurm")
     slurm = {"NTASKS": "1", "NTASKS_PER_NODE": "1", "NNODES": "1", "JOB_NAME": "train", "JOB_ID": "1"}
     slurm |= {"PROCID": "0", "LOCALID": "0", "NODEID": "0"}
     settings = [f"SLURM_{name}={value}" for name, value in slurm.items()]
-    result = copy.run("env", *settings, *_stage("push"))
+    result = copy.run("env", *settings, *TRAIN)
     assert result.code == 1
     (line,) = result.output.splitlines()
-    assert line.startswith("push seed 0: params.yaml: numerics.devices, numerics.num_nodes: ")
+    assert line.startswith("train: params.yaml: numerics.devices, numerics.num_nodes: ")
