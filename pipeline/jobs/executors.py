@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import warnings
 from collections.abc import Callable, Iterator
@@ -77,15 +78,10 @@ def open_executor(runtime: Runtime, *, at_a_time: int, pending: int) -> Iterator
 
 @contextmanager
 def _loky(n: int) -> Iterator[Executor]:
-    from multiprocessing import resource_tracker
-
     from joblib.externals.loky import ProcessPoolExecutor
-    from joblib.externals.loky.backend import resource_tracker as own_tracker
 
+    _start_trackers()
     # Ctrl-C reaches the processes, too. They inherit that they do not hear it, as this one does, and ends them.
-    # Both trackers are started before: that lets this process hear again.
-    resource_tracker.ensure_running()
-    own_tracker.ensure_running()
     with warnings.catch_warnings():
         # loky renews a process whose memory has grown, which it reports as if it were a fault.
         warnings.filterwarnings("ignore", "A worker stopped while some jobs were given to the executor")
@@ -96,7 +92,27 @@ def _loky(n: int) -> Iterator[Executor]:
             signal.pthread_sigmask(signal.SIG_SETMASK, heard)
             yield executor
         finally:
+            signal.pthread_sigmask(
+                signal.SIG_BLOCK, {signal.SIGINT}
+            )  # a second one waits until they are gone
             executor.shutdown(wait=True, kill_workers=True)
+            signal.pthread_sigmask(signal.SIG_SETMASK, heard)
+
+
+def _start_trackers() -> None:
+    """Start the two processes that clear up after killed ones, before signals are blocked: that unblocks them.
+
+    They report what they have cleared up as if it were a fault.
+    """
+    from multiprocessing import resource_tracker
+
+    from joblib.externals.loky.backend import resource_tracker as own_tracker
+
+    before = os.environ.get("PYTHONWARNINGS", "")
+    os.environ["PYTHONWARNINGS"] = "ignore"
+    resource_tracker.ensure_running()
+    own_tracker.ensure_running()
+    os.environ["PYTHONWARNINGS"] = before
 
 
 @contextmanager
@@ -107,10 +123,15 @@ def _dask(address: str) -> Iterator[tuple[Executor, int]]:
         raise InputError(
             "params.yaml: runtime.backend: dask needs the package distributed, which is not installed"
         ) from None
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # a lost scheduler is told in one line, by us
+    if not re.fullmatch(r"((tcp|tls|ucx|wss?)://)?[^\s/]+:\d+", address):
+        raise InputError(
+            f"params.yaml: runtime.address: expected one such as tcp://HOST:8786 (got {address})"
+        )
+    for name in ("distributed", "distributed.client"):  # a lost scheduler is told in one line, by us
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         client = Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)
-    except (OSError, ValueError) as error:
+    except (OSError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise InputError(
             f"params.yaml: runtime.address: expected a Dask scheduler at {address} ({reason})"

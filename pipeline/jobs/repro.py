@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from pipeline.params.file import read_params
 _LOCK = Path(".jobs/repro.lock")
 _DVC_LOCKS = Path(".dvc/tmp/rwlock")
 _LOCK_FILE, _LAST_WHOLE = Path("dvc.lock"), Path(".jobs/dvc.lock")
+_HASH = re.compile(r"[0-9a-f]{32}(\.dir)?")
 _POLL_SECONDS = 0.5
 
 
@@ -108,7 +110,9 @@ def _is_whole(lock_file: Path) -> bool:
         entries = [
             entry for stage in stages.values() for kind in ("deps", "outs") for entry in stage.get(kind, ())
         ]
-        return all(stage["cmd"] for stage in stages.values()) and all(entry["md5"] for entry in entries)
+        return all(stage["cmd"] for stage in stages.values()) and all(
+            _HASH.fullmatch(entry["md5"]) for entry in entries
+        )
     except (YAMLError, LookupError, TypeError, AttributeError, UnicodeDecodeError):
         return False
 

@@ -13,7 +13,6 @@ of the params that `jobs` takes are those that dvc.yaml names (a test compares).
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import signal
@@ -52,14 +51,11 @@ def run_stage(name: str, arguments: Sequence[str] | None = None) -> None:
         sys.exit(2 if isinstance(error, FlagError) else 1)
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # impatience adds no traceback
-    else:
-        return
-    log.error(
-        "%s: interrupted; finished jobs are kept, others go on from their last epoch: run it again", stage
-    )
-    sys.stderr.flush()
-    gc.collect()  # what the error held, semaphores among it; none of the exit's own waiting for threads
-    os._exit(130)
+        log.error(
+            "%s: interrupted; finished jobs are kept, others go on from their last epoch: run it again", stage
+        )
+        sys.stderr.flush()
+        os._exit(130)
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:

@@ -114,11 +114,11 @@ class Store:
 
     def read_log(self) -> list[dict[str, Any]]:
         """Every line of the log, oldest first."""
-        try:
-            lines = (self.root / "log.jsonl").read_text(encoding="utf-8").splitlines()
-        except FileNotFoundError:
-            return []
-        return [json.loads(line) for line in lines if line.endswith("}")]
+        file, lines = self.root / "log.jsonl", []
+        for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
+            with suppress(ValueError):  # cut off where no space was left
+                lines.append(json.loads(line))
+        return lines
 
     def forget(self, limit_bytes: float, *, used: Collection[str]) -> None:
         """Remove what has not been used for longest until the store is within the limit; never what `used` names."""

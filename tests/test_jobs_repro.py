@@ -1,0 +1,219 @@
+"""`make repro` before DVC starts: params are checked, another run is waited for, cut-off files are mended."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from toy_project import Toy, said_by, until
+
+from pipeline.jobs import repro
+
+pytestmark = pytest.mark.processes
+
+# In DVC's place: it notes its arguments, and works until a file is gone.
+_DVC = """
+import os, sys, time
+from pathlib import Path
+Path("called.txt").write_text(" ".join(sys.argv[1:]))
+try:
+    Path("path.txt").write_text(os.environ["PATH"])
+    while Path("acts/dvc").exists():
+        time.sleep(0.01)
+except KeyboardInterrupt:
+    sys.stderr.write("the stage says what is kept\\n")
+    sys.exit(130)
+sys.exit(int(Path("acts/code").read_text()) if Path("acts/code").exists() else 0)
+"""
+WHOLE = """schema: '2.0'
+stages:
+  prepare:
+    cmd: python -m stages.prepare
+    deps:
+    - path: pipeline/images
+      hash: md5
+      md5: 0123456789abcdef0123456789abcdef.dir
+      size: 1000
+      nfiles: 3
+    outs:
+    - path: runs/tiny/prepare
+      hash: md5
+      md5: fedcba9876543210fedcba9876543210.dir
+      size: 2000
+      nfiles: 2
+  train:
+    cmd: python -m stages.train
+    params:
+      params.yaml:
+        seeds:
+        - 0
+"""
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Iterator[Toy]:
+    toy = Toy(tmp_path / "toy")
+    toy.path("dvc").mkdir()
+    toy.path("dvc/__init__.py").write_text("")
+    toy.path("dvc/__main__.py").write_text(_DVC)
+    yield toy
+    toy.end()
+
+
+@pytest.fixture
+def project(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> Iterator[Toy]:
+    monkeypatch.chdir(toy.root)
+    return toy
+
+
+def _repro(toy: Toy, *flags: str) -> subprocess.Popen[str]:
+    return toy.start(*flags, module="pipeline.jobs.repro")
+
+
+def test_it_runs_dvc_repro_with_its_arguments_and_exit_code(toy: Toy) -> None:
+    toy.act("code", "7")
+    said = said_by(_repro(toy, "--force", "train"))
+    assert (said.code, said.lines) == (7, [])
+    assert toy.path("called.txt").read_text() == "repro --force train"
+    first, *_ = toy.path("path.txt").read_text().split(os.pathsep)
+    assert first == str(Path(sys.executable).parent)  # stages are called as `python`
+
+
+def test_bad_params_are_a_line_each_and_dvc_is_not_started(toy: Toy) -> None:
+    toy.path("params.yaml").write_text(
+        toy.path("params.yaml").read_text().replace('"threads": 1', '"threads": 0')
+    )
+    said = said_by(_repro(toy))
+    assert said.code == 1
+    (line,) = said.lines
+    assert line.startswith("params.yaml: numerics.threads: ")
+    assert not toy.path("called.txt").exists()
+
+
+def test_a_second_run_says_who_is_at_work_and_waits(toy: Toy) -> None:
+    toy.act("dvc", "")
+    first = _repro(toy, "first")
+    until(toy.path("called.txt").exists)
+    second = _repro(toy, "second")
+    assert second.stderr is not None
+    line = second.stderr.readline()
+    assert line.startswith(f"another run is at work in this folder (process {first.pid}, since ")
+    assert line.endswith("): waiting for it\n")
+    assert toy.path("called.txt").read_text() == "repro first"
+    toy.release("dvc")
+    said = [said_by(process) for process in (first, second)]
+    assert [(each.code, each.lines) for each in said] == [(0, []), (0, [])]
+    assert toy.path("called.txt").read_text() == "repro second"
+
+
+def test_a_killed_run_is_waited_for_by_nobody(toy: Toy) -> None:
+    toy.act("dvc", "")
+    first = _repro(toy)
+    until(toy.path("called.txt").exists)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.communicate()
+    toy.release("dvc")
+    said = said_by(_repro(toy))
+    assert (said.code, said.lines) == (0, [])
+
+
+def test_a_dvc_that_was_started_by_itself_is_waited_for(toy: Toy) -> None:
+    toy.path(".dvc/tmp").mkdir(parents=True)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        held = {"write": {"dvc.yaml": {"pid": other.pid, "cmd": "dvc repro"}}, "read": {}}
+        toy.path(".dvc/tmp/rwlock").write_text(json.dumps(held))
+        process = _repro(toy)
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        assert line == (
+            f"another run is at work in this folder (dvc repro, process {other.pid}): waiting for it\n"
+        )
+        assert not toy.path("called.txt").exists()
+    said = said_by(process)
+    assert (said.code, said.lines) == (0, [])
+
+
+def test_interrupted_while_it_waits_it_has_started_nothing(toy: Toy) -> None:
+    toy.act("dvc", "")
+    first = _repro(toy, "first")
+    until(toy.path("called.txt").exists)
+    second = _repro(toy, "second")
+    assert second.stderr is not None
+    second.stderr.readline()
+    second.send_signal(signal.SIGINT)
+    said = said_by(second)
+    assert said.lines == ["make repro: interrupted while it waited; nothing was started"]
+    assert said.code == 1
+    toy.release("dvc")
+    assert said_by(first).code == 0
+    assert toy.path("called.txt").read_text() == "repro first"
+
+
+def test_interrupted_while_dvc_works_it_adds_nothing_to_what_the_stage_says(toy: Toy) -> None:
+    toy.act("dvc", "")
+    process = _repro(toy)
+    until(toy.path("path.txt").exists)
+    os.killpg(process.pid, signal.SIGINT)
+    said = said_by(process)
+    assert (said.code, said.lines) == (130, ["the stage says what is kept"])
+
+
+@pytest.mark.parametrize("cut", ["", '{"write": {"dvc.ya', "\0\0"])
+def test_a_cut_off_book_of_locks_is_removed(toy: Toy, cut: str) -> None:
+    toy.path(".dvc/tmp").mkdir(parents=True)
+    toy.path(".dvc/tmp/rwlock").write_text(cut)
+    said = said_by(_repro(toy))
+    assert (said.code, said.lines) == (0, [])
+    assert toy.path("called.txt").exists()
+    assert not toy.path(".dvc/tmp/rwlock").exists()
+
+
+def test_a_whole_book_of_a_dead_process_stays(project: Toy) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
+        pass
+    held = json.dumps({"write": {"dvc.yaml": {"pid": dead.pid, "cmd": "dvc repro"}}})
+    project.path(".dvc/tmp").mkdir(parents=True)
+    project.path(".dvc/tmp/rwlock").write_text(held)
+    repro._mend()
+    assert repro._dvc_at_work() is None
+    assert project.path(".dvc/tmp/rwlock").read_text() == held
+
+
+_SAID = "dvc.lock: cut off when a run was killed; what that run had finished comes from the job store\n"
+
+
+@pytest.mark.parametrize("end", [0, 10, 40, 80, 150, 165, 350])
+def test_a_cut_off_lock_goes_back_to_the_last_whole_one(
+    project: Toy, capsys: pytest.CaptureFixture[str], end: int
+) -> None:
+    lock = project.path("dvc.lock")
+    project.path(".jobs").mkdir()
+    lock.write_text(WHOLE)
+    repro._mend()
+    assert capsys.readouterr().err == ""
+    lock.write_text(WHOLE[:end])
+    repro._mend()
+    assert capsys.readouterr().err == _SAID
+    assert lock.read_text() == WHOLE
+
+
+def test_a_cut_off_lock_without_an_earlier_one_is_removed(
+    project: Toy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project.path("dvc.lock").write_text(WHOLE[:80])
+    repro._mend()
+    assert capsys.readouterr().err == _SAID
+    assert not project.path("dvc.lock").exists()
+
+
+def test_where_nothing_is_cut_off_nothing_is_said(project: Toy, capsys: pytest.CaptureFixture[str]) -> None:
+    repro._mend()
+    assert not project.path("dvc.lock").exists()
+    project.path("dvc.lock").write_text(WHOLE)
+    repro._mend()
+    assert project.path("dvc.lock").read_text() == WHOLE
+    assert capsys.readouterr().err == ""
