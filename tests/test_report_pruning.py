@@ -11,7 +11,7 @@ from report_builders import results_with
 from tiny_params import params_of
 
 from pipeline.report.latent import variants_section
-from pipeline.report.pruning_figures import draw_layers, layerwise
+from pipeline.report.pruning import draw_layers, layerwise
 from pipeline.report.results import Results
 
 FIELDS = ["seed", "model", "layer", "kind", "in", "out", "params", "flops"]

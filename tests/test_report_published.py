@@ -10,8 +10,7 @@ from report_builders import results_with
 from pipeline.compared import MODELS, OURS
 from pipeline.params.file import read_params
 from pipeline.params.params import Params, PublishedName
-from pipeline.report.published import DROPS, SCORES
-from pipeline.report.published_sections import published_drops, published_scores
+from pipeline.report.published import DROPS, PERTURBATIONS, SCORES, published_drops, published_scores
 from pipeline.report.results import Results
 
 NAMES: tuple[PublishedName, ...] = get_args(PublishedName)
@@ -38,11 +37,11 @@ def test_every_published_row_stands_for_a_model_of_the_preset(name: PublishedNam
 @pytest.mark.parametrize("name", sorted(DROPS))
 def test_drops_are_whole_tables_over_the_headline(name: PublishedName) -> None:
     params = read_params(ROOT / f"presets/{name}.yaml")
-    models = {row.model for row in DROPS[name]}
-    assert models <= set(MODELS)
-    cells = [(row.perturbation, row.model) for row in DROPS[name]]
-    assert sorted(cells) == sorted((p, m) for p in params.report.headline for m in models)
-    assert all(-10 < row.drop <= 0 for row in DROPS[name])
+    drops = DROPS[name]
+    assert set(drops) <= set(MODELS)
+    assert sorted(PERTURBATIONS) == sorted(params.report.headline)
+    assert {len(values) for values in drops.values()} == {len(PERTURBATIONS)}
+    assert all(-10 < drop <= 0 for values in drops.values() for drop in values)
 
 
 def results(name: PublishedName | None) -> Results:

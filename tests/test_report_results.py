@@ -15,7 +15,7 @@ from pipeline.errors import InputError
 from pipeline.params.params import Params
 from pipeline.report import write_report
 from pipeline.report.latent import variants_section
-from pipeline.report.pruning_figures import draw_growth
+from pipeline.report.pruning import draw_growth
 from pipeline.report.results import Results, load_results
 
 SEEDS: Change = ("seeds", [0, 1])

@@ -16,12 +16,16 @@ from pipeline.compared import MODELS, OURS_AT_SIZE, at_size, pairs_of, source_na
 from pipeline.params.params import Params
 from pipeline.report import robustness as robustness_report
 from pipeline.report import robustness_figures
-from pipeline.report.calibration import calibration_section
 from pipeline.report.figures import LABELS
+from pipeline.report.page import Interval
 from pipeline.report.results import Results
-from pipeline.report.robustness_claims import claims_section, pairs_section, same_size_section, verdict
-from pipeline.report.robustness_tables import drop_interval, drop_values, label_of, models_of
-from pipeline.report.statistics import Interval
+from pipeline.report.robustness import (
+    calibration_section,
+    claims_section,
+    pairs_section,
+    same_size_section,
+    verdict,
+)
 from pipeline.report.summary import summary
 from pipeline.robustness.conditions import CLEAN, list_conditions
 
@@ -70,7 +74,7 @@ def results_of(params: Params, hits: Hits = even, *, white_box: Hits = white_box
     conditions = list(list_conditions(params.noise, params.attacks, params.sources))
     perturbed = [each.name for each in conditions if each.kind != CLEAN]
     attacks = [each.name for each in conditions if each.kind == "attack"]
-    models = models_of(results_with(params, {}))
+    models = [*results_with(params, {}).models()]
     norms = {"l2": 1.0, "linf": 0.1}
     accuracy = pd.DataFrame(
         [
@@ -144,9 +148,8 @@ def results_of(params: Params, hits: Hits = even, *, white_box: Hits = white_box
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages without their figures, which take longer than all else."""
-    for name in ("draw_drops", "draw_severities", "draw_gallery"):
+    for name in ("draw_drops", "draw_severities", "draw_gallery", "draw_reliability"):
         monkeypatch.setattr(robustness_figures, name, lambda *_: True)
-    monkeypatch.setattr(robustness_report, "draw_reliability", lambda *_: None)
 
 
 def page_of(results: Results) -> str:
@@ -254,23 +257,23 @@ def test_a_difference_is_paired_by_seed() -> None:
 def test_drops_are_against_clean_images_of_the_same_seed_and_model() -> None:
     hits = hits_of({("pushed", CLEAN): [200, 180, 160], ("pushed", "fgsm"): [100, 90, 160]})
     results = results_of(params_of(seeds()), hits)
-    assert drop_values(results, "pushed", "fgsm") == pytest.approx([-0.5, -0.45, 0.0])
-    assert drop_values(results, "pushed", CLEAN) == [0.0, 0.0, 0.0]
-    assert drop_interval(results, "pushed", "fgsm").mean == pytest.approx(-0.95 / 3)
+    assert results.drops("pushed", "fgsm") == pytest.approx([-0.5, -0.45, 0.0])
+    assert results.drops("pushed", CLEAN) == [0.0, 0.0, 0.0]
+    assert results.drop("pushed", "fgsm").mean == pytest.approx(-0.95 / 3)
 
 
 def test_relative_drops_are_shares_of_the_models_own_clean_accuracy() -> None:
     hits = hits_of({("pushed", CLEAN): [200, 180, 160], ("pushed", "fgsm"): [100, 90, 160]})
     results = results_of(params_of(seeds()), hits)
-    assert drop_values(results, "pushed", "fgsm", relative=True) == pytest.approx([-0.5, -0.5, 0.0])
-    assert drop_interval(results, "pushed", "fgsm", relative=True).mean == pytest.approx(-1 / 3)
+    assert results.drops("pushed", "fgsm", relative=True) == pytest.approx([-0.5, -0.5, 0.0])
+    assert results.drop("pushed", "fgsm", relative=True).mean == pytest.approx(-1 / 3)
 
 
 def test_drops_follow_the_seeds_whatever_the_order_of_the_rows() -> None:
     results = results_of(params_of(seeds()), hits_of({("base", "fgsm"): [170, 150, 130]}))
-    values = drop_values(results, "base", "fgsm")
+    values = results.drops("base", "fgsm")
     results.tables["accuracy"] = results.tables["accuracy"].iloc[::-1].reset_index(drop=True)
-    assert drop_values(results, "base", "fgsm") == values == [-0.1, -0.2, -0.3]
+    assert results.drops("base", "fgsm") == values == [-0.1, -0.2, -0.3]
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -334,7 +337,7 @@ def test_the_white_box_stands_beside_the_same_attack_transferred() -> None:
 @pytest.mark.usefixtures("undrawn")
 def test_every_compared_model_has_a_row_in_the_white_box_and_in_the_accuracies() -> None:
     results = results_of(params_of(seeds()))
-    labels = [label_of(results, name) for name in models_of(results)]
+    labels = [*results.models().values()]
     (white_box,) = tables(section(even_page(), "White box, a diagnostic"))
     (accuracies,) = tables(section(even_page(), "Accuracy"))
     assert list(by_first_cell(white_box)) == labels
@@ -343,19 +346,19 @@ def test_every_compared_model_has_a_row_in_the_white_box_and_in_the_accuracies()
 
 def test_labels_say_the_size_and_the_source() -> None:
     results = results_of(params_of(seeds()))
-    assert label_of(results, OURS_AT_SIZE) == "ours at 0.5"
-    assert label_of(results, at_size("l1")) == "l1 at 0.5"
-    assert label_of(results, source_name("resnet")) == "source resnet"
-    assert label_of(results, "base") == LABELS["base"]
-    assert models_of(results) == [*MODELS, OURS_AT_SIZE, at_size("l1"), source_name("resnet")]
-    assert len({label_of(results, name) for name in models_of(results)}) == len(models_of(results))
+    assert results.models()[OURS_AT_SIZE] == "ours at 0.5"
+    assert results.models()[at_size("l1")] == "l1 at 0.5"
+    assert results.models()[source_name("resnet")] == "source resnet"
+    assert results.models()["base"] == LABELS["base"]
+    assert [*results.models()] == [*MODELS, OURS_AT_SIZE, at_size("l1"), source_name("resnet")]
+    assert len({*results.models().values()}) == len(results.models())
 
 
 def test_the_size_of_the_labels_is_the_lineups() -> None:
     lineup = {"fraction": 0.25, "competitors": ["han", "scratch"]}
     results = results_of(params_of(seeds(), ("lineup", lineup)))
-    assert label_of(results, OURS_AT_SIZE) == "ours at 0.25"
-    assert [label_of(results, at_size(name)) for name in ("han", "scratch")] == [
+    assert results.models()[OURS_AT_SIZE] == "ours at 0.25"
+    assert [results.models()[at_size(name)] for name in ("han", "scratch")] == [
         "han at 0.25",
         "scratch at 0.25",
     ]
@@ -363,15 +366,15 @@ def test_the_size_of_the_labels_is_the_lineups() -> None:
 
 def test_without_a_lineup_the_main_flow_and_the_sources_are_compared() -> None:
     results = results_of(params_of(seeds(), ("lineup", None)))
-    assert models_of(results) == [*MODELS, source_name("resnet")]
-    assert label_of(results, source_name("resnet")) == "source resnet"
+    assert [*results.models()] == [*MODELS, source_name("resnet")]
+    assert results.models()[source_name("resnet")] == "source resnet"
     with pytest.raises(KeyError):
-        label_of(results, OURS_AT_SIZE)
+        results.models()[OURS_AT_SIZE]
 
 
 def test_an_unknown_model_has_no_label() -> None:
     with pytest.raises(KeyError):
-        label_of(results_of(params_of(seeds())), at_size("random"))
+        results_of(params_of(seeds())).models()[at_size("random")]
 
 
 def test_at_the_same_size_a_positive_number_means_that_ours_loses_less() -> None:
@@ -511,9 +514,8 @@ def test_an_attack_without_a_budget_has_a_row_and_no_place_among_the_severities(
     params = stronger(*((f"attacks.{name}", attack) for name, attack in minimising.items()))
     (ax,) = [ax for ax in severities(params, monkeypatch).axes if ax.get_visible()]
     assert ax.get_title() == "gaussian"
-    for name in ("draw_drops", "draw_severities", "draw_gallery"):
+    for name in ("draw_drops", "draw_severities", "draw_gallery", "draw_reliability"):
         monkeypatch.setattr(robustness_figures, name, lambda *_: True)
-    monkeypatch.setattr(robustness_report, "draw_reliability", lambda *_: None)
     page = page_of(results_of(params))
     assert set(minimising) <= set(by_first_cell(tables(section(page, "Accuracy"))[0]))
     assert set(minimising) <= set(by_first_cell(tables(section(page, "Perturbations"))[0]))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pipeline.report.statistics import Interval, mean_interval
+from pipeline.report.page import Interval, mean_interval
 
 
 @pytest.mark.parametrize("confidence", [0.5, 0.9, 0.95, 0.99])

@@ -1,4 +1,4 @@
-"""Drawing: one style, PNG and SVG with the same bytes from the same tables."""
+"""Drawing: one style, PNG and SVG with the same bytes from the same tables; how the models look and are called."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,24 +8,20 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-# Okabe and Ito's palette: told apart by colour-blind readers and on grey prints.
-COLORS = {
-    "base": "#000000",
-    "grown": "#E69F00",
-    "control": "#CC79A7",
-    "pushed": "#56B4E9",
-    "accuracy_first": "#009E73",
-    "parameter_first": "#D55E00",
+# For each model of the main flow its name for readers and its colour, of Okabe and Ito's palette: told apart by
+# colour-blind readers and on grey prints.
+_MODELS = {
+    "base": ("base", "#000000"),
+    "grown": ("grown", "#E69F00"),
+    "control": ("grown, trained on without the push", "#CC79A7"),
+    "pushed": ("pushed", "#56B4E9"),
+    "accuracy_first": ("pruned, accuracy first", "#009E73"),
+    "parameter_first": ("pruned, parameter first", "#D55E00"),
 }
-LABELS = {
-    "base": "base",
-    "grown": "grown",
-    "control": "grown, trained on without the push",
-    "pushed": "pushed",
-    "accuracy_first": "pruned, accuracy first",
-    "parameter_first": "pruned, parameter first",
-}
+LABELS = {name: label for name, (label, _) in _MODELS.items()}
+COLORS = {name: color for name, (_, color) in _MODELS.items()}
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 _STYLE: dict[Any, Any] = {
@@ -51,12 +47,20 @@ def figure(folder: Path, name: str, *, size: tuple[float, float], dpi: int) -> I
         drawing.savefig(folder / f"{name}.svg", metadata={"Date": None, "Creator": None})
 
 
-def label_axes(axes: Axes, *, x: str, y: str, title: str = "") -> None:
+def label_axes(axes: Axes, *, x: str = "", y: str = "", title: str = "") -> None:
     """Axis labels (with units) and title in one call."""
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     if title:
         axes.set_title(title, fontsize=10)
+
+
+def scale_by_size(axes: Axes) -> None:
+    """A logarithmic axis of parameters or FLOPs, with ticks such as `20K`."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(FuncFormatter(short_number))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def short_number(value: float, _position: int) -> str:

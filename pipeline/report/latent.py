@@ -1,56 +1,47 @@
-"""The pruning report's sections on the latent space."""
+"""The pruning report's sections on the latent space, with figures after CVIU 3 and 4 and thesis 3-19."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from matplotlib.ticker import MaxNLocator
 
 from pipeline.params.pruning import SensitivityChoice
-from pipeline.report.markdown import image, percent, section, table
+from pipeline.report.figures import figure, label_axes
+from pipeline.report.page import image, percent, section, table
 
 if TYPE_CHECKING:
     from pipeline.report.results import Results
 
 
+_SEPARATIONS = {"trace": "trace (Eq. 7)", "log_det": "log det (ours)"}
+_STATES = {"before": "before pushing", "after": "after pushing"}
+
+
 def discriminants_section(results: Results) -> str:
     """Discriminants and covariances before and after pushing (CVIU Figures 3 and 4)."""
+    n_discriminants = len(results.dataset["classes"]) - 1
     rows = []
     for seed, space in results.latent_spaces.items():
-        for state in ("before", "after"):
+        for state, words in _STATES.items():
             v = np.sort(np.maximum(space[f"{state}.v"], 0))[::-1]
             S_a = np.abs(space[f"{state}.S_a"])
             diagonal = S_a.diagonal().sum()
-            rows.append(
-                [
-                    f"{state} pushing",
-                    seed,
-                    int(space[f"{state}.active"].sum()),
-                    f"{v.sum():.4g}",
-                    f"{v[0]:.4g}",
-                    percent(float(v[:2].sum() / v.sum())),
-                    percent(float(v[: len(results.dataset["classes"]) - 1].sum() / v.sum())),
-                    f"{(S_a.sum() - diagonal) / diagonal:.3g}",
-                ]
-            )
-    n_discriminants = len(results.dataset["classes"]) - 1
-    header = [
-        "latent space",
-        "seed",
-        "active neurons",
-        "sum of v",
-        "largest v",
-        "top 2, % of sum",
-        f"top {n_discriminants}, % of sum",
-        "off-diagonal over diagonal mass",
-    ]
+            shares = [percent(float(v[:n].sum() / v.sum())) for n in (2, n_discriminants)]
+            row = [words, seed, int(space[f"{state}.active"].sum()), f"{v.sum():.4g}", f"{v[0]:.4g}", *shares]
+            rows.append([*row, f"{(S_a.sum() - diagonal) / diagonal:.3g}"])
+    header = (
+        "latent space | seed | active neurons | sum of v | largest v | top 2, % of sum | "
+        f"top {n_discriminants}, % of sum | off-diagonal over diagonal mass"
+    )
     return section(
         "Discriminants before and after pushing",
         image("discriminants", "The largest discriminants before and after pushing"),
         "Bars: mean over seeds, whiskers from the lowest to the highest seed. On training images.",
-        "",
         image("covariances", "Covariance of the latent space before and after pushing"),
         table(header, rows),
         image("pushing", "The push over its epochs"),
@@ -59,53 +50,48 @@ def discriminants_section(results: Results) -> str:
 
 def sensitivity_section(results: Results) -> str:
     """How many of the top latent neurons are needed (thesis 3.3.5)."""
+    choice, rule = results.params.surgery.latent, "those above Otsu's threshold"
+    if isinstance(choice, SensitivityChoice):
+        rule = f"the fewest that stay within {percent(choice.max_drop)} points of all of them"
     return section(
         "How many latent neurons are needed",
         image("latent_sensitivity", "Validation accuracy against the number of latent neurons"),
         "The pushed model with only its top neurons, nothing retrained: by discriminating power (LDA, Eq. 12) "
-        f"and by variance, which does not look at labels (PCA). Dotted: {_rule(results)}; utilities are traced "
+        f"and by variance, which does not look at labels (PCA). Dotted: {rule}; utilities are traced "
         "from those.",
-        "",
     )
 
 
 def variants_section(results: Results) -> str:
     """The paper's separation term and ours, at several strengths: which collapse; empty without variants."""
-    if not results.params.push.variants:
+    params = results.params
+    if not params.push.variants:
         return ""
     rows = []
-    for name, weights in {"main": results.params.lda, **results.params.push.variants}.items():
+    for name, weights in {"main": params.lda, **params.push.variants}.items():
         mine = results.rows("variants", variant=name)
+        v_share = mine["v_top"] / mine["v_sum"].clip(lower=1e-30)
         rows.append(
             [
-                "the main push" if name == "main" else name,
-                "trace (Eq. 7)" if weights.separation == "trace" else "log det (ours)",
+                *("the main push" if name == "main" else name, _SEPARATIONS[weights.separation]),
                 f"{weights.gamma:g}, {weights.lambda_:g}, {weights.beta:g}",
-                _by_seed(mine["n_active"], lambda n: str(int(n))),
-                _by_seed(mine["v_sum"], lambda v: f"{v:.3g}"),
-                _by_seed(mine["v_top"] / mine["v_sum"].clip(lower=1e-30), percent),
-                _by_seed(mine["collapsed"], percent),
+                _by_seed(mine["n_active"], "{:.0f}".format),
+                _by_seed(mine["v_sum"], "{:.3g}".format),
+                *(_by_seed(values, percent) for values in (v_share, mine["collapsed"])),
                 _accuracy(results, mine["accuracy"]),
             ]
         )
-    header = [
-        "push",
-        "separation",
-        "gamma, lambda, beta",
-        "active neurons",
-        "sum of eigenvalues",
-        "largest, % of sum",
-        "collapsed batches, %",
-        "validation, %",
-    ]
+    header = (
+        "push | separation | gamma, lambda, beta | active neurons | sum of eigenvalues | largest, % of sum | "
+        "collapsed batches, % | validation, %"
+    )
     return section(
         "Collapse: the paper's separation term and ours",
         "Eq. 7 rewards a large discriminant as much for growing as a small one, so that a strong push can end "
         "with a single one. `log_det` is ours: log(1 + v) in the place of v. From the grown model, the same "
         "batches and epochs; a value for each seed; eigenvalues of Eq. 6 on training images; a batch counts "
-        "as collapsed while one discriminant holds more than "
-        f"{percent(results.params.lda.collapse_share)} % of the sum (last epoch).",
-        "",
+        f"as collapsed while one discriminant holds more than {percent(params.lda.collapse_share)} % of the sum "
+        "(last epoch).",
         table(header, rows),
     )
 
@@ -117,16 +103,87 @@ def _by_seed(values: pd.Series[float], written: Callable[[float], str]) -> str:
 
 def _accuracy(results: Results, values: pd.Series[float]) -> str:
     """Mean and interval over the seeds that ended, and how many did not."""
-    ended = values.dropna().tolist()
-    if not ended:
+    ended = values.dropna()
+    if ended.empty:
         return "diverged"
-    mean = results.interval(ended).percent()
-    n_diverged = len(values) - len(ended)
+    mean, n_diverged = results.interval(ended).percent(), len(values) - len(ended)
     return f"{mean} ({n_diverged} of {len(values)} seeds diverged)" if n_diverged else mean
 
 
-def _rule(results: Results) -> str:
-    rule = results.params.surgery.latent
-    if isinstance(rule, SensitivityChoice):
-        return f"the fewest that stay within {percent(rule.max_drop)} points of all of them"
-    return "those above Otsu's threshold"
+def draw_discriminants(results: Results, folder: Path) -> None:
+    """The largest discriminants before and after pushing and their running share (CVIU Figure 4)."""
+    with figure(folder, "discriminants", size=(9.5, 3.8), dpi=results.params.report.dpi) as drawing:
+        for ax, (state, title) in zip(drawing.subplots(1, 2), _STATES.items(), strict=True):
+            v = np.stack([np.sort(space[f"{state}.v"])[::-1] for space in results.latent_spaces.values()])
+            running = np.maximum(v, 0).astype(np.float64).cumsum(1)
+            shares, v = (running / np.maximum(running[:, -1:], 1e-30))[:, :20], v[:, :20]
+            ranks, mean = np.arange(1, v.shape[1] + 1), v.mean(0)
+            spread = np.abs(np.stack([mean - v.min(0), v.max(0) - mean]))
+            ax.bar(ranks, mean, yerr=spread, color="#0072B2", capsize=1.5, error_kw={"lw": 0.7})
+            label_axes(ax, x="latent neuron, by rank", y="discriminating power $v_j$ (Eq. 12)", title=title)
+            right = ax.twinx()
+            right.plot(ranks, 100 * shares.mean(0), color="#D55E00", marker=".")
+            right.set_ylim(0, 105)
+            right.grid(visible=False)
+            right.spines["right"].set_visible(True)
+            right.set_ylabel("running share of the sum (%)", color="#D55E00")
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def draw_covariances(results: Results, folder: Path) -> None:
+    """Total scatter of the latent space before and after pushing (CVIU Figure 3), for the first seed."""
+    seed, space = next(iter(results.latent_spaces.items()))
+    # One order for both, by the pushed model's variance, so that a neuron keeps its place.
+    order = np.argsort(space["after.S_a"].diagonal())[::-1]
+    with figure(folder, "covariances", size=(9.5, 4.4), dpi=results.params.report.dpi) as drawing:
+        axes = drawing.subplots(1, 2)
+        for ax, (state, title) in zip(axes, _STATES.items(), strict=True):
+            matrix = np.abs(space[f"{state}.S_a"][np.ix_(order, order)])
+            logarithm = np.log10(np.maximum(matrix, 1e-8))
+            shown = ax.imshow(logarithm, vmin=-8, vmax=max(0.0, float(logarithm.max())), cmap="viridis")
+            ax.grid(visible=False)
+            label_axes(ax, x="latent neuron", y="latent neuron", title=f"{title}, seed {seed}")
+        drawing.colorbar(shown, ax=axes, label="log10 |covariance|, cut off at -8", shrink=0.85)
+
+
+def draw_sensitivity(results: Results, folder: Path) -> None:
+    """Validation accuracy against the latent neurons kept, by LDA and by PCA (thesis Figure 3-19), first round."""
+    with figure(folder, "latent_sensitivity", size=(6.5, 3.8), dpi=results.params.report.dpi) as drawing:
+        ax = drawing.subplots()
+        for idx, (seed, rows) in enumerate(results.rows("latent", round="round1").groupby("seed")):
+            color, n_kept = f"C{idx}", int(rows["kept"].sum())
+            by_lda, by_pca = 100 * rows["accuracy"], 100 * rows["n_correct_pca"] / rows["n"]
+            ax.plot(rows["rank"], by_lda, color=color, label=f"seed {seed}, LDA: {n_kept} kept")
+            ax.plot(rows["rank"], by_pca, color=color, lw=0.9, ls="--", label=f"seed {seed}, PCA")
+            ax.axvline(n_kept, color=color, lw=0.8, ls=":")
+        ax.set_xscale("log")
+        label_axes(ax, x="top latent neurons used (log scale)", y="validation accuracy (%)")
+        ax.legend()
+
+
+def draw_pushing(results: Results, folder: Path) -> None:
+    """The push over its epochs: the terms of Eq. 11, active neurons, and the largest discriminant's share."""
+    panels = {
+        "train_l_lda": r"$\ell_{lda}$ (Eq. 7)",
+        "train_l_cov": r"$\ell_{cov}$ (Eq. 8)",
+        "train_l_align": r"$\ell_{align}$ (Eq. 10)",
+        "train_n_active": "active neurons",
+        "train_top_share": "share of the top discriminant",
+        "accuracy": "validation accuracy (%)",
+    }
+    pushing = results.tables["pushing"]
+    pushing = pushing.assign(accuracy=100 * pushing["validation_n_correct"] / pushing["validation_n"])
+    with figure(folder, "pushing", size=(9.5, 5.0), dpi=results.params.report.dpi) as drawing:
+        axes = drawing.subplots(2, 3, sharex=True)
+        for ax, (column, label) in zip(axes.flat, panels.items(), strict=True):
+            for idx, (seed, each) in enumerate(pushing.groupby("seed")):
+                ax.plot(each["epoch"], each[column], color=f"C{idx}", label=f"seed {seed}")
+            label_axes(ax, y=label)
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        for ax in axes[1]:
+            ax.set_xlabel("epoch of the push")
+        axes[0, 0].legend()
+
+
+FIGURES = (draw_discriminants, draw_covariances, draw_sensitivity, draw_pushing)
+SECTIONS = (discriminants_section, variants_section, sensitivity_section)

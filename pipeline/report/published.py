@@ -1,4 +1,4 @@
-"""What the papers print, to stand beside what a run produced; never mixed with it.
+"""What the papers print, beside what a run produced; never mixed with it.
 
 Accuracies and drops in percent, parameters as printed. A row names the model of this project that it is held
 against: one of the main flow, `ours` or a competitor of the comparison at matched sizes (the size nearest to the
@@ -7,47 +7,32 @@ printed one).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from itertools import product
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from pipeline.compared import MODELS
+from pipeline.report.comparison import accuracies
+from pipeline.report.figures import LABELS
+from pipeline.report.page import section, table, thousands
 
 if TYPE_CHECKING:
     from pipeline.params.params import PublishedName
+    from pipeline.report.results import Results
 
-Split = Literal["validation", "test"]
 
-
-@dataclass(frozen=True)
-class PublishedScore:
+class PublishedScore(NamedTuple):
     """An accuracy in percent; `params` is None where the source prints none."""
 
     what: str
     model: str
-    split: Split
+    split: Literal["validation", "test"]
     accuracy: float
     params: float | None
     source: str
 
 
-@dataclass(frozen=True)
-class PublishedDrop:
-    """The change of accuracy of a model under a perturbation, in points."""
-
-    perturbation: str
-    model: str
-    drop: float
-    source: str
-
-
-def _drops(source: str, models: tuple[str, ...], rows: dict[str, tuple[float, ...]]) -> list[PublishedDrop]:
-    return [
-        PublishedDrop(perturbation, model, drop, source)
-        for perturbation, drops in rows.items()
-        for model, drop in zip(models, drops, strict=True)
-    ]
-
-
 def _faces(
-    source: str, base: float, rows: dict[str, tuple[float, float]], first: float, small: float
+    source: str, base: float, *, first: float, small: float, **rows: tuple[float, float]
 ) -> list[PublishedScore]:
     """A table of chapter 3: fixed nets, Han, Li and ours, accuracy first and parameter first."""
     scores = [PublishedScore("base", "base", "test", base, None, source)]
@@ -56,8 +41,6 @@ def _faces(
         scores.append(PublishedScore(f"{what}, parameter first", what, "test", low, small, source))
     return scores
 
-
-_PRUNED = ("base", "parameter_first")
 
 SCORES: dict[PublishedName, list[PublishedScore]] = {
     "mnist": [
@@ -99,82 +82,86 @@ SCORES: dict[PublishedName, list[PublishedScore]] = {
         PublishedScore("pushed", "pushed", "test", 72.12, None, "CVIU 5.4"),
     ],
     "lfwa_gender": _faces(
-        "thesis Table 3-1",
-        91,
-        {"han": (89, 83), "l1": (88, 85), "ours": (93, 92)},
-        first=6.5e6,
-        small=3.1e6,
+        "thesis Table 3-1", 91, first=6.5e6, small=3.1e6, han=(89, 83), l1=(88, 85), ours=(93, 92)
     ),
     "lfwa_smile": _faces(
-        "thesis Table 3-1",
-        91,
-        {"han": (91, 81), "l1": (91, 83), "ours": (93, 90)},
-        first=18e6,
-        small=1.8e6,
+        "thesis Table 3-1", 91, first=18e6, small=1.8e6, han=(91, 81), l1=(91, 83), ours=(93, 90)
     ),
     "adience_age": _faces(
-        "thesis Table 3-2",
-        55,
-        {"han": (56, 43), "l1": (56, 46), "ours": (58, 54)},
-        first=2.3e6,
-        small=1.1e6,
+        "thesis Table 3-2", 55, first=2.3e6, small=1.1e6, han=(56, 43), l1=(56, 46), ours=(58, 54)
     ),
 }
 
-DROPS: dict[PublishedName, list[PublishedDrop]] = {
-    "cifar100": _drops(
-        "thesis Table 5-1",
-        _PRUNED,
-        {
-            "gaussian": (-2.5, -2.0),
-            "poisson": (-0.1, 0.0),
-            "speckle": (-3.7, -3.1),
-            "fgsm": (-8.1, -7.4),
-            "newton_fool": (-6.1, -3.9),
-        },
-    ),
-    "adience_age": _drops(
-        "thesis Table 5-1",
-        _PRUNED,
-        {
-            "gaussian": (-0.5, -0.1),
-            "poisson": (-0.3, 0.0),
-            "speckle": (-1.5, -1.0),
-            "fgsm": (-0.4, -0.4),
-            "newton_fool": (-4.5, -1.7),
-        },
-    ),
-    "lfwa_gender": _drops(
-        "thesis Table 5-2",
-        _PRUNED,
-        {
-            "gaussian": (-5.2, -4.2),
-            "poisson": (0.0, 0.0),
-            "speckle": (-0.5, -0.2),
-            "fgsm": (0.0, 0.0),
-            "newton_fool": (-0.2, -0.1),
-        },
-    ),
-    "lfwa_smile": _drops(
-        "thesis Table 5-2",
-        _PRUNED,
-        {
-            "gaussian": (-1.4, -1.2),
-            "poisson": (0.0, 0.0),
-            "speckle": (-0.2, 0.0),
-            "fgsm": (-0.1, 0.0),
-            "newton_fool": (-3.1, -2.5),
-        },
-    ),
-    "imagenet": _drops(
-        "thesis Table 5-3",
-        ("grown", "pushed", "parameter_first"),
-        {
-            "gaussian": (-1.2, -1.2, -1.0),
-            "poisson": (0.0, 0.0, 0.0),
-            "speckle": (-2.2, -2.1, -1.6),
-            "fgsm": (-2.0, -2.0, -1.8),
-            "newton_fool": (-4.3, -3.8, -4.1),
-        },
-    ),
+# The changes of accuracy, in points, under these perturbations, and the thesis's tables that print them.
+PERTURBATIONS = ("gaussian", "poisson", "speckle", "fgsm", "newton_fool")
+DROPS: dict[PublishedName, dict[str, tuple[float, ...]]] = {
+    "cifar100": {"base": (-2.5, -0.1, -3.7, -8.1, -6.1), "parameter_first": (-2.0, 0.0, -3.1, -7.4, -3.9)},
+    "adience_age": {"base": (-0.5, -0.3, -1.5, -0.4, -4.5), "parameter_first": (-0.1, 0.0, -1.0, -0.4, -1.7)},
+    "lfwa_gender": {"base": (-5.2, 0.0, -0.5, 0.0, -0.2), "parameter_first": (-4.2, 0.0, -0.2, 0.0, -0.1)},
+    "lfwa_smile": {"base": (-1.4, 0.0, -0.2, -0.1, -3.1), "parameter_first": (-1.2, 0.0, 0.0, 0.0, -2.5)},
+    "imagenet": {
+        "grown": (-1.2, 0.0, -2.2, -2.0, -4.3),
+        "pushed": (-1.2, 0.0, -2.1, -2.0, -3.8),
+        "parameter_first": (-1.0, 0.0, -1.6, -1.8, -4.1),
+    },
 }
+_TABLES = {
+    "cifar100": "5-1",
+    "adience_age": "5-1",
+    "lfwa_gender": "5-2",
+    "lfwa_smile": "5-2",
+    "imagenet": "5-3",
+}
+
+
+def published_scores(results: Results) -> str:
+    """Accuracy and size, published and of this run; empty where `report.published` is null."""
+    name = results.params.report.published
+    if name is None:
+        return ""
+    header = (
+        "published | where | part | published accuracy, % | published parameters | ours | our accuracy, % | "
+        "our parameters"
+    )
+    rows = []
+    for row in SCORES[name]:
+        size = "" if row.params is None else thousands(row.params)
+        rows.append([row.what, row.source, row.split, f"{row.accuracy:g}", size, *_ours(results, row)])
+    return section(
+        "Beside the published numbers",
+        "The published columns are the papers', ours are this run's; the settings differ where the papers state "
+        "none, and where the preset's first lines say so. Competitors stand at the size of the comparison that is "
+        "nearest to the published one.",
+        table(header, rows),
+    )
+
+
+def published_drops(results: Results) -> str:
+    """Accuracy drops, published and of this run; empty where the papers print none."""
+    published = results.params.report.published
+    if published is None or published not in DROPS:
+        return ""
+    known = {each.name for each in results.conditions()}
+    rows = []
+    for (idx, name), (model, drops) in product(enumerate(PERTURBATIONS), DROPS[published].items()):
+        ours = results.drop(model, name).percent(signed=True) if name in known else "not in this run"
+        rows.append([name, LABELS[model], f"thesis Table {_TABLES[published]}", f"{drops[idx]:+.1f}", ours])
+    return section(
+        "Beside the published drops",
+        "The papers state no strength for the attacks, so that only the noise is comparable in size.",
+        table("perturbation | model | where | published, points | ours, points", rows),
+    )
+
+
+def _ours(results: Results, row: PublishedScore) -> tuple[str, str, str]:
+    """Name, accuracy and parameters of what a published row is held against."""
+    if row.model in MODELS:
+        accuracy = results.estimates("scores", "model", "split")[row.model, row.split].percent()
+        return LABELS[row.model], accuracy, thousands(results.size(row.model, "params"))
+    if results.params.compare is None or (mine := results.rows("comparison", method=row.model)).empty:
+        return row.model, "not in this run", ""
+    if row.params is not None:
+        sizes = mine.groupby("step")["params"].mean()
+        mine = mine[mine["step"] == (sizes - row.params).abs().idxmin()]
+    accuracy = results.interval(accuracies(mine, row.split)).percent()
+    return f"{row.model}, in the comparison", accuracy, thousands(mine["params"].mean())

@@ -12,10 +12,12 @@ import numpy.typing as npt
 import pandas as pd
 from safetensors.numpy import load_file
 
+from pipeline.compared import OURS_AT_SIZE, at_size, attacked_models, source_name
 from pipeline.errors import InputError
 from pipeline.files import read_json
-from pipeline.report.statistics import Interval, mean_interval
-from pipeline.robustness.conditions import list_conditions
+from pipeline.report.figures import LABELS
+from pipeline.report.page import Interval, mean_interval
+from pipeline.robustness.conditions import CLEAN, Condition, list_conditions
 
 if TYPE_CHECKING:
     from pipeline.params.params import Params
@@ -62,14 +64,54 @@ class Results:
     def rows(self, table: str, **values: object) -> pd.DataFrame:
         """The rows of a table that have these values, ordered by seed."""
         found = self.tables[table]
-        wanted = np.ones(len(found), dtype=np.bool_)
         for column, value in values.items():
-            wanted &= (found[column] == value).to_numpy()
-        return found[wanted].sort_values("seed", kind="stable")
+            found = found[found[column] == value]
+        return found.sort_values("seed", kind="stable")
 
-    def interval(self, values: Iterable[float]) -> Interval:
-        """The mean of values, one for each seed, and its interval at `report.confidence`."""
-        return mean_interval([*values], confidence=self.params.report.confidence)
+    def interval(self, values: Iterable[float], less: Iterable[float] | None = None) -> Interval:
+        """The mean of values, one for each seed, or of what they have more than others, and its interval."""
+        differences = [*values] if less is None else [a - b for a, b in zip(values, less, strict=True)]
+        return mean_interval(differences, confidence=self.params.report.confidence)
+
+    def estimates(self, table: str, *by: str) -> dict[tuple[Any, ...], Interval]:
+        """Mean and interval over seeds of a table's accuracy, for each combination of what these columns hold."""
+        groups = self.rows(table).groupby([*by], sort=False)["accuracy"]
+        return {key: self.interval(each) for key, each in groups}
+
+    def size(self, model: str, column: str) -> float:
+        """Mean `params` or `flops` of a model of the main flow over seeds."""
+        return float(self.rows("scores", model=model)[column].mean())
+
+    def conditions(self) -> list[Condition]:
+        """Every condition that the params name, clean first."""
+        return [*list_conditions(self.params.noise, self.params.attacks, self.params.sources)]
+
+    def headline(self) -> list[str]:
+        """Names of the conditions that `report.headline` stands for, from every source, in its order."""
+        conditions = self.conditions()
+        return [each.name for key in self.params.report.headline for each in conditions if each.key == key]
+
+    def models(self) -> dict[str, str]:
+        """Every compared model by name, with its name for readers."""
+        lineup, sources = self.params.lineup, self.params.sources
+        labels = LABELS | {source_name(each): f"source {each}" for each in sources}
+        if lineup is not None:
+            labels[OURS_AT_SIZE] = f"ours at {lineup.fraction:g}"
+            labels |= {at_size(each): f"{each} at {lineup.fraction:g}" for each in lineup.competitors}
+        models = attacked_models(Path(), 0, lineup, self.params.compare, [*sources])
+        return {name: labels[name] for name in models}
+
+    def drops(self, model: str, condition: str, *, relative: bool = False) -> list[float]:
+        """Change of accuracy against clean images, a value for each seed; relative: as a share of the clean one."""
+        after = self.rows("accuracy", model=model, condition=condition).set_index("seed")
+        clean = self.rows("accuracy", model=model, condition=CLEAN).set_index("seed").loc[after.index]
+        # In counts, divided once: equal losses of two models are equal numbers.
+        lost = after["n_correct"] - clean["n_correct"]
+        return [float(value) for value in lost / (clean["n_correct"] if relative else after["n"])]
+
+    def drop(self, model: str, condition: str, *, relative: bool = False) -> Interval:
+        """Mean and interval over seeds of `drops`."""
+        return self.interval(self.drops(model, condition, relative=relative))
 
 
 def load_results(params: Params, root: Path) -> Results:
@@ -79,10 +121,13 @@ def load_results(params: Params, root: Path) -> Results:
         InputError: naming the file that is missing or cannot be read.
     """
     seeds, first = params.seeds, root / "robustness" / str(params.seeds[0])
-    left_out = _left_out(params)
+    pictures = "gallery.safetensors"
+    # What the params leave out nothing has written.
+    absent = {"growth": not params.grow, "comparison": not params.compare}
+    absent |= {"outcomes": not params.attacks, "white_box": not params.white_box}
     try:
         tables = {
-            name: pd.DataFrame() if name in left_out else _read(root / stage / f"{name}.csv")
+            name: pd.DataFrame() if absent.get(name) else _read(root / stage / f"{name}.csv")
             for stage, names in _TABLES.items()
             for name in names
         }
@@ -94,10 +139,7 @@ def load_results(params: Params, root: Path) -> Results:
             tables={name: with_accuracy(table) for name, table in tables.items()},
             latent_spaces={s: load_file(root / f"push/{s}/main/latent.safetensors") for s in seeds},
             galleries={
-                each.name: (
-                    _read(first / each.name / "gallery.csv"),
-                    load_file(first / each.name / "gallery.safetensors"),
-                )
+                each.name: (_read(first / each.name / "gallery.csv"), load_file(first / each.name / pictures))
                 for each in list_conditions(params.noise, params.attacks, params.sources)
                 if each.kind == "attack"
             },
@@ -118,17 +160,6 @@ def _read(path: Path) -> pd.DataFrame:
 def with_accuracy(table: pd.DataFrame) -> pd.DataFrame:
     """The table with `accuracy`, the one division of its counts; one without counts as it is."""
     return table.assign(accuracy=table["n_correct"] / table["n"]) if "n_correct" in table else table
-
-
-def _left_out(params: Params) -> set[str]:
-    """The tables that nothing has written, because the params leave out what they hold."""
-    absent = {
-        "growth": params.grow is None,
-        "comparison": params.compare is None,
-        "outcomes": not params.attacks,
-        "white_box": not params.white_box,
-    }
-    return {name for name, is_absent in absent.items() if is_absent}
 
 
 def _variants(params: Params, folder: Path, history: pd.DataFrame) -> pd.DataFrame:

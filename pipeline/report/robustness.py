@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.compared import MODELS
+from pipeline.compared import OURS_AT_SIZE, at_size
 from pipeline.params.perturbations import FoolboxAttack, ImpulseNoise, NewtonFoolAttack, PoissonNoise
 from pipeline.report import robustness_figures as draw
-from pipeline.report.calibration import calibration_section, draw_reliability
 from pipeline.report.figures import LABELS
-from pipeline.report.markdown import counted, image, section, table
-from pipeline.report.published_sections import published_drops
-from pipeline.report.robustness_claims import claims_section, pairs_section, same_size_section
-from pipeline.report.robustness_tables import conditions_of, drop_interval, headline_of, label_of, models_of
-from pipeline.robustness.conditions import CLEAN, Condition
+from pipeline.report.page import bullets, counted, frame_table, grid, image, percent, section, table
+from pipeline.report.published import published_drops
+from pipeline.robustness.paired import CONFIDENCE_LEVEL
 
 if TYPE_CHECKING:
+    from pipeline.report.page import Interval
     from pipeline.report.results import Results
+    from pipeline.robustness.conditions import Condition
 
 _FOOLED = {"only_base": "fooled the base, not the pruned model", "only_pruned": "the reverse"}
+_PRUNED = ("accuracy_first", "parameter_first")
 
 
 def robustness_report(results: Results, figures: Path) -> str:
     """Draw the figures and return the page."""
     draw.draw_drops(results, figures)
-    draw_reliability(results, figures)
+    draw.draw_reliability(results, figures)
     sections = (
         _head(results),
         claims_section(results),
@@ -39,60 +41,45 @@ def robustness_report(results: Results, figures: Path) -> str:
         _outcomes(results),
         _galleries(results, figures),
         _accuracies(results),
-        _conditions(results),
+        _perturbations(results),
     )
     return "\n".join(filter(None, sections))
 
 
 def _head(results: Results) -> str:
     params = results.params
-    n_test = int(results.tables["accuracy"]["n"].iloc[0])
-    text = (
-        f"{counted(len(params.seeds), 'seed')}, {n_test} test images; every image is in every number, none is "
-        "excluded. Every model sees the same perturbed images."
-    )
+    sources = ", ".join(f"{name} ({each.model.architecture})" for name, each in params.sources.items())
+    sentences = [
+        f"{counted(len(params.seeds), 'seed')}, {results.tables['accuracy']['n'].iloc[0]} test images; every image "
+        "is in every number, none is excluded. Every model sees the same perturbed images."
+    ]
     if params.attacks:
-        sources = ", ".join(f"{name} ({each.model.architecture})" for name, each in params.sources.items())
-        text += (
-            " Attacks are crafted once on a third model trained "
-            f"on the same split with the seed of its row, {sources}, and transferred: attacks that know the victim's "
-            "weights would be adapted to each model, and models could not be compared on the same images (thesis "
-            "5.2.2)."
+        sentences.append(
+            "Attacks are crafted once on a third model trained on the same split with the seed of its row, "
+            f"{sources}, and transferred: attacks that know the victim's weights would be adapted to each model, and "
+            "models could not be compared on the same images (thesis 5.2.2)."
         )
     if params.white_box:
-        text += (
-            " Transfer alone is weak evidence of robustness, so a white-box column stands beside it as a "
-            "diagnostic."
+        sentences.append(
+            "Transfer alone is weak evidence of robustness, so a white-box column stands beside it as a diagnostic."
         )
-    notes = [*(f"* {note}" for note in params.report.notes), *([""] if params.report.notes else [])]
-    return "\n".join([f"# Robustness: {params.name}", "", text, "", *notes])
+    blocks = (f"# Robustness: {params.name}", " ".join(sentences), bullets(params.report.notes))
+    return "\n\n".join(filter(None, blocks)) + "\n"
 
 
 def _drops(results: Results) -> str:
-    absolute, relative = (
-        [
-            [
-                condition,
-                *(
-                    drop_interval(results, name, condition, relative=r).percent(signed=True)
-                    for name in MODELS
-                ),
-            ]
-            for condition in headline_of(results)
-        ]
-        for r in (False, True)
-    )
-    header = ["perturbation", *(LABELS[name] for name in MODELS)]
+    def cell(condition: str, model: str, *, relative: bool = False) -> str:
+        return results.drop(model, condition, relative=relative).percent(signed=True)
+
+    conditions = {name: name for name in results.headline()}
     return section(
         "Accuracy drop",
         image("drops", "Accuracy drop of every model under every perturbation"),
         "Accuracy under the perturbation less accuracy on clean images, in points: mean and "
         f"{results.params.report.confidence:.0%} interval over seeds. The form of thesis Tables 5-1 to 5-3.",
-        "",
-        table(header, absolute),
+        grid("perturbation", conditions, LABELS, cell),
         "The same in percent of the model's own clean accuracy:",
-        "",
-        table(header, relative),
+        grid("perturbation", conditions, LABELS, partial(cell, relative=True)),
     )
 
 
@@ -103,7 +90,6 @@ def _severities(results: Results, figures: Path) -> str:
         "Strength by strength",
         image("severities", "Accuracy against the strength of every perturbation"),
         "Test accuracy, mean over seeds; bands run from the lowest to the highest seed.",
-        "",
     )
 
 
@@ -112,108 +98,191 @@ def _white_box(results: Results) -> str:
     if not params.white_box:
         return ""
     first = next(iter(params.sources))
-    transferred = {each.key: each.name for each in conditions_of(results) if each.source == first}
+    names = {each.key: each.name for each in results.conditions() if each.source == first}
+    itself, transferred = (
+        results.estimates(table, "model", by)
+        for table, by in (("white_box", "attack"), ("accuracy", "condition"))
+    )
     rows = []
-    for name in models_of(results):
-        cells = []
-        for attack in params.white_box:
-            itself = results.rows("white_box", model=name, attack=attack)
-            same = results.rows("accuracy", model=name, condition=transferred[attack])
-            cells += [results.interval(each["accuracy"]).percent() for each in (itself, same)]
-        rows.append([label_of(results, name), *cells])
-    header = ["model"]
-    for attack in params.white_box:
-        header += [f"{attack}, white box", "transferred"]
+    for model, label in results.models().items():
+        pairs = [(itself[model, attack], transferred[model, names[attack]]) for attack in params.white_box]
+        rows.append([label, *(each.percent() for pair in pairs for each in pair)])
     return section(
         "White box, a diagnostic",
         "Accuracy in % when the attack is crafted on the model itself, and when the same attack is transferred "
         "from the (first) source. One that holds under transfer alone is not robust; a white-box accuracy above "
         "the transferred one is a sign of masked gradients.",
-        "",
-        table(header, rows),
+        table(
+            " | ".join(["model", *(f"{each}, white box | transferred" for each in params.white_box)]), rows
+        ),
     )
 
 
 def _accuracies(results: Results) -> str:
-    names = models_of(results)
-    means = []
-    for each in conditions_of(results):
-        rows = [results.rows("accuracy", model=name, condition=each.name) for name in names]
-        means.append([each.name, *(results.interval(row["accuracy"]).percent() for row in rows)])
+    found = results.estimates("accuracy", "model", "condition")
+    names = {each.name: each.name for each in results.conditions()}
     return section(
         "Accuracy",
         "In percent, mean and interval over seeds; seed by seed in `tables/accuracy.csv`:",
-        "",
-        table(["perturbation", *(label_of(results, name) for name in names)], means),
+        grid("perturbation", names, results.models(), lambda name, model: found[model, name].percent()),
     )
 
 
-def _conditions(results: Results) -> str:
+def _perturbations(results: Results) -> str:
     norms = results.tables["perturbations"].groupby("condition")[["l2", "linf"]].mean()
-    rows = [
-        [
-            each.name,
-            _describe(results, each),
-            f"{norms['l2'].loc[each.name]:.3f}",
-            f"{255 * norms['linf'].loc[each.name]:.1f}",
-        ]
-        for each in conditions_of(results)
-        if each.kind != CLEAN
-    ]
-    header = ["perturbation", "setting", "mean L2 norm, pixels in [0, 1]", "mean Linf norm, of 255"]
+    rows = []
+    for each in results.conditions()[1:]:
+        l2, linf = (norms[norm].loc[each.name] for norm in ("l2", "linf"))
+        rows.append([each.name, _describe(results, each), f"{l2:.3f}", f"{255 * linf:.1f}"])
+    header = "perturbation | setting | mean L2 norm, pixels in [0, 1] | mean Linf norm, of 255"
     return section("Perturbations", table(header, rows))
 
 
 def _describe(results: Results, condition: Condition) -> str:
-    params = results.params
-    entry = params.noise[condition.key] if condition.kind == "noise" else params.attacks[condition.key]
-    match entry:
-        case PoissonNoise():
-            return f"poisson, {entry.peak:g} photons at white"
-        case ImpulseNoise():
-            return f"{entry.kind}, {entry.amount:g} of the pixels"
-        case NewtonFoolAttack():
-            return f"Newton Fool, {entry.steps} steps at most, eta {entry.eta:g}"
-        case FoolboxAttack():
-            budget = "" if entry.epsilon is None else f", epsilon {entry.epsilon:g} of 255"
-            options = ", ".join(f"{key} {value}" for key, value in entry.options.items())
-            return f"{entry.attack}{budget}{', ' if options else ''}{options}"
+    match (results.params.noise if condition.kind == "noise" else results.params.attacks)[condition.key]:
+        case PoissonNoise(peak=peak):
+            return f"poisson, {peak:g} photons at white"
+        case ImpulseNoise(kind=kind, amount=amount):
+            return f"{kind}, {amount:g} of the pixels"
+        case NewtonFoolAttack(steps=steps, eta=eta):
+            return f"Newton Fool, {steps} steps at most, eta {eta:g}"
+        case FoolboxAttack(attack=attack, epsilon=epsilon, options=options):
+            budget = [] if epsilon is None else [f"epsilon {epsilon:g} of 255"]
+            return ", ".join([attack, *budget, *(f"{key} {value}" for key, value in options.items())])
     return f"{condition.family}, {condition.unit}: {condition.strength:g}"
 
 
 def _outcomes(results: Results) -> str:
     if not results.params.attacks:
         return ""
-    columns = ["condition", "seed", "only_first", "only_second", "both", "neither"]
     return section(
         "Who is fooled",
         "Of the test images that the base and the parameter-first model both get right when clean:",
-        "",
-        table(
-            ["attack", "seed", "only the base", "only the pruned", "both", "neither"],
-            results.tables["outcomes"][columns].to_numpy().tolist(),
+        frame_table(
+            "attack | seed | only the base | only the pruned | both | neither",
+            results.tables["outcomes"],
+            "condition seed only_first only_second both neither",
         ),
     )
 
 
 def _galleries(results: Results, figures: Path) -> str:
-    headline = headline_of(results)
-    attacks = [
-        each.name for each in conditions_of(results) if each.kind == "attack" and each.name in headline
-    ]
-    if not attacks:
-        return ""
-    parts = []
-    for attack in attacks:
+    headline, blocks = results.headline(), []
+    for attack in [
+        each.name for each in results.conditions() if each.kind == "attack" and each.name in headline
+    ]:
         for fooled, words in _FOOLED.items():
-            name = f"gallery_{attack}_{fooled}"
+            name, title = f"gallery_{attack}_{fooled}", f"{attack}: {words}"
             drawn = draw.draw_gallery(results, attack, fooled, name, figures)
-            parts += [f"### {attack}: {words}", ""]
-            parts.append(image(name, f"{attack}: {words}") if drawn else "No image.\n")
+            blocks += [f"### {title}", image(name, title) if drawn else "No image."]
+    if not blocks:
+        return ""
     return section(
         "Gallery",
         f"Drawn at random by seed, from seed {results.params.seeds[0]}'s models; in parentheses the softmax "
         "confidence (thesis Figures 5-2 to 5-5).",
-        "",
-        *parts,
+        *blocks,
+    )
+
+
+def claims_section(results: Results) -> str:
+    """A sentence for each claim of thesis 5.3: pruning along discriminants loses no more than the original."""
+    lines = []
+    for condition, name in product(results.headline(), _PRUNED):
+        gain = _gain(results, name, "base", condition)
+        lines.append(
+            f"{condition}: {LABELS[name]}, loses less than the base "
+            f"({_drop(results, name, condition)} against {_drop(results, 'base', condition)} points, "
+            f"difference {gain.percent(signed=True)}): **{verdict(gain)}**."
+        )
+    return section(
+        "Claims",
+        "The thesis finds that pruning along discriminants lowers the accuracy drop under noise and transferred "
+        "attacks (section 5.3); public studies disagree on whether pruning helps or harms. Here: supported where "
+        "the interval of the difference in drop over seeds lies above zero, not supported where it lies below, "
+        f"undecided at this sample size ({counted(len(results.params.seeds), 'seed')}) otherwise.",
+        bullets(lines),
+    )
+
+
+def verdict(gain: Interval) -> str:
+    """Whether a gain in robustness is there, by its interval."""
+    if gain.low > 0:
+        return "supported"
+    return "not supported" if gain.high < 0 else "undecided"
+
+
+def same_size_section(results: Results) -> str:
+    """Ours against its competitors at one size: whose accuracy drops less; empty where there are none."""
+    lineup = results.params.lineup
+    if lineup is None or not lineup.competitors:
+        return ""
+
+    def cell(condition: str, model: str) -> str:
+        if model == OURS_AT_SIZE:
+            return _drop(results, model, condition)
+        gain = _gain(results, OURS_AT_SIZE, model, condition).percent(signed=True)
+        return f"{_drop(results, model, condition)} ({gain})"
+
+    models = [OURS_AT_SIZE, *map(at_size, lineup.competitors)]
+    columns = {name: label for name, label in results.models().items() if name in models}
+    return section(
+        "At the same size",
+        f"Models of {percent(lineup.fraction)} % of the base's parameters, with as many filters in every layer: mean "
+        "change of accuracy in points, and in parentheses how much less ours loses (mean and interval over seeds).",
+        grid("perturbation", {name: name for name in results.headline()}, columns, cell),
+    )
+
+
+def pairs_section(results: Results) -> str:
+    """Within a seed: paired bootstrap over images, and McNemar's test."""
+    pairs, rows = results.rows("pairs", first="base"), []
+    for condition, name in product(results.headline(), _PRUNED):
+        for _, row in pairs[(pairs["condition"] == condition) & (pairs["second"] == name)].iterrows():
+            change, low, high = (percent(row[each], signed=True) for each in ("change", "low", "high"))
+            cells = [condition, LABELS[name], row["seed"], f"{change} [{low}, {high}]"]
+            rows.append([*cells, row["only_first"], row["only_second"], f"{row['p_value']:.3g}"])
+    header = "perturbation | against the base | seed | change, points | "
+    header += "right: only base | right: only pruned | McNemar p"
+    return section(
+        "Pair by pair, on the same images",
+        f"Change: how much less accuracy the pruned model loses than the base, with a {CONFIDENCE_LEVEL:.0%} "
+        f"interval from {results.params.robustness.bootstrap_resamples} paired resamples of the images within the "
+        "seed. McNemar's exact test compares the two models' hits on the perturbed images. No correction is made "
+        "for the number of tests. All pairs and conditions: `tables/pairs.csv`.",
+        table(header, rows),
+    )
+
+
+def _gain(results: Results, model: str, other: str, condition: str) -> Interval:
+    """How much less a model loses than the other, paired by seed."""
+    return results.interval(results.drops(model, condition), less=results.drops(other, condition))
+
+
+def _drop(results: Results, name: str, condition: str) -> str:
+    return percent(results.drop(name, condition).mean, signed=True)
+
+
+def calibration_section(results: Results) -> str:
+    """Expected calibration error and confidences of every model on clean, noisy and attacked images."""
+    by_kind = draw.by_kind(results, "accuracy")
+    rows = []
+    for name, label in results.models().items():
+        row = [label]
+        for shown in by_kind.values():
+            mine = shown[shown["model"] == name]
+            row.append(results.interval(mine.groupby("seed")["ece"].mean()).percent())
+            n_hits = mine["n_correct"].sum()
+            for what, n in (("hits", n_hits), ("misses", mine["n"].sum() - n_hits)):
+                row.append(f"{mine[f'confidence_of_{what}'].sum() / n:.3f}" if n else "-")
+        rows.append(row)
+    columns = [f"ECE, %, {draw.KINDS[kind]} | confidence, right | wrong" for kind in by_kind]
+    return section(
+        "Confidence and calibration",
+        image("reliability", "Accuracy against confidence of the main models"),
+        "Expected calibration error in % (mean and interval over seeds), "
+        f"{results.params.robustness.calibration_bins} bins, and the mean softmax confidence where the model is "
+        "right and where it is wrong, over the headline conditions of each kind. In the figure a perfectly "
+        "calibrated model follows the diagonal; bins with fewer than ten images over all seeds are left out.",
+        table(" | ".join(["model", *columns]), rows),
     )

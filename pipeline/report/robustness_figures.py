@@ -11,36 +11,31 @@ import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
 
-from pipeline.compared import MODELS
 from pipeline.report.figures import COLORS, LABELS, figure, label_axes
-from pipeline.report.robustness_tables import conditions_of, drop_interval, headline_of
 from pipeline.robustness.conditions import CLEAN, Condition
 
 if TYPE_CHECKING:
     from pipeline.report.results import Results
 
+KINDS = {CLEAN: "clean", "noise": "noisy", "attack": "attacked"}
+
 
 def draw_drops(results: Results, folder: Path) -> None:
     """Accuracy drop of every model under every perturbation, mean and interval over seeds."""
-    report = results.params.report
-    conditions = headline_of(results)
-    width = 0.8 / len(MODELS)
-    with figure(folder, "drops", size=(9.5, 4.2), dpi=report.dpi) as drawing:
+    conditions = results.headline()
+    positions, width = np.arange(len(conditions)), 0.8 / len(LABELS)
+    error_kw = {"lw": 0.8, "capsize": 2, "ecolor": "#999999"}
+    with figure(folder, "drops", size=(9.5, 4.2), dpi=results.params.report.dpi) as drawing:
         ax = drawing.subplots()
-        for idx, name in enumerate(MODELS):
-            intervals = [drop_interval(results, name, c) for c in conditions]
-            ax.bar(
-                np.arange(len(conditions)) + (idx - (len(MODELS) - 1) / 2) * width,
-                [100 * each.mean for each in intervals],
-                width,
-                yerr=[100 * np.nan_to_num(each.half_width) for each in intervals],
-                color=COLORS[name],
-                error_kw={"lw": 0.8, "capsize": 2, "ecolor": "#999999"},
-                label=LABELS[name],
-            )
+        for idx, (name, label) in enumerate(LABELS.items()):
+            drops = [results.drop(name, condition) for condition in conditions]
+            means = [100 * each.mean for each in drops]
+            errors = [100 * np.nan_to_num(each.half_width) for each in drops]
+            x = positions + (idx - (len(LABELS) - 1) / 2) * width
+            ax.bar(x, means, width, yerr=errors, color=COLORS[name], error_kw=error_kw, label=label)
         ax.axhline(0, color="black", lw=0.8)
-        ax.set_xticks(np.arange(len(conditions)), conditions)
-        label_axes(ax, x="", y="accuracy change against clean images\n(percentage points)")
+        ax.set_xticks(positions, conditions)
+        label_axes(ax, y="accuracy change against clean images\n(percentage points)")
         drawing.legend(loc="outside lower center", ncols=3)
 
 
@@ -51,7 +46,7 @@ def draw_severities(results: Results, folder: Path) -> bool:
     a flat line. An attack without a budget has no place on such an axis; it has its row in the tables.
     """
     families: dict[str, list[Condition]] = {}
-    for each in conditions_of(results):
+    for each in results.conditions():
         if each.kind != CLEAN and not isnan(each.strength):
             name = each.family if len(results.params.sources) == 1 else f"{each.family} {each.source}".strip()
             families.setdefault(name, []).append(each)
@@ -62,33 +57,31 @@ def draw_severities(results: Results, folder: Path) -> bool:
     columns = min(3, len(panels))
     n_rows = -(-len(panels) // columns)
     # The legend has as many columns as there are panels: three would be wider than one panel.
-    size = (3.2 * columns, 2.7 * n_rows + 0.22 * -(-len(MODELS) // columns) + 0.15)
+    size = (3.2 * columns, 2.7 * n_rows + 0.22 * -(-len(LABELS) // columns) + 0.15)
     with figure(folder, "severities", size=size, dpi=results.params.report.dpi) as drawing:
         axes = list(np.asarray(drawing.subplots(n_rows, columns, squeeze=False)).flat)
+        first_of: dict[str, Axes] = {}
         for ax, (family, conditions) in zip(axes, panels.items(), strict=False):
-            strengths = [0.0, *(each.strength for each in conditions)]
-            names = [CLEAN, *(each.name for each in conditions)]
-            for model in MODELS:
-                rows = results.rows("accuracy", model=model)
-                by_seed = 100 * rows.pivot_table(index="seed", columns="condition", values="accuracy")[names]
-                ax.plot(
-                    strengths, by_seed.mean(), color=COLORS[model], marker=".", lw=1.2, label=LABELS[model]
-                )
-                ax.fill_between(
-                    strengths, by_seed.min(), by_seed.max(), color=COLORS[model], alpha=0.08, lw=0
-                )
-            label_axes(ax, x=conditions[0].unit, y="", title=family)
-        for kind in {each[0].kind for each in panels.values()}:
-            alike = [ax for ax, each in zip(axes, panels.values(), strict=False) if each[0].kind == kind]
-            for ax in alike[1:]:
-                ax.sharey(alike[0])
+            _draw_family(ax, results, conditions)
+            label_axes(ax, x=conditions[0].unit, title=family)
+            if (first := first_of.setdefault(conditions[0].kind, ax)) is not ax:
+                ax.sharey(first)
         for ax in axes[len(panels) :]:
             ax.set_visible(False)
-        for ax in drawing.axes[::columns]:
+        for ax in axes[::columns]:
             ax.set_ylabel("test accuracy (%)")
-        handles, labels = drawing.axes[0].get_legend_handles_labels()
-        drawing.legend(handles, labels, loc="outside lower center", ncols=columns)
+        drawing.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=columns)
     return True
+
+
+def _draw_family(ax: Axes, results: Results, conditions: list[Condition]) -> None:
+    strengths = [0.0, *(each.strength for each in conditions)]
+    names = [CLEAN, *(each.name for each in conditions)]
+    for model, label in LABELS.items():
+        rows = results.rows("accuracy", model=model)
+        by_seed = 100 * rows.pivot_table(index="seed", columns="condition", values="accuracy")[names]
+        ax.plot(strengths, by_seed.mean(), color=COLORS[model], marker=".", lw=1.2, label=label)
+        ax.fill_between(strengths, by_seed.min(), by_seed.max(), color=COLORS[model], alpha=0.08, lw=0)
 
 
 def draw_gallery(results: Results, attack: str, fooled: str, name: str, folder: Path) -> bool:
@@ -99,22 +92,23 @@ def draw_gallery(results: Results, attack: str, fooled: str, name: str, folder: 
         return False
     clean, attacked = (images[f"{fooled}.{state}"].astype(np.float32) for state in ("clean", "attacked"))
     classes = results.dataset["classes"]
-    n = len(rows)
     scale = float(np.abs(attacked - clean).max()) or 1.0
-    with figure(folder, name, size=(1.75 * n + 0.6, 6.4), dpi=results.params.report.dpi) as drawing:
-        axes = np.asarray(drawing.subplots(3, n, squeeze=False))
+    shown = {
+        "clean": (clean, 0, 1),
+        f"perturbation,\n±{255 * scale:.0f} of 255": (attacked - clean, -scale, scale),
+        "attacked": (attacked, 0, 1),
+    }
+    size = (1.75 * len(rows) + 0.6, 6.4)
+    with figure(folder, name, size=size, dpi=results.params.report.dpi) as drawing:
+        axes = np.asarray(drawing.subplots(3, len(rows), squeeze=False))
+        for of_kind, (label, (pixels, low, high)) in zip(axes, shown.items(), strict=True):
+            of_kind[0].set_ylabel(label)
+            for ax, image in zip(of_kind, pixels, strict=True):
+                _show(ax, image, low, high)
         for column, (_, row) in enumerate(rows.iterrows()):
-            _show(axes[0, column], clean[column], 0, 1)
-            _show(axes[1, column], attacked[column] - clean[column], -scale, scale)
-            _show(axes[2, column], attacked[column], 0, 1)
-            axes[0, column].set_title(
-                f"label {classes[int(row['label'])]}\n{_said(row, 'clean', classes)}", fontsize=8
-            )
+            title = f"label {classes[int(row['label'])]}\n{_said(row, 'clean', classes)}"
+            axes[0, column].set_title(title, fontsize=8)
             axes[2, column].set_title(_said(row, "attacked", classes), fontsize=8)
-        for ax, label in zip(
-            axes[:, 0], ("clean", f"perturbation,\n±{255 * scale:.0f} of 255", "attacked"), strict=True
-        ):
-            ax.set_ylabel(label)
     return True
 
 
@@ -128,8 +122,31 @@ def _said(row: pd.Series[Any], state: str, classes: list[str]) -> str:
 def _show(ax: Axes, image: npt.NDArray[np.float32], low: float, high: float) -> None:
     pixels = image[0] if len(image) == 1 else (image.transpose(1, 2, 0) - low) / (high - low)
     ax.imshow(pixels, vmin=low, vmax=high, cmap="gray" if low == 0 else "RdBu_r", interpolation="nearest")
-    ax.set_xticks([])
-    ax.set_yticks([])
+    ax.set(xticks=[], yticks=[])
     ax.grid(visible=False)
-    for spine in ax.spines.values():
-        spine.set_visible(False)
+    ax.spines[:].set_visible(False)
+
+
+def draw_reliability(results: Results, folder: Path) -> None:
+    """Reliability diagrams: accuracy against confidence on clean, noisy and attacked images, all seeds together."""
+    rows_of = by_kind(results, "reliability")
+    with figure(folder, "reliability", size=(9.5, 3.8), dpi=results.params.report.dpi) as drawing:
+        axes = drawing.subplots(1, len(rows_of), sharex=True, sharey=True)
+        for ax, (kind, rows) in zip(axes, rows_of.items(), strict=True):
+            ax.plot([0, 100], [0, 100], color="grey", lw=0.8, ls=":", label="perfectly calibrated")
+            for name in ("base", "pushed", "accuracy_first", "parameter_first"):
+                bins = rows[rows["model"] == name].groupby("bin")[["n", "n_correct", "confidence"]].sum()
+                bins = bins[bins["n"] >= 10]
+                x, y = 100 * bins["confidence"] / bins["n"], 100 * bins["n_correct"] / bins["n"]
+                ax.plot(x, y, color=COLORS[name], marker="o", ms=3, lw=1.1, label=LABELS[name])
+            label_axes(ax, x="confidence (%)", title="clean images" if kind == CLEAN else KINDS[kind])
+        axes[0].set_ylabel("accuracy (%)")
+        drawing.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+
+
+def by_kind(results: Results, table: str) -> dict[str, pd.DataFrame]:
+    """The rows of clean images and of the headline's conditions, by kind of condition."""
+    shown = {CLEAN, *results.headline()}
+    kinds = {each.name: each.kind for each in results.conditions() if each.name in shown}
+    of_rows = results.tables[table]["condition"].map(kinds)
+    return {kind: results.tables[table][of_rows == kind] for kind in dict.fromkeys(kinds.values())}

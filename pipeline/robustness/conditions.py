@@ -4,18 +4,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from math import nan
 
-from pipeline.params.perturbations import (
-    Attack,
-    FgsmAttack,
-    FoolboxAttack,
-    GaussianNoise,
-    ImpulseNoise,
-    LocalVarianceNoise,
-    NewtonFoolAttack,
-    Noise,
-    PoissonNoise,
-    SpeckleNoise,
-)
+from pipeline.params import perturbations as kinds
 
 CLEAN = "clean"
 
@@ -39,7 +28,7 @@ class Condition:
 
 
 def list_conditions(
-    noise: Mapping[str, Noise], attacks: Mapping[str, Attack], sources: Collection[str]
+    noise: Mapping[str, kinds.Noise], attacks: Mapping[str, kinds.Attack], sources: Collection[str]
 ) -> Iterator[Condition]:
     """Clean, every noise, every attack on every source, as the params name them."""
     yield Condition(CLEAN, CLEAN, CLEAN, CLEAN, 0.0, "")
@@ -51,24 +40,24 @@ def list_conditions(
             yield Condition(name, key, "attack", *_attack_strength(attack), source)
 
 
-def _noise_strength(noise: Noise) -> tuple[float, str]:
+def _noise_strength(noise: kinds.Noise) -> tuple[float, str]:
     match noise:
-        case GaussianNoise():
+        case kinds.GaussianNoise():
             return noise.std, "standard deviation, of 255"
-        case PoissonNoise():
+        case kinds.PoissonNoise():
             return 255 / noise.peak**0.5, "deviation at white, of 255"
-        case SpeckleNoise() | LocalVarianceNoise():
+        case kinds.SpeckleNoise() | kinds.LocalVarianceNoise():
             return noise.strength, "strength"
-        case ImpulseNoise():
+        case kinds.ImpulseNoise():
             return noise.amount, "share of the pixels"
 
 
-def _attack_strength(attack: Attack) -> tuple[str, float, str]:
+def _attack_strength(attack: kinds.Attack) -> tuple[str, float, str]:
     match attack:
-        case FgsmAttack():
+        case kinds.FgsmAttack():
             return "fgsm", attack.epsilon, "epsilon, of 255"
-        case NewtonFoolAttack():
+        case kinds.NewtonFoolAttack():
             return f"newton_fool, eta {attack.eta:g}", attack.steps, "steps at most"
-        case FoolboxAttack():
+        case kinds.FoolboxAttack():
             family = ", ".join([attack.attack, *(f"{key} {value}" for key, value in attack.options.items())])
             return family, nan if attack.epsilon is None else attack.epsilon, "epsilon, of 255"

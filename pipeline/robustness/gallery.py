@@ -1,26 +1,26 @@
-"""Who was fooled where the other was not, with pictures (thesis Figures 5-2 to 5-5)."""
+"""Who was fooled where the other was not (thesis section 5.3), with pictures (Figures 5-2 to 5-5)."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline.files import write_csv
-from pipeline.robustness.outcomes import BeforeAndAfter, compare_outcomes, gallery_rows, pick_examples
+from pipeline.robustness.outcomes import Predictions
 
-_FIELDS = (
+# A model's predictions on clean and on perturbed images.
+BeforeAndAfter = tuple[Predictions, Predictions]
+
+_SAID = [f"{model}_{state}" for model in ("first", "second") for state in ("clean", "attacked")]
+_FIELDS = [
     "fooled",
     "image",
     "label",
-    *(
-        f"{model}_{state}_{what}"
-        for model in ("first", "second")
-        for state in ("clean", "attacked")
-        for what in ("class", "confidence")
-    ),
-)
+    *(f"{each}_{what}" for each in _SAID for what in ("class", "confidence")),
+]
 
 
 def save_gallery(
@@ -48,11 +48,42 @@ def save_gallery(
     outcomes = compare_outcomes(labels, base, pruned)
     rows: list[dict[str, Any]] = []
     images = {}
-    for fooled, mask in (("only_base", outcomes.only_first), ("only_pruned", outcomes.only_second)):
-        chosen = pick_examples(mask, n_images, seed_of(fooled))
+    for fooled, kind in (("only_base", "only_first"), ("only_pruned", "only_second")):
+        chosen = pick_examples(outcomes[kind], n_images, seed_of(fooled))
         rows += [{"fooled": fooled} | row for row in gallery_rows(chosen, labels, base, pruned)]
         images[f"{fooled}.clean"] = clean[chosen].cpu()
         images[f"{fooled}.attacked"] = attacked[chosen].cpu()
-    write_csv(folder / "outcomes.csv", [outcomes.counts()])
+    write_csv(folder / "outcomes.csv", [{kind: int(mask.sum()) for kind, mask in outcomes.items()}])
     write_csv(folder / "gallery.csv", rows, fields=_FIELDS)
     save_file(images, folder / "gallery.safetensors")
+
+
+def compare_outcomes(labels: Tensor, first: BeforeAndAfter, second: BeforeAndAfter) -> dict[str, Tensor]:
+    """Of the images that two models both got right when clean: whom the attack fooled (masks (n,) by outcome)."""
+    eligible = first[0].hits(labels) & second[0].hits(labels)
+    fooled_first, fooled_second = ~first[1].hits(labels), ~second[1].hits(labels)
+    return {
+        "only_first": eligible & fooled_first & ~fooled_second,
+        "only_second": eligible & ~fooled_first & fooled_second,
+        "both": eligible & fooled_first & fooled_second,
+        "neither": eligible & ~fooled_first & ~fooled_second,
+    }
+
+
+def pick_examples(mask: Tensor, n: int, seed: int) -> list[int]:
+    """Up to `n` indices where the mask holds, drawn by seed, ascending."""
+    candidates = mask.nonzero().flatten().numpy()
+    return sorted(int(i) for i in np.random.default_rng(seed).permutation(candidates)[:n])
+
+
+def gallery_rows(
+    indices: list[int], labels: Tensor, first: BeforeAndAfter, second: BeforeAndAfter
+) -> list[dict[str, Any]]:
+    """What each of two models said of an image, clean and attacked, with its confidence."""
+    said = dict(zip(_SAID, (*first, *second), strict=True))
+    return [
+        {"image": idx, "label": int(labels[idx])}
+        | {f"{name}_class": int(each.predicted[idx]) for name, each in said.items()}
+        | {f"{name}_confidence": round(float(each.confidence[idx]), 4) for name, each in said.items()}
+        for idx in indices
+    ]

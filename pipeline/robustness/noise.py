@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 # `random_noise` refuses a variance of zero, which black surroundings have.
 _LEAST_VARIANCE = 1e-12
 
+_Image = npt.NDArray[np.float64]
+
 
 def add_noise(images: Pixels, noise: Noise, *, seed: int) -> npt.NDArray[np.float32]:
     """Noisy images (n, channels, height, width) in [0, 1], float32, clipped to the range.
@@ -38,12 +40,10 @@ def add_noise(images: Pixels, noise: Noise, *, seed: int) -> npt.NDArray[np.floa
     return noisy
 
 
-def _noisy(
-    image: npt.NDArray[np.float64], noise: Noise, random: np.random.Generator
-) -> npt.NDArray[np.float64]:
+def _noisy(image: _Image, noise: Noise, random: np.random.Generator) -> _Image:
     if isinstance(noise, PoissonNoise):
         return np.clip(random.poisson(image * noise.peak) / noise.peak, 0, 1)
-    result: npt.NDArray[np.float64]
+    result: _Image
     if isinstance(noise, ImpulseNoise):
         result = random_noise(image, mode=noise.kind, rng=random, clip=True, amount=noise.amount)
     elif isinstance(noise, LocalVarianceNoise):

@@ -3,9 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -72,68 +70,4 @@ def load_images(folder: Path, labels: Tensor) -> Tensor:
 def perturbation_norms(clean: Tensor, perturbed: Tensor) -> dict[str, float]:
     """Mean L2 and Linf norms of the perturbation, images in [0, 1]."""
     difference = (perturbed - clean).flatten(1)
-    return {
-        "l2": float(difference.norm(dim=1).mean()),
-        "linf": float(difference.abs().amax(1).mean()),
-    }
-
-
-@dataclass(frozen=True)
-class Outcomes:
-    """Of the images that two models both got right when clean: who was fooled by the attack (masks (n,))."""
-
-    only_first: Tensor
-    only_second: Tensor
-    both: Tensor
-    neither: Tensor
-
-    def counts(self) -> dict[str, int]:
-        """How many images of each kind."""
-        return {
-            "only_first": int(self.only_first.sum()),
-            "only_second": int(self.only_second.sum()),
-            "both": int(self.both.sum()),
-            "neither": int(self.neither.sum()),
-        }
-
-
-# A model's predictions on clean and on perturbed images.
-BeforeAndAfter = tuple[Predictions, Predictions]
-
-
-def compare_outcomes(labels: Tensor, first: BeforeAndAfter, second: BeforeAndAfter) -> Outcomes:
-    """Split the images by which of two models the attack fooled (thesis Figures 5-2 and 5-3)."""
-    eligible = first[0].hits(labels) & second[0].hits(labels)
-    fooled_first, fooled_second = ~first[1].hits(labels), ~second[1].hits(labels)
-    return Outcomes(
-        only_first=eligible & fooled_first & ~fooled_second,
-        only_second=eligible & ~fooled_first & fooled_second,
-        both=eligible & fooled_first & fooled_second,
-        neither=eligible & ~fooled_first & ~fooled_second,
-    )
-
-
-def pick_examples(mask: Tensor, n: int, seed: int) -> list[int]:
-    """Up to `n` indices where the mask holds, drawn by seed, ascending."""
-    candidates = mask.nonzero().flatten().numpy()
-    random = np.random.default_rng(seed)
-    return sorted(int(i) for i in random.permutation(candidates)[:n])
-
-
-def gallery_rows(
-    indices: list[int], labels: Tensor, first: BeforeAndAfter, second: BeforeAndAfter
-) -> list[dict[str, Any]]:
-    """What each of two models said of an image, clean and attacked, with its confidence."""
-    return [
-        {"image": idx, "label": int(labels[idx])}
-        | {
-            f"{name}_{state}_{what}": value
-            for name, model in (("first", first), ("second", second))
-            for state, found in zip(("clean", "attacked"), model, strict=True)
-            for what, value in (
-                ("class", int(found.predicted[idx])),
-                ("confidence", round(float(found.confidence[idx]), 4)),
-            )
-        }
-        for idx in indices
-    ]
+    return {"l2": float(difference.norm(dim=1).mean()), "linf": float(difference.abs().amax(1).mean())}

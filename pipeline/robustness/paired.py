@@ -42,12 +42,7 @@ class PairedComparison:
 
 
 def compare_pair(
-    first: tuple[Hits, Hits],
-    second: tuple[Hits, Hits],
-    *,
-    confidence: float,
-    n_resamples: int,
-    seed: int,
+    first: tuple[Hits, Hits], second: tuple[Hits, Hits], *, confidence: float, n_resamples: int, seed: int
 ) -> PairedComparison:
     """Paired bootstrap over images of the difference in accuracy change, and McNemar's test.
 
@@ -71,9 +66,8 @@ def compare_pair(
     only_second = int((~first[1] & second[1]).sum())
     differing = only_first + only_second
     p_value = float(stats.binomtest(only_first, differing).pvalue) if differing else 1.0
-    return PairedComparison(
-        len(by_image), float(by_image.mean()), low, high, only_first, only_second, p_value
-    )
+    change = float(by_image.mean())
+    return PairedComparison(len(by_image), change, low, high, only_first, only_second, p_value)
 
 
 def compare_pairs(
@@ -95,20 +89,15 @@ def compare_pairs(
         n_resamples: of the images.
         seed_of: from a pair to the seed of its resamples.
     """
-
-    def hits(name: str) -> tuple[Hits, Hits]:
-        return before[name].hits(labels).numpy(), after[name].hits(labels).numpy()
-
     rows = []
-    for first, second in pairs:
-        compared = compare_pair(
-            hits(first),
-            hits(second),
-            confidence=CONFIDENCE_LEVEL,
-            n_resamples=n_resamples,
-            seed=seed_of(first, second),
+    for pair in pairs:
+        first, second = (
+            (before[name].hits(labels).numpy(), after[name].hits(labels).numpy()) for name in pair
         )
-        rows.append({"first": first, "second": second} | asdict(compared))
+        compared = compare_pair(
+            first, second, confidence=CONFIDENCE_LEVEL, n_resamples=n_resamples, seed=seed_of(*pair)
+        )
+        rows.append({"first": pair[0], "second": pair[1]} | asdict(compared))
     return rows
 
 
