@@ -102,10 +102,7 @@ class Growing:
 
     Args:
         settings: the section: when to stop, how large a net may be, how candidates are trained.
-        parts: the data.
-        seed: the run's seed.
         resume: where finished epochs of each candidate are kept.
-        numerics: the section of the params.
     """
 
     def __init__(

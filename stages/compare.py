@@ -35,34 +35,23 @@ def jobs(
     if compare is None:
         return
     shared: dict[str, Any] = {"numerics": numerics, "lda": lda, "surgery": surgery}
-    shared |= {"sizes": compare.sizes, "retraining": compare.retraining, "training": None, "net": None}
-    ours = {}
-    for seed in seeds:
-        pushed = runs / "push" / str(seed)
-        ours[seed] = Job(
-            {"seed": seed, "method": OURS},
-            shared | {"seed": seed, "method": OURS},
-            {
-                "prepared": runs / "prepare",
-                "base": runs / "train" / str(seed) / "model",
-                "start": pushed / "main" / "model",
-            },
-        )
-        yield ours[seed]
+    shared |= {"sizes": compare.sizes, "retraining": compare.retraining}
     others = sorted(compare.competitors, key=lambda name: name not in _LONGEST_FIRST)
-    for name in [*compare.fixed_nets, *others]:
+    ours: dict[int, Job] = {}
+    for name in [OURS, *compare.fixed_nets, *others]:
+        net = compare.fixed_nets.get(name)
+        shared |= {"net": net, "training": train if net or name == "scratch" else None}
         for seed in seeds:
-            own: dict[str, Any] = {"seed": seed, "method": name}
-            inputs: dict[str, Input] = {
-                "prepared": runs / "prepare",
-                "start": runs / "push" / str(seed) / "control" / "model",
-            }
-            if name in compare.fixed_nets:
-                own |= {"training": train, "net": compare.fixed_nets[name]}
-            else:
-                own["training"] = train if name == "scratch" else None
+            pushed = runs / "push" / str(seed) / ("main" if name == OURS else "control")
+            inputs: dict[str, Input] = {"prepared": runs / "prepare", "start": pushed / "model"}
+            if name == OURS:
+                inputs["base"] = runs / "train" / str(seed) / "model"
+            elif net is None:
                 inputs["ours"] = ours[seed]
-            yield Job({"seed": seed, "method": name}, shared | own, inputs)
+            job = Job({"seed": seed, "method": name}, shared | {"seed": seed, "method": name}, inputs)
+            if name == OURS:
+                ours[seed] = job
+            yield job
 
 
 def work(

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from pipeline.deconv import Utility, trace_utility
-from pipeline.deconv.layer_outputs import LayerOutputs, ObservingMode
+from pipeline.deconv.layer_outputs import LayerOutputs
+from pipeline.deconv.rectifiers import ObservingMode
 from pipeline.models import build_model
 
 torch.set_num_threads(1)  # on nets this small two threads spend their time waiting

@@ -123,7 +123,7 @@ def test_a_file_that_is_not_the_one_prepared_is_one_line_whoever_reads_it(
         (copy / file.parent.name).mkdir(parents=True, exist_ok=True)
         (copy / file.parent.name / file.name).write_bytes(file.read_bytes())
     train = load_parts(prepare(copy, tmp_path / "out", "index"), CPU, workers=workers).train
-    damage(copy / str(train.images.files.paths[4]))  # type: ignore[union-attr]
+    damage(copy / str(train.images.paths[4]))  # type: ignore[union-attr]
     me = psutil.Process()
     before = set(me.children())
     try:

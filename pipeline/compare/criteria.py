@@ -23,7 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from pipeline.deconv.layer_outputs import LayerOutputs, ObservingMode
+from pipeline.deconv.layer_outputs import LayerOutputs
+from pipeline.deconv.rectifiers import ObservingMode
 from pipeline.machine.float64 import float64
 from pipeline.machine.memory import in_fitting_batches
 from pipeline.models.classifier import evaluation_mode, output_layer, weight_layers

@@ -6,9 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
-from pipeline.deconv.rectifiers import RECTIFIERS, Observer
+from pipeline.deconv.rectifiers import RECTIFIERS
 from pipeline.models.classifier import weight_layers
 
 _LAYERS = frozenset({torch.conv2d, functional.conv2d, functional.linear})
@@ -53,17 +52,3 @@ class LayerOutputs:
         self._alive += [result, handed_on]  # while they live, their ids are their own
         self._owner[id(handed_on)] = name
         return handed_on
-
-
-class ObservingMode(TorchFunctionMode):
-    """While active, every torch function is reported to `observe` after it ran."""
-
-    def __init__(self, observe: Observer) -> None:
-        super().__init__()
-        self._observe = observe
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Any = None
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        return self._observe(func, args, kwargs or {}, result)

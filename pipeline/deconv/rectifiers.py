@@ -127,14 +127,11 @@ def _n_activations(values: Sequence[Any]) -> int:
     return sum(isinstance(value, Tensor) and value.requires_grad for value in flat)
 
 
-class DeconvolutionMode(TorchFunctionMode):
-    """While active, rectifiers follow the deconvolution rule, in unmodified models, modules or functions.
+class ObservingMode(TorchFunctionMode):
+    """While active, every torch function is reported after it ran.
 
     Args:
-        observe: called after every function with (function, args, kwargs, result); gives what the model gets.
-
-    Raises:
-        ValueError: by name, for a function that the method cannot trace.
+        observe: called with (function, args, kwargs, result); gives what the model gets.
     """
 
     def __init__(self, observe: Observer) -> None:
@@ -145,6 +142,22 @@ class DeconvolutionMode(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        return self._observe(func, args, kwargs, self.run(func, args, kwargs))
+
+    def run(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """What the function returns."""
+        return func(*args, **kwargs)
+
+
+class DeconvolutionMode(ObservingMode):
+    """While active, rectifiers follow the deconvolution rule, in unmodified models, modules or functions.
+
+    Raises:
+        ValueError: by name, for a function that the method cannot trace.
+    """
+
+    def run(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """What the function returns; a rectifier is replaced by one of the deconvolution rule."""
         if func in _UNTRACEABLE:
             raise ValueError(f"expected layers that deconvolution can trace, got {_UNTRACEABLE[func]}")
         if func in _PRODUCTS and _n_activations([*args, *kwargs.values()]) > 1:
@@ -153,7 +166,5 @@ class DeconvolutionMode(TorchFunctionMode):
             )
         if func in RECTIFIERS:
             call = _read_call(func, args, kwargs)
-            result = _Deconvolved.apply(call.x, call.high, call.in_place)
-        else:
-            result = func(*args, **kwargs)
-        return self._observe(func, args, kwargs, result)
+            return _Deconvolved.apply(call.x, call.high, call.in_place)
+        return func(*args, **kwargs)

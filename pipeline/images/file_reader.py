@@ -16,26 +16,6 @@ if TYPE_CHECKING:
     from pipeline.images.file_index import FileIndex
 
 
-class ImageFiles(Dataset[Tensor | InputError]):
-    """Files behind the interface that a DataLoader asks for; an item is a batch, not an image.
-
-    A file that cannot be read any more is an item too: raised in a worker, its error would arrive wrapped in
-    that worker's traceback.
-    """
-
-    def __init__(self, files: FileIndex) -> None:
-        self.files = files
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, idx: list[int]) -> Tensor | InputError:
-        try:
-            return torch.from_numpy(self.files[np.asarray(idx, dtype=np.int64)])
-        except InputError as error:
-            return error
-
-
 class FileReader:
     """Reads the files of a set, pass after pass, one pass at a time; its processes wait in between.
 
@@ -45,10 +25,10 @@ class FileReader:
         pin_memory: whether batches come in pinned memory, from which a GPU copies while it computes.
     """
 
-    def __init__(self, files: ImageFiles, *, workers: int, pin_memory: bool) -> None:
+    def __init__(self, files: FileIndex, *, workers: int, pin_memory: bool) -> None:
         self._wanted: list[list[int]] = []
         self._loader = DataLoader(
-            files,
+            _Batches(files),
             sampler=self._wanted,
             batch_size=None,
             num_workers=workers,
@@ -73,3 +53,20 @@ class FileReader:
                     # Else this frame and the error hold each other and the workers, which then take ten seconds to end.
                     del images
             yield images
+
+
+class _Batches(Dataset[Tensor | InputError]):
+    """Files behind the interface that a DataLoader asks for; an item is a batch, not an image.
+
+    A file that cannot be read any more is an item too: raised in a worker, its error would arrive wrapped in
+    that worker's traceback.
+    """
+
+    def __init__(self, files: FileIndex) -> None:
+        self._files = files
+
+    def __getitem__(self, idx: list[int]) -> Tensor | InputError:
+        try:
+            return torch.from_numpy(self._files[np.asarray(idx, dtype=np.int64)])
+        except InputError as error:
+            return error

@@ -12,7 +12,7 @@ from torch.nn.functional import interpolate
 
 from pipeline.images.augmentation import center_crop
 from pipeline.images.file_index import FileIndex
-from pipeline.images.file_reader import FileReader, ImageFiles
+from pipeline.images.file_reader import FileReader
 from pipeline.images.image_set import ImageSet, SplitName, first_per_class, load_image_set
 
 # Images that are read at a time where all are wanted.
@@ -27,7 +27,7 @@ class Images:
     `workers` processes: new ones each time, or a `reader`'s. `resize_px` and `crop_px` are those of `ImageSet`.
     """
 
-    images: Tensor | ImageFiles
+    images: Tensor | FileIndex
     labels: Tensor
     resize_px: int | None = None
     crop_px: int | None = None
@@ -62,7 +62,7 @@ class Images:
             return self
         return replace(self, reader=self._reader(self.images, self.workers))
 
-    def _reader(self, files: ImageFiles, workers: int) -> FileReader:
+    def _reader(self, files: FileIndex, workers: int) -> FileReader:
         return FileReader(files, workers=workers, pin_memory=self.device.type == "cuda")
 
     def in_batches(self, batch_size: int) -> Iterator[Tensor]:
@@ -78,9 +78,9 @@ class Images:
     def take(self, idx: Tensor) -> Images:
         """The part's images and labels at some indices."""
         if isinstance(self.images, Tensor):
-            images: Tensor | ImageFiles = self.images[idx.to(self.device)]
+            images: Tensor | FileIndex = self.images[idx.to(self.device)]
         else:
-            images = ImageFiles(self.images.files.take(idx.tolist()))
+            images = self.images.take(idx.tolist())
         return replace(self, images=images, labels=self.labels[idx.to(self.device)], reader=None)
 
     def first(self, n: int) -> Tensor:
@@ -119,9 +119,9 @@ def load_parts(folder: Path, device: torch.device, *, workers: int = 0) -> Parts
 
     def part(name: SplitName) -> Images:
         idx = data.split[name]
-        images: Tensor | ImageFiles
+        images: Tensor | FileIndex
         if isinstance(data.images, FileIndex):
-            images = ImageFiles(data.images.take(idx))
+            images = data.images.take(idx)
         else:
             images = torch.from_numpy(data.images[idx]).to(device)
         labels = torch.from_numpy(data.labels[idx]).to(device)

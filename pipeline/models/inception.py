@@ -142,19 +142,8 @@ class Inception(nn.Module):
         """
         modules = [each for each in self.stages[1].children() if isinstance(each, InceptionModule)]
         taps = [modules[0], *([modules[-2]] if len(modules) > 2 else [])]
-        return [
-            (
-                tap,
-                AuxiliaryHead(
-                    tap.out_channels,
-                    self.num_classes,
-                    self.width,
-                    batch_norm=self.batch_norm,
-                    batch_norm_hidden=batch_norm_hidden,
-                ),
-            )
-            for tap in taps
-        ]
+        norms = {"batch_norm": self.batch_norm, "batch_norm_hidden": batch_norm_hidden}
+        return [(tap, AuxiliaryHead(tap.out_channels, self.num_classes, self.width, **norms)) for tap in taps]
 
     def _build(self, place: str, in_channels: int, row: ModuleRow | ReductionRow) -> InceptionModule:
         """The module of a row, without the branches that `without` names; those names are ticked off."""

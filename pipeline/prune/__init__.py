@@ -30,8 +30,7 @@ class LayerPruning:
 
 def utility_spread(utility: Utility) -> float:
     """The standard deviation in Eq. 3.13: over all positions of the map with non-zero utility."""
-    values = utility.map[utility.map != 0]
-    return float(values.std(correction=1)) if values.numel() > 1 else 0.0
+    return _deviation(utility.map[utility.map != 0])
 
 
 def utility_threshold(utility: Utility, eta: float) -> float:
@@ -101,10 +100,9 @@ def prune_like(model: Net, scores: Mapping[str, Tensor], reference: nn.Module, e
     reference is a pruned model of the same architecture; branches that it lacks are removed.
 
     Args:
-        model: the model to prune; left untouched.
+        model, example_input: as for `prune_model`.
         scores: for each layer's name the scores (channels,) of its channels, the higher the better.
         reference: gives the number of channels of every layer, none more than the model has.
-        example_input: as in `prune_model`.
 
     Raises:
         ValueError: if the reference is no smaller model of this architecture, or the surgery fails.
@@ -159,6 +157,10 @@ def _in_spreads(utility: Utility, eta: float) -> Tensor:
     return utility.channels.cpu() / spread if spread > 0 else utility.channels.cpu().sign() * eta
 
 
+def _deviation(values: Tensor) -> float:
+    return float(values.std(correction=1)) if values.numel() > 1 else 0.0
+
+
 def _spread(score: Tensor) -> float:
-    spread = float(score.std(correction=1)) if score.numel() > 1 else 0.0
+    spread = _deviation(score)
     return spread if spread > 0 else 1.0

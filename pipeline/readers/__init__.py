@@ -1,6 +1,7 @@
 """Readers of data sets: from their source to an `ImageSet`, split and checked."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from pipeline.params.data import (
     LfwaData,
 )
 from pipeline.readers.adience import list_adience
-from pipeline.readers.arrays import read_arrays
+from pipeline.readers.arrays import read_npz
 from pipeline.readers.benchmarks import read_benchmark
 from pipeline.readers.digits import read_digits
 from pipeline.readers.folders import list_image_folder, list_imagenet
@@ -58,7 +59,7 @@ def _read(params: Data) -> ImageSet:
         case BenchmarkData():
             return read_benchmark(params)
         case ArraysData():
-            return read_arrays(params)
+            return read_npz(Path(params.file).expanduser(), params.validation, params.resize_px)
         case ImageFolderData():
             return scan_files(list_image_folder(params), params)
         case ImageNetData():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.errors import InputError
-from pipeline.images.image_set import Indices, SplitName
+from pipeline.images.image_set import SPLITS, Indices, SplitName
 from pipeline.readers.annotations import Row, read_table
 from pipeline.readers.folders import check_folder
 from pipeline.readers.scan import Listing
@@ -43,14 +43,9 @@ def list_adience(params: AdienceData) -> Listing:
     check_folder(root / params.images, "Adience's folder of faces")
     label_of = _gender if params.attribute == "gender" else age_group
     paths, labels, split, n_rows = list[str](), list[int](), dict[SplitName, Indices](), 0
-    folds: dict[SplitName, list[int]] = {
-        "train": params.train_folds,
-        "validation": params.validation_folds,
-        "test": params.test_folds,
-    }
-    for name, of_part in folds.items():
+    for name in SPLITS:
         start = len(paths)
-        for fold in of_part:
+        for fold in getattr(params, f"{name}_folds"):
             rows = read_table(root / f"fold_{fold - 1}_data.txt", _COLUMNS)
             n_rows += len(rows)
             for row in rows:
@@ -59,13 +54,8 @@ def list_adience(params: AdienceData) -> Listing:
                     paths.append(_FILE[params.images].format(user=user, face=face, image=image))
                     labels.append(label)
         split[name] = np.arange(start, len(paths))
-    if len(paths) < n_rows:
-        log.info(
-            "adience: %d of %d faces have no %s and are left out",
-            n_rows - len(paths),
-            n_rows,
-            params.attribute,
-        )
+    if left_out := n_rows - len(paths):
+        log.info("adience: %d of %d faces have no %s and are left out", left_out, n_rows, params.attribute)
     genders = ("female", "male")
     groups = tuple(f"{first}-{last}" for first, last in AGE_GROUPS)
     classes = genders if params.attribute == "gender" else groups

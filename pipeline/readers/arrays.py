@@ -13,12 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import InputError
-from pipeline.images.image_set import SPLITS, ImageSet, Indices, SplitName
-from pipeline.readers.splits import hold_out
+from pipeline.images.image_set import SPLITS, ImageSet, SplitName
+from pipeline.readers.splits import hold_out, one_after_another
 
 if TYPE_CHECKING:
     from pipeline.images.file_index import Pixels
-    from pipeline.params.data import ArraysData, ValidationRule
+    from pipeline.params.data import ValidationRule
 
 Array = npt.NDArray[Any]
 
@@ -49,11 +49,6 @@ class Part:
     labels: Array
     images_from: str
     labels_from: str
-
-
-def read_arrays(params: ArraysData) -> ImageSet:
-    """The archive `data.file`; see `read_npz`."""
-    return read_npz(Path(params.file).expanduser(), params.validation, params.resize_px)
 
 
 def read_npz(path: Path, rule: ValidationRule | None, resize_px: int | None) -> ImageSet:
@@ -106,13 +101,10 @@ def join_parts(
                 f"{parts[name].images_from}: expected {_size(shape)} images, as for training, "
                 f"got {_size(part_images.shape[1:])}"
             )
-    ends = np.cumsum([len(part_images) for part_images in of_part.values()]).tolist()
-    images = np.empty((ends[-1], *shape), dtype=np.uint8)
+    split = one_after_another({name: len(part_images) for name, part_images in of_part.items()})
+    images = np.empty((sum(map(len, of_part.values())), *shape), dtype=np.uint8)
     np.concatenate(list(of_part.values()), out=images)
     labels = np.concatenate([parts[name].labels.astype(np.int64) for name in of_part])
-    split: dict[SplitName, Indices] = {
-        name: np.arange(end - len(of_part[name]), end) for name, end in zip(of_part, ends, strict=True)
-    }
     if rule is not None:
         split["train"], split["validation"] = hold_out(labels[split["train"]], rule)
     return ImageSet(images, labels, tuple(classes), split, resize_px=resize_px)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ import numpy as np
 from pipeline.errors import InputError
 from pipeline.images.image_set import SPLITS, Indices, Labels, SplitName
 from pipeline.readers.scan import Listing
-from pipeline.readers.splits import draw_share, hold_out, split_by_fractions
+from pipeline.readers.splits import draw_share, hold_out, one_after_another, split_by_fractions
 
 if TYPE_CHECKING:
     from pipeline.params.data import ImageFolderData, ImageNetData
@@ -40,14 +40,9 @@ def list_image_folder(params: ImageFolderData) -> Listing:
         for name in SPLITS
         if (folder := getattr(folders, name)) is not None
     }
-    split, start = dict[SplitName, Indices](), 0
-    for name, (_, labels) in given.items():
-        split[name] = np.arange(start, start + len(labels))
-        start += len(labels)
-    _split_off(split, given["train"][1], params)
-    paths = [path for of_part, _ in given.values() for path in of_part]
-    labels = np.concatenate([of_part for _, of_part in given.values()])
-    return Listing(root, paths, labels, classes, split)
+    listing = _listing(root, given, classes)
+    _split_off(listing.split, given["train"][1], params)
+    return listing
 
 
 def list_imagenet(params: ImageNetData) -> Listing:
@@ -65,15 +60,17 @@ def list_imagenet(params: ImageNetData) -> Listing:
         raise InputError(
             f"{flat}: expected val/<wnid>/*.JPEG like train/, got images in val/ itself; sort them into folders first"
         )
-    train, labels = list_part(root, "train", classes)
-    test, test_labels = list_part(root, "val", classes)
-    rest, validation = hold_out(labels, params.validation)
-    split: dict[SplitName, Indices] = {
-        "train": rest,
-        "validation": validation,
-        "test": np.arange(len(train), len(train) + len(test)),
-    }
-    return Listing(root, [*train, *test], np.concatenate([labels, test_labels]), classes, split)
+    train = list_part(root, "train", classes)
+    listing = _listing(root, {"train": train, "test": list_part(root, "val", classes)}, classes)
+    listing.split["train"], listing.split["validation"] = hold_out(train[1], params.validation)
+    return listing
+
+
+def _listing(root: Path, parts: Mapping[SplitName, _Part], classes: tuple[str, ...]) -> Listing:
+    paths = [path for of_part, _ in parts.values() for path in of_part]
+    labels = np.concatenate([of_part for _, of_part in parts.values()])
+    split = one_after_another({name: len(of_part) for name, (of_part, _) in parts.items()})
+    return Listing(root, paths, labels, classes, split)
 
 
 def class_names(folder: Path) -> tuple[str, ...]:
@@ -89,8 +86,7 @@ def class_names(folder: Path) -> tuple[str, ...]:
     if not names:
         raise InputError(f"{folder}: expected class folders, got none")
     for name in names:
-        if not _is_utf8(name):
-            shown = name.encode("utf-8", "backslashreplace").decode()
+        if (shown := name.encode("utf-8", "backslashreplace").decode()) != name:
             raise InputError(f"{folder}: expected class folders named in UTF-8, got {shown}")
     return tuple(names)
 
@@ -175,11 +171,3 @@ def _images_below(root: Path, folder: str, above: tuple[str, ...]) -> Iterator[s
             yield f"{folder}/{entry.name}"
         elif _is_folder(entry):
             yield from _images_below(root, f"{folder}/{entry.name}", (*above, real))
-
-
-def _is_utf8(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

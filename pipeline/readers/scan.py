@@ -6,7 +6,7 @@ import hashlib
 import stat
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,7 +29,7 @@ from pipeline.progress import tell
 from pipeline.readers.limits import limit_parts
 
 if TYPE_CHECKING:
-    from pipeline.params.data import FolderData, ImagesPerClass
+    from pipeline.params.data import FolderData
 
 # Files that wait for each other: as many as keep all threads busy, few enough to lie in memory at once.
 _AT_A_TIME = 256
@@ -49,12 +49,6 @@ class Listing:
     classes: tuple[str, ...]
     split: dict[SplitName, Indices]
 
-    def limited(self, limits: ImagesPerClass) -> Listing:
-        """The files that are in a part, at most so many of each class there."""
-        kept, split = limit_parts(self.labels, self.split, limits)
-        paths = [self.paths[i] for i in kept]
-        return Listing(self.root, paths, self.labels[kept], self.classes, split)
-
 
 @dataclass(frozen=True)
 class _File:
@@ -73,7 +67,9 @@ def scan_files(listing: Listing, params: FolderData) -> ImageSet:
             the pixels do not fit in memory.
     """
     if params.images_per_class:
-        listing = listing.limited(params.images_per_class)
+        kept, split = limit_parts(listing.labels, listing.split, params.images_per_class)
+        kept_paths = [listing.paths[i] for i in kept]
+        listing = replace(listing, paths=kept_paths, labels=listing.labels[kept], split=split)
     n = len(listing.paths)
     if n == 0:
         raise InputError(f"{listing.root}: expected images, got none")

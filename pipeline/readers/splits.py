@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,6 +36,12 @@ def split_by_fractions(labels: Labels, params: FractionSplit) -> dict[SplitName,
     share = params.validation_fraction / (1 - params.test_fraction)
     train, validation = draw_share(labels, rest, share, params.split_seed, "data.validation_fraction")
     return {"train": np.sort(train), "validation": np.sort(validation), "test": np.sort(test)}
+
+
+def one_after_another(sizes: Mapping[SplitName, int]) -> dict[SplitName, Indices]:
+    """The indices of parts of these sizes in the set that joins them in this order."""
+    ends = np.cumsum(list(sizes.values())).tolist()
+    return {name: np.arange(end - size, end) for (name, size), end in zip(sizes.items(), ends, strict=True)}
 
 
 def hold_out(labels: Labels, rule: ValidationRule) -> tuple[Indices, Indices]:

@@ -65,12 +65,9 @@ def fit(
     Args:
         model: trained in place, on the device of its data.
         objective: what to minimise; its own parameters are trained too.
-        parts: the data.
-        settings: epochs, learning rate and the like.
         batching: which images form the batches of an epoch.
         seed: of this run's batches, shifts and dropout.
         resume: where finished epochs are kept.
-        numerics: the section of the params.
 
     Raises:
         DivergedError: after the first epoch whose mean loss, or the validation loss after it, is not finite.

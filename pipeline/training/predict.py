@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -33,35 +35,29 @@ class Score:
         return {"n": self.n, "n_correct": self.n_correct, "loss": self.loss}
 
 
-@torch.no_grad()
 def predict_logits(model: nn.Module, images: Tensor, *, batch_size: int) -> Tensor:
     """Logits (n, classes) in evaluation mode, for images in [0, 1]; the model's mode is restored."""
-
-    def forward(size: int) -> Tensor:
-        return torch.cat([model(batch) for batch in torch.split(images, size)])
-
-    with evaluation_mode(model):
-        return in_fitting_batches(forward, batch_size)
+    return _in_batches(model, model, partial(torch.split, images), batch_size)
 
 
 def evaluate(model: nn.Module, data: Images, *, batch_size: int) -> Score:
     """Score a model on images and labels."""
-
-    def forward(size: int) -> Tensor:
-        return torch.cat([model(images) for images in data.in_batches(size)])
-
-    with evaluation_mode(model), torch.no_grad():
-        logits = in_fitting_batches(forward, batch_size)
+    logits = _in_batches(model, model, data.in_batches, batch_size)
     loss = nn.functional.cross_entropy(logits, data.labels)
     return Score(len(data), int((logits.argmax(1) == data.labels).sum()), float(loss))
 
 
-@torch.no_grad()
 def latent_features(model: nn.Module, images: Images, *, batch_size: int) -> Tensor:
     """Latent features (n, d) in evaluation mode of a part of a data set."""
+    return _in_batches(model, lambda batch: latent_and_logits(model, batch)[0], images.in_batches, batch_size)
 
-    def forward(size: int) -> Tensor:
-        return torch.cat([latent_and_logits(model, batch)[0] for batch in images.in_batches(size)])
 
+@torch.no_grad()
+def _in_batches(
+    model: nn.Module,
+    compute: Callable[[Tensor], Tensor],
+    batches: Callable[[int], Iterable[Tensor]],
+    batch_size: int,
+) -> Tensor:
     with evaluation_mode(model):
-        return in_fitting_batches(forward, batch_size)
+        return in_fitting_batches(lambda n: torch.cat([compute(batch) for batch in batches(n)]), batch_size)
