@@ -24,11 +24,8 @@ def write_report(results: Results, folder: Path) -> None:
     """
     figures, tables = folder / "figures", folder / "tables"
     tables.mkdir(parents=True, exist_ok=True)
-    for name, page in (
-        ("pruning", pruning_report(results, figures)),
-        ("robustness", robustness_report(results, figures)),
-        ("summary", summary(results)),
-    ):
+    pages = {"pruning": pruning_report(results, figures), "robustness": robustness_report(results, figures)}
+    for name, page in (pages | {"summary": summary(results)}).items():
         write_atomically(folder / f"{name}.md", page.encode())
     for name, table in {**results.tables, "accuracy_means": _accuracy_means(results)}.items():
         if len(table):

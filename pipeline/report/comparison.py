@@ -59,13 +59,12 @@ def comparison_section(results: Results) -> str:
     return section(
         "Ours and others at the same sizes",
         image("comparison", "Test accuracy against parameters for every method"),
-        "Ours takes the pushed model through the sizes, one after another; at each, every criterion keeps as "
-        "many filters in every layer as ours and retrains for the same "
-        f"{compare.retraining.epochs} epochs on the same kind of batches. The others start from the grown model "
-        "trained on for as many epochs without the push, and retrain with cross-entropy alone. Single weights (Han "
-        "et al.) are zeros in the dense net: as many are left as ours has parameters, and no FLOP is saved. In "
-        "the figure whiskers run from the lowest to the highest seed. Test "
-        f"accuracy in %, {over_seeds(results)}:",
+        "Ours takes the pushed model through the sizes, one after another; at each, every criterion keeps as many "
+        f"filters in every layer as ours and retrains for the same {compare.retraining.epochs} epochs on the same "
+        "kind of batches. The others start from the grown model trained on for as many epochs without the push, "
+        "and retrain with cross-entropy alone. Single weights (Han et al.) are zeros in the dense net: as many are "
+        "left as ours has parameters, and no FLOP is saved. In the figure whiskers run from the lowest to the "
+        f"highest seed. Test accuracy in %, {over_seeds(results)}:",
         grid("method", methods, sizes, lambda *key: results.interval(found[key]).percent()),
         *_differences(results, found, methods, sizes),
         *_fixed_nets(results, compare),

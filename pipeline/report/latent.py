@@ -56,9 +56,8 @@ def sensitivity_section(results: Results) -> str:
     return section(
         "How many latent neurons are needed",
         image("latent_sensitivity", "Validation accuracy against the number of latent neurons"),
-        "The pushed model with only its top neurons, nothing retrained: by discriminating power (LDA, Eq. 12) "
-        f"and by variance, which does not look at labels (PCA). Dotted: {rule}; utilities are traced "
-        "from those.",
+        "The pushed model with only its top neurons, nothing retrained: by discriminating power (LDA, Eq. 12) and "
+        f"by variance, which does not look at labels (PCA). Dotted: {rule}; utilities are traced from those.",
     )
 
 
@@ -71,27 +70,25 @@ def variants_section(results: Results) -> str:
     for name, weights in {"main": params.lda, **params.push.variants}.items():
         mine = results.rows("variants", variant=name)
         v_share = mine["v_top"] / mine["v_sum"].clip(lower=1e-30)
-        rows.append(
-            [
-                *("the main push" if name == "main" else name, _SEPARATIONS[weights.separation]),
-                f"{weights.gamma:g}, {weights.lambda_:g}, {weights.beta:g}",
-                _by_seed(mine["n_active"], "{:.0f}".format),
-                _by_seed(mine["v_sum"], "{:.3g}".format),
-                *(_by_seed(values, percent) for values in (v_share, mine["collapsed"])),
-                _accuracy(results, mine["accuracy"]),
-            ]
-        )
+        weighting = f"{weights.gamma:g}, {weights.lambda_:g}, {weights.beta:g}"
+        cells = [
+            _by_seed(mine["n_active"], "{:.0f}".format),
+            _by_seed(mine["v_sum"], "{:.3g}".format),
+            *(_by_seed(values, percent) for values in (v_share, mine["collapsed"])),
+        ]
+        push = "the main push" if name == "main" else name
+        accuracy = _accuracy(results, mine["accuracy"])
+        rows.append([push, _SEPARATIONS[weights.separation], weighting, *cells, accuracy])
     header = (
         "push | separation | gamma, lambda, beta | active neurons | sum of eigenvalues | largest, % of sum | "
         "collapsed batches, % | validation, %"
     )
     return section(
         "Collapse: the paper's separation term and ours",
-        "Eq. 7 rewards a large discriminant as much for growing as a small one, so that a strong push can end "
-        "with a single one. `log_det` is ours: log(1 + v) in the place of v. From the grown model, the same "
-        "batches and epochs; a value for each seed; eigenvalues of Eq. 6 on training images; a batch counts "
-        f"as collapsed while one discriminant holds more than {percent(params.lda.collapse_share)} % of the sum "
-        "(last epoch).",
+        "Eq. 7 rewards a large discriminant as much for growing as a small one, so that a strong push can end with "
+        "a single one. `log_det` is ours: log(1 + v) in the place of v. From the grown model, the same batches and "
+        "epochs; a value for each seed; eigenvalues of Eq. 6 on training images; a batch counts as collapsed while "
+        f"one discriminant holds more than {percent(params.lda.collapse_share)} % of the sum (last epoch).",
         table(header, rows),
     )
 

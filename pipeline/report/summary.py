@@ -56,8 +56,7 @@ def expectations(results: Results) -> str:
     return bullets(
         [
             f"Base: {percent(base)} % mean test accuracy; expected at least "
-            f"{percent(report.target_base_test_accuracy)} %: "
-            f"**{_met(base >= report.target_base_test_accuracy)}**.",
+            f"{percent(report.target_base_test_accuracy)} %: **{_met(base >= report.target_base_test_accuracy)}**.",
             f"Parameter-first model: {percent(fraction)} % of the base's parameters at "
             f"{percent(-drop, signed=True)} points of the base's validation accuracy (means over seeds); expected "
             f"at most {percent(report.target_params_fraction)} % within {percent(max_drop)} points: "
