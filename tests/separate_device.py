@@ -5,13 +5,22 @@ operation on tensors of both devices is refused, and so is a look into their mem
 so is float64 where `forbid_float64` is set.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
+
+import pipeline.machine.device
+import pipeline.machine.float64
+from pipeline.params.machine import Numerics
 
 DEVICE = torch.device("meta")
 # As on a GPU: what indexes may lie on the CPU, and a copy takes numbers from one device to the other.
@@ -25,14 +34,14 @@ class Held(torch.Tensor):
     numbers: Tensor
 
     @staticmethod
-    def __new__(cls: "type[Held]", numbers: Tensor) -> "Held":
+    def __new__(cls: type[Held], numbers: Tensor) -> Held:
         held = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
             cls, numbers.size(), strides=numbers.stride(), dtype=numbers.dtype, device=DEVICE
         )
         held.numbers = numbers
         return held  # type: ignore[no-any-return]
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Held":
+    def __deepcopy__(self, memo: dict[int, Any]) -> Held:
         copied = Held(self.numbers.clone()).requires_grad_(self.requires_grad)
         if isinstance(self, torch.nn.Parameter):
             copied = torch.nn.Parameter(copied, self.requires_grad)
@@ -44,7 +53,7 @@ class Held(torch.Tensor):
         return self.detach()
 
     @data.setter
-    def data(self, other: "Held") -> None:
+    def data(self, other: Held) -> None:
         torch.Tensor.data.__set__(self, other)  # type: ignore[attr-defined]
         self.numbers = other.numbers
 
@@ -119,3 +128,26 @@ def _compute(
 
 def _numbers_of(each: Any) -> Any:
     return each.numbers if isinstance(each, Held) else each
+
+
+@contextlib.contextmanager
+def stages_on_device(*, forbid_float64: bool) -> Iterator[None]:
+    """Inside the block, what a stage's `work` computes in this process lies on the device."""
+    configure = pipeline.machine.device.configure_torch
+
+    def configured(numerics: Numerics) -> torch.device:
+        configure(numerics)
+        return DEVICE
+
+    without = frozenset({DEVICE.type}) if forbid_float64 else frozenset()
+    with (
+        mock.patch("pipeline.machine.device.configure_torch", configured),
+        mock.patch("pipeline.machine.float64._WITHOUT_FLOAT64", without),
+        # The real one does not know this device.
+        mock.patch("torch.autocast", return_value=contextlib.nullcontext()),
+        warnings.catch_warnings(),
+        SeparateDevice(forbid_float64=forbid_float64),
+    ):
+        # It is none here: these tensors hold numbers.
+        warnings.filterwarnings("ignore", "for .*: copying from a non-meta parameter")
+        yield

@@ -2,32 +2,33 @@
 
 import shutil
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, Workspace
+from builders import lda_weights
 from safetensors.torch import load_file
-from separate_device import DEVICE, Held, SeparateDevice
-from test_objectives import lda_weights
+from separate_device import DEVICE, Held, SeparateDevice, stages_on_device
+from tiny_params import params_of
 from torch import Tensor, nn
 
+import pipeline.machine.device
 import pipeline.machine.float64
 from pipeline.attacks import craft
 from pipeline.compare.criteria import score_filters
 from pipeline.compare.magnitude import magnitude_masks, masked
 from pipeline.deconv import trace_utility
+from pipeline.jobs.job import Workplace
+from pipeline.jobs.output import sections_of
 from pipeline.lda import describe_latent, discriminants_decorrelated, push_loss
 from pipeline.machine.float64 import float64, float64_device
 from pipeline.models import build_model
 from pipeline.models.classifier import Classifier, decision_layer, latent_and_logits
-from pipeline.params.pruning import SensitivityChoice
 from pipeline.params.perturbations import FgsmAttack, NewtonFoolAttack
+from pipeline.params.pruning import SensitivityChoice
 from pipeline.prune import prune_model
 from pipeline.prune.latent import choose_latent
-
-pytestmark = pytest.mark.xdist_group("processes")
-torch.set_num_threads(1)  # on nets this small two threads spend their time waiting
 
 CPU = torch.device("cpu")
 
@@ -144,46 +145,62 @@ def test_results_are_those_of_the_cpu(
         torch.testing.assert_close(one, other, check_stride=False)
 
 
-_STAGES = (
-    "train --seed 0",
-    "prune --seed 0 --round round1 --previous push",
+# Lazy layers, which auxiliary heads have, get their weights where this device cannot see it.
+PARAMS = params_of(
+    ("data.images_per_class", {"train": 20, "validation": 20, "test": 20, "perturbed": None}),
+    ("train.auxiliary", None),
+    ("train.training.epochs", 2),
+    ("prune.retraining.epochs", 2),
+    ("prune.etas", [0.5]),
 )
 
 
-@pytest.fixture(scope="module")
-def on_cpu(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """Prepared, and every stage of `_STAGES` run on the CPU; the base stands in for the pushed net."""
-    made = workspace.copy(tmp_path_factory.mktemp("devices") / "cpu")
-    # Lazy layers, which the auxiliary heads have, get their weights where this device cannot see it.
-    made.edit_params(after="train:", old="weight: 0.3", new="weight: 0")
-    for section in ("train:", "prune:"):
-        made.edit_params(after=section, old="epochs: ", new="epochs: 1  # instead of ")
-    made.edit_params(after="  etas:", old="    - 1.0\n", new="")
-    made.must("python", "-m", "stages.prepare")
-    for command in _STAGES:
-        stage, *flags = command.split()
-        made.must("python", "-m", f"stages.{stage}", *flags)
-        if stage == "train":
-            shutil.copytree(made.path("runs/tiny/0/train"), made.path("runs/tiny/0/push"))
-    return made
+@pytest.fixture
+def _torch_as_it_was() -> Iterator[None]:
+    """Stages set determinism and denormals for the whole process."""
+    yield
+    torch.set_deterministic_debug_mode("default")
+    torch.set_flush_denormal(False)
 
 
-def test_stages_end_with_the_cpus_models_and_images(on_cpu: Workspace, tmp_path: Path) -> None:
-    made = on_cpu.copy(tmp_path / "device")
-    for stage in ("train", "prune"):
-        shutil.rmtree(made.path(f"runs/tiny/0/{stage}"))
-    program = str(ROOT / "tests" / "on_separate_device.py")
-    result = made.must("python", program, *_STAGES)
-    assert "Traceback" not in result.output
-    wrote = sorted(made.path("runs/tiny/0").rglob("*.safetensors"))
-    expected = sorted(on_cpu.path("runs/tiny/0").rglob("*.safetensors"))
-    assert [file.name for file in wrote] == [file.name for file in expected]
-    assert len(wrote) == 4
-    for one, other in zip(wrote, expected, strict=True):
+def first_job(stage: str, runs: Path) -> Path:
+    """Do the first job of a stage in this process; its folder below `runs`."""
+    module = import_module(f"stages.{stage}")
+    job = next(iter(module.jobs(runs, **sections_of(module, PARAMS))))
+    out = runs / stage / job.folder
+    out.mkdir(parents=True)
+    (runs / "resume" / stage).mkdir(parents=True)
+    module.work(Workplace(out, runs / "resume" / stage), **job.settings, **job.inputs)
+    return out
+
+
+@pytest.mark.usefixtures("_torch_as_it_was")
+def test_stages_end_with_the_cpus_models_and_images(tmp_path: Path) -> None:
+    """The base stands in for the pushed net and for the source, which take longer."""
+    first_job("prepare", tmp_path / "cpu")
+    shutil.copytree(tmp_path / "cpu/prepare", tmp_path / "device/prepare")
+
+    def train_prune_and_craft(runs: Path) -> None:
+        base = first_job("train", runs)
+        shutil.copytree(base, runs / "push/0/main")
+        shutil.copytree(base, runs / "source/0/resnet")
+        first_job("prune", runs)
+        first_job("craft", runs)
+
+    train_prune_and_craft(tmp_path / "cpu")
+    with stages_on_device(forbid_float64=False):
+        assert pipeline.machine.device.configure_torch(PARAMS.numerics) == DEVICE
+        train_prune_and_craft(tmp_path / "device")
+    wrote = sorted((tmp_path / "device").rglob("*.safetensors"))
+    expected = sorted((tmp_path / "cpu").rglob("*.safetensors"))
+    names = [file.relative_to(tmp_path / "device") for file in wrote]
+    assert names == [file.relative_to(tmp_path / "cpu") for file in expected]
+    assert {"train", "prune", "craft"} <= {name.parts[0] for name in names}
+    for name, one, other in zip(names, wrote, expected, strict=True):
         tensors, wanted = load_file(one), load_file(other)
         assert tensors.keys() == wanted.keys()
-        for name, tensor in tensors.items():
-            assert torch.equal(tensor, wanted[name]), f"{one.name}: {name}"
+        for key, tensor in tensors.items():
+            assert torch.equal(tensor, wanted[key]), f"{name}: {key}"
 
 
 def test_a_module_moved_to_the_device_is_there(without_float64: None) -> None:
