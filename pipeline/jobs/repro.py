@@ -17,9 +17,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -50,10 +51,18 @@ def main(arguments: Sequence[str]) -> None:
             with subprocess.Popen(command, env=environment) as process:
                 # Ctrl-C reaches the stage, too, which says what is kept. Not ignored before: DVC would inherit it.
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
+                signal.signal(signal.SIGTERM, lambda *_: _end_stage(process.pid))
                 code = process.wait()
     except KeyboardInterrupt:
         sys.exit("make repro: interrupted while it waited; nothing was started")
     sys.exit(code)
+
+
+def _end_stage(dvc: int) -> None:
+    """What Ctrl-C does in a terminal, for whoever ends this process alone: DVC ends once its stage has."""
+    for child in psutil.Process(dvc).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            child.terminate()
 
 
 @contextmanager
