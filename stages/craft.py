@@ -52,14 +52,19 @@ def work(
 
     from pipeline.attacks import craft
     from pipeline.checkpoint import load_classifier
+    from pipeline.errors import InputError
     from pipeline.images.parts import load_parts
     from pipeline.machine.device import configure_torch
     from pipeline.machine.seeding import seed_torch
     from pipeline.training.predict import predict_logits
 
     device = configure_torch(numerics)
-    test = load_parts(prepared, device, workers=place.workers).perturbed
+    parts = load_parts(prepared, device, workers=place.workers)
+    test, classes = parts.perturbed, parts.image_set.classes
     model, batch_size = load_classifier(source).to(device), numerics.eval_batch_size
+    if model.classes != classes:
+        expected, got = (", ".join(map(repr, each)) for each in (classes, model.classes))
+        raise InputError(f"{name}: expected a source for the labels {expected} (got one for {got})")
     seed_torch(seed, "craft", name)
     crafted = craft(attack, model, test.scaled(), test.labels, batch_size=batch_size)
     stored = crafted.to(torch.float16)
