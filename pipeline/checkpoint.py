@@ -71,13 +71,8 @@ def load_model(path: Path | str) -> nn.Module:
         with torch.random.fork_rng(devices=[]):  # initial weights are overwritten; draw none of the caller's
             model = build_model(spec["architecture"], spec["num_classes"], **spec["options"])
         if "classes" in spec:
-            model = Classifier(
-                model,
-                image_shape=spec["image_shape"],
-                classes=spec["classes"],
-                mean=spec["normalization"]["mean"],
-                std=spec["normalization"]["std"],
-            )
+            shape, classes = spec["image_shape"], spec["classes"]
+            model = Classifier(model, image_shape=shape, classes=classes, **spec["normalization"])
         _check_channels(spec["channels"], state)
         _fit_to_state(model, state)
         load_state(model, state)

@@ -10,9 +10,6 @@ from pipeline.cost import measure_cost
 from pipeline.models import build_model
 from pipeline.models.inception import Inception
 from pipeline.models.inception_modules import (
-    Double3x3Module,
-    FactorizedModule,
-    GoogLeNetModule,
     InceptionModule,
     build_module,
 )
@@ -69,7 +66,7 @@ def square(n_in: int, n_out: int, size: int) -> Convolution:
 
 
 def test_module_3a_has_googlenets_filters() -> None:
-    module = GoogLeNetModule(192, GOOGLENET[0][0])
+    module = module_of(GOOGLENET[0][0])
     assert module.branch_names == ("branch1x1", "branch3x3", "branch5x5", "branch_pool")
     assert convolutions(module) == [
         square(192, 64, 1),
@@ -84,7 +81,7 @@ def test_module_3a_has_googlenets_filters() -> None:
 
 
 def test_the_papers_module_3a_has_two_3x3_in_place_of_the_5x5() -> None:
-    module = Double3x3Module(192, GOOGLENET_DOUBLE_3X3[0][0])
+    module = module_of(GOOGLENET_DOUBLE_3X3[0][0])
     assert convolutions(module) == [
         square(192, 64, 1),
         square(192, 96, 1),
@@ -100,7 +97,7 @@ def test_the_papers_module_3a_has_two_3x3_in_place_of_the_5x5() -> None:
 
 
 def test_the_average_pool_before_the_projection_leaves_padding_out() -> None:
-    pool = Double3x3Module(4, GOOGLENET_DOUBLE_3X3[0][0]).get_submodule("branch_pool.0")
+    pool = module_of(GOOGLENET_DOUBLE_3X3[0][0], 4).get_submodule("branch_pool.0")
     assert torch.equal(pool(torch.full((1, 4, 3, 5), 2.0)), torch.full((1, 4, 3, 5), 2.0))
 
 
@@ -205,7 +202,7 @@ def test_v3s_first_modules_are_figure_5() -> None:
 def test_n_of_the_factorised_convolutions_can_be_chosen(kernel: int) -> None:
     row = INCEPTION_V3[1][0]
     assert isinstance(row, FactorizedFilters)
-    module = FactorizedModule(8, row._replace(inner=4), kernel=kernel)
+    module = build_module(8, row._replace(inner=4), kernel=kernel, batch_norm=True)
     sizes = [size for _, _, size in convolutions(module.get_submodule("branch_double_nxn"))]
     assert sizes == [(1, 1), (kernel, 1), (1, kernel), (kernel, 1), (1, kernel)]
     assert [size for _, _, size in convolutions(module.get_submodule("branch_nxn"))][1:] == [

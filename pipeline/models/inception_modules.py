@@ -17,23 +17,24 @@ from pipeline.params.nets.inception_filters import (
 )
 
 Kernel = int | tuple[int, int]
+MakePath = Callable[..., nn.Sequential]
+Branches = dict[str, nn.Module]
 
 
 class Fork(nn.Module):
-    """A 1x3 and a 3x1 that read the same maps; their outputs are concatenated ("Rethinking" Figure 7)."""
+    """Convolutions that read the same maps; their outputs are concatenated ("Rethinking" Figure 7)."""
 
-    def __init__(self, in_channels: int, filters: int, *, batch_norm: bool) -> None:
+    def __init__(self, *paths: nn.Module) -> None:
         super().__init__()
-        path = _path_from(in_channels, batch_norm)
-        self.paths = nn.ModuleList([path((filters, kernel))[0] for kernel in ((1, 3), (3, 1))])
+        self.paths = nn.ModuleList(paths)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (n, in_channels, h, w) to (n, 2 x filters, h, w)."""
+        """Map (n, in_channels, h, w) to (n, sum of the paths' filters, h, w)."""
         return cat([path(x) for path in self.paths], dim=1)
 
 
 class InceptionModule(nn.Module):
-    """What all Inception modules share; each child is a branch, in the order of the concatenation.
+    """Branches side by side; each child is one, in the order of the concatenation.
 
     Args:
         in_channels: channels of the maps that every branch reads.
@@ -106,136 +107,115 @@ class InceptionModule(nn.Module):
             raise ValueError(f"expected a branch among {', '.join(self.branch_names)}; got {name!r}")
 
 
-class GoogLeNetModule(InceptionModule):
+def build_module(
+    in_channels: int, row: ModuleRow | ReductionRow, *, kernel: int, batch_norm: bool
+) -> InceptionModule:
+    """The module that a row of the filter tables stands for; `kernel` is the n of 1xn, where it has one."""
+    path = _path_from(in_channels, batch_norm)
+    match row:
+        case Filters():
+            branches = _googlenet(row, path)
+        case Double3x3Filters():
+            branches = _double_3x3(row, path)
+        case FactorizedFilters():
+            branches = _factorized(row, path, kernel)
+        case ExpandedFilters():
+            branches = _expanded(row, path)
+        case ReductionFilters():
+            branches = _reduction(row, path)
+        case FactorizedReductionFilters():
+            branches = _factorized_reduction(row, path, kernel)
+    return InceptionModule(in_channels, branches)
+
+
+def _googlenet(f: Filters, path: MakePath) -> Branches:
     """GoogLeNet's module ("Rethinking" Figure 4): 1x1; 1x1-3x3; 1x1-5x5; max pool 3x3-1x1."""
-
-    def __init__(self, in_channels: int, filters: Filters, *, batch_norm: bool = True) -> None:
-        f, path = filters, _path_from(in_channels, batch_norm)
-        branches = {
-            "branch1x1": path((f.one, 1))[0],
-            "branch3x3": path((f.three_reduce, 1), (f.three, 3)),
-            "branch5x5": path((f.five_reduce, 1), (f.five, 5)),
-            "branch_pool": nn.Sequential(_max_pool(stride=1), *path((f.pool, 1))),
-        }
-        super().__init__(in_channels, branches)
+    return {
+        "branch1x1": path((f.one, 1))[0],
+        "branch3x3": path((f.three_reduce, 1), (f.three, 3)),
+        "branch5x5": path((f.five_reduce, 1), (f.five, 5)),
+        "branch_pool": nn.Sequential(_max_pool(stride=1), *path((f.pool, 1))),
+    }
 
 
-class Double3x3Module(InceptionModule):
+def _double_3x3(f: Double3x3Filters, path: MakePath) -> Branches:
     """Two 3x3 for a 5x5 ("Rethinking" Figure 5): 1x1; 1x1-3x3; 1x1-3x3-3x3; pool 3x3-1x1."""
-
-    def __init__(self, in_channels: int, filters: Double3x3Filters, *, batch_norm: bool = True) -> None:
-        f, path = filters, _path_from(in_channels, batch_norm)
-        pool = _max_pool(stride=1) if f.pool_kind == "max" else _average_pool()
-        branches = {
-            "branch1x1": path((f.one, 1))[0],
-            "branch3x3": path((f.three_reduce, 1), (f.three, 3)),
-            "branch_double3x3": path((f.double_reduce, 1), (f.double_first, 3), (f.double, 3)),
-            "branch_pool": nn.Sequential(pool, *path((f.pool, 1))),
-        }
-        super().__init__(in_channels, branches)
+    pool = _max_pool(stride=1) if f.pool_kind == "max" else _average_pool()
+    return {
+        "branch1x1": path((f.one, 1))[0],
+        "branch3x3": path((f.three_reduce, 1), (f.three, 3)),
+        "branch_double3x3": path((f.double_reduce, 1), (f.double_first, 3), (f.double, 3)),
+        "branch_pool": nn.Sequential(pool, *path((f.pool, 1))),
+    }
 
 
-class FactorizedModule(InceptionModule):
+def _factorized(f: FactorizedFilters, path: MakePath, kernel: int) -> Branches:
     """nxn as 1xn and nx1 ("Rethinking" Figure 6): 1x1; 1x1-1xn-nx1; 1x1-nx1-1xn-nx1-1xn; average pool-1x1."""
-
-    def __init__(
-        self, in_channels: int, filters: FactorizedFilters, *, kernel: int, batch_norm: bool = True
-    ) -> None:
-        f, path = filters, _path_from(in_channels, batch_norm)
-        row, column, inner = (1, kernel), (kernel, 1), f.inner
-        branches = {
-            "branch1x1": path((f.one, 1))[0],
-            "branch_nxn": path((inner, 1), (inner, row), (f.factorized, column)),
-            "branch_double_nxn": path(
-                (inner, 1), (inner, column), (inner, row), (inner, column), (f.double, row)
-            ),
-            "branch_pool": nn.Sequential(_average_pool(), *path((f.pool, 1))),
-        }
-        super().__init__(in_channels, branches)
+    row, column, inner = (1, kernel), (kernel, 1), f.inner
+    return {
+        "branch1x1": path((f.one, 1))[0],
+        "branch_nxn": path((inner, 1), (inner, row), (f.factorized, column)),
+        "branch_double_nxn": path(
+            (inner, 1), (inner, column), (inner, row), (inner, column), (f.double, row)
+        ),
+        "branch_pool": nn.Sequential(_average_pool(), *path((f.pool, 1))),
+    }
 
 
-class ExpandedModule(InceptionModule):
+def _expanded(f: ExpandedFilters, path: MakePath) -> Branches:
     """Expanded outputs ("Rethinking" Figure 7): 1x1; 1x1-(1x3|3x1); 1x1-3x3-(1x3|3x1); average pool-1x1."""
 
-    def __init__(self, in_channels: int, filters: ExpandedFilters, *, batch_norm: bool = True) -> None:
-        f, path = filters, _path_from(in_channels, batch_norm)
-        branches = {
-            "branch1x1": path((f.one, 1))[0],
-            "branch3x3": nn.Sequential(
-                *path((f.three_reduce, 1)), Fork(f.three_reduce, f.three, batch_norm=batch_norm)
-            ),
-            "branch_double3x3": nn.Sequential(
-                *path((f.double_reduce, 1), (f.double, 3)), Fork(f.double, f.double, batch_norm=batch_norm)
-            ),
-            "branch_pool": nn.Sequential(_average_pool(), *path((f.pool, 1))),
-        }
-        super().__init__(in_channels, branches)
+    def fork(reads: int, filters: int) -> Fork:
+        return Fork(*(path((filters, kernel), reads=reads)[0] for kernel in ((1, 3), (3, 1))))
+
+    long = (f.double_reduce, 1), (f.double, 3)
+    return {
+        "branch1x1": path((f.one, 1))[0],
+        "branch3x3": nn.Sequential(*path((f.three_reduce, 1)), fork(f.three_reduce, f.three)),
+        "branch_double3x3": nn.Sequential(*path(*long), fork(f.double, f.double)),
+        "branch_pool": nn.Sequential(_average_pool(), *path((f.pool, 1))),
+    }
 
 
-class ReductionModule(InceptionModule):
+def _reduction(f: ReductionFilters, path: MakePath) -> Branches:
     """Half the grid, more channels ("Rethinking" Figure 10): [1x1-]3x3; 1x1-3x3-3x3; max pool, all at stride 2.
 
     Every branch reads all of the input, so that no narrow pool stands between the stages. Maps are padded as
     at stride 1: 28 pixels become 14 and 7 become 4, where the paper's unpadded 35 become 17.
     """
-
-    def __init__(self, in_channels: int, filters: ReductionFilters, *, batch_norm: bool = True) -> None:
-        f, path = filters, _path_from(in_channels, batch_norm)
-        reduced = in_channels if f.three_reduce is None else f.three_reduce
-        strided = ConvBnRelu(reduced, f.three, 3, stride=2, batch_norm=batch_norm)
-        branches = {
-            "branch3x3": strided
-            if f.three_reduce is None
-            else nn.Sequential(*path((f.three_reduce, 1)), strided),
-            "branch_double3x3": path((f.double_reduce, 1), (f.double, 3), (f.double, 3), stride=2),
-            "branch_pool": _max_pool(stride=2),
-        }
-        super().__init__(in_channels, branches)
+    strided = path((f.three, 3), stride=2, reads=f.three_reduce)[0]
+    return {
+        "branch3x3": strided
+        if f.three_reduce is None
+        else nn.Sequential(*path((f.three_reduce, 1)), strided),
+        "branch_double3x3": path((f.double_reduce, 1), (f.double, 3), (f.double, 3), stride=2),
+        "branch_pool": _max_pool(stride=2),
+    }
 
 
-class FactorizedReductionModule(InceptionModule):
+def _factorized_reduction(f: FactorizedReductionFilters, path: MakePath, kernel: int) -> Branches:
     """The reduction after factorised modules: 1x1-3x3; 1x1-1xn-nx1-3x3; max pool; the last of each at stride 2."""
-
-    def __init__(
-        self, in_channels: int, filters: FactorizedReductionFilters, *, kernel: int, batch_norm: bool = True
-    ) -> None:
-        f, path = filters, _path_from(in_channels, batch_norm)
-        n = f.factorized
-        branches = {
-            "branch3x3": path((f.three_reduce, 1), (f.three, 3), stride=2),
-            "branch_nxn": path((n, 1), (n, (1, kernel)), (n, (kernel, 1)), (n, 3), stride=2),
-            "branch_pool": _max_pool(stride=2),
-        }
-        super().__init__(in_channels, branches)
+    n = f.factorized
+    return {
+        "branch3x3": path((f.three_reduce, 1), (f.three, 3), stride=2),
+        "branch_nxn": path((n, 1), (n, (1, kernel)), (n, (kernel, 1)), (n, 3), stride=2),
+        "branch_pool": _max_pool(stride=2),
+    }
 
 
-def build_module(
-    in_channels: int, row: ModuleRow | ReductionRow, *, kernel: int, batch_norm: bool
-) -> InceptionModule:
-    """The module that a row of the filter tables stands for; `kernel` is the n of 1xn, where it has one."""
-    if isinstance(row, Filters):
-        return GoogLeNetModule(in_channels, row, batch_norm=batch_norm)
-    if isinstance(row, Double3x3Filters):
-        return Double3x3Module(in_channels, row, batch_norm=batch_norm)
-    if isinstance(row, FactorizedFilters):
-        return FactorizedModule(in_channels, row, kernel=kernel, batch_norm=batch_norm)
-    if isinstance(row, ExpandedFilters):
-        return ExpandedModule(in_channels, row, batch_norm=batch_norm)
-    if isinstance(row, FactorizedReductionFilters):
-        return FactorizedReductionModule(in_channels, row, kernel=kernel, batch_norm=batch_norm)
-    return ReductionModule(in_channels, row, batch_norm=batch_norm)
+def _path_from(in_channels: int, batch_norm: bool) -> MakePath:
+    """Makes paths of convolutions by (filters, kernel), the last one at `stride`.
 
+    A path reads the module's input or, as the end of a branch, `reads` channels.
+    """
 
-def _path_from(in_channels: int, batch_norm: bool) -> Callable[..., nn.Sequential]:
-    """Makes paths that read so many channels: convolutions by (filters, kernel), the last one at `stride`."""
-
-    def path(*layers: tuple[int, Kernel], stride: int = 1) -> nn.Sequential:
-        path, channels = nn.Sequential(), in_channels
+    def path(*layers: tuple[int, Kernel], stride: int = 1, reads: int | None = None) -> nn.Sequential:
+        made, channels = nn.Sequential(), in_channels if reads is None else reads
         for idx, (filters, kernel) in enumerate(layers, start=1):
             step = stride if idx == len(layers) else 1
-            path.append(ConvBnRelu(channels, filters, kernel, stride=step, batch_norm=batch_norm))
+            made.append(ConvBnRelu(channels, filters, kernel, stride=step, batch_norm=batch_norm))
             channels = filters
-        return path
+        return made
 
     return path
 

@@ -13,11 +13,8 @@ class ResidualModule(nn.Module):
     def __init__(self, in_channels: int, spec: ModuleSpec, *, stride: int) -> None:
         super().__init__()
         out = spec.out_channels
-        kernels, widths = (
-            ([1, 3, 1], [spec.filters, spec.filters, out])
-            if spec.depth == 3
-            else ([3] * spec.depth, [spec.filters] * spec.depth)
-        )
+        kernels = [1, 3, 1] if spec.depth == 3 else [3] * spec.depth
+        widths = [spec.filters] * (spec.depth - 1) + [out]
         layers: list[nn.Module] = []
         channels = in_channels
         for idx, (kernel, width) in enumerate(zip(kernels, widths, strict=True)):

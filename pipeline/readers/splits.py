@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -70,9 +71,9 @@ def hold_out(labels: Labels, rule: ValidationRule) -> tuple[Indices, Indices]:
                 )
             validation = np.arange(rule.images)
         case FirstPerClass():
-            validation = _join([_first(of_class, label, rule) for label, of_class in _by_class(labels)])
+            validation = _of_each_class(labels, partial(_first, rule))
         case LastSharePerClass():
-            validation = _join([_last(of_class, label, rule) for label, of_class in _by_class(labels)])
+            validation = _of_each_class(labels, partial(_last, rule))
         case StratifiedShare():
             _, drawn = draw_share(
                 labels, np.arange(len(labels)), rule.share, rule.seed, "data.validation.share"
@@ -81,15 +82,12 @@ def hold_out(labels: Labels, rule: ValidationRule) -> tuple[Indices, Indices]:
     return np.setdiff1d(np.arange(len(labels)), validation), validation
 
 
-def _by_class(labels: Labels) -> list[tuple[int, Indices]]:
-    return [(int(label), np.flatnonzero(labels == label)) for label in np.unique(labels)]
+def _of_each_class(labels: Labels, take: Callable[[Indices, int], Indices]) -> Indices:
+    taken = [take(np.flatnonzero(labels == label), int(label)) for label in np.unique(labels)]
+    return np.sort(np.concatenate(taken))
 
 
-def _join(parts: list[Indices]) -> Indices:
-    return np.sort(np.concatenate(parts))
-
-
-def _first(of_class: Indices, label: int, rule: FirstPerClass) -> Indices:
+def _first(rule: FirstPerClass, of_class: Indices, label: int) -> Indices:
     if rule.images >= len(of_class):
         raise InputError(
             f"data.validation.images: expected fewer than the {len(of_class)} training images of class {label} "
@@ -98,7 +96,7 @@ def _first(of_class: Indices, label: int, rule: FirstPerClass) -> Indices:
     return of_class[: rule.images]
 
 
-def _last(of_class: Indices, label: int, rule: LastSharePerClass) -> Indices:
+def _last(rule: LastSharePerClass, of_class: Indices, label: int) -> Indices:
     # round() takes halves to the even neighbour: half of 5 images would be 2 and half of 7 would be 4.
     n = math.floor(rule.share * len(of_class) + 0.5)
     if not 0 < n < len(of_class):

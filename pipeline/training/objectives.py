@@ -36,8 +36,7 @@ class Objective(nn.Module):
 
     def forward(self, model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """The scalar to minimise under `total`, and detached scalars to log beside it."""
-        loss = self.cross_entropy(model(images), labels)
-        return {"total": loss}
+        return {"total": self.cross_entropy(model(images), labels)}
 
     def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Mean cross-entropy with this objective's label smoothing."""

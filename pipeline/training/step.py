@@ -45,9 +45,7 @@ def training_step(model: nn.Module, objective: Objective, numerics: Numerics, de
 
     Args:
         model: in training mode, on `device`; with FSDP what `trained_copy` gave.
-        objective: on the same device.
-        numerics: section of the params.
-        device: where batches lie.
+        objective: on the same device, where batches lie too.
     """
     forward = _Step(model, objective, numerics.precision)
     step: Step = shard(forward, device) if is_sharded(numerics) else average_gradients_of(forward, device)
