@@ -83,12 +83,10 @@ def work(
     if before.exists() and read_json(before)["stopped"]:
         copyfile(before, place.out / "round.json")
         return "the rounds had stopped before"
-    device = configure_torch(numerics)
+    device, batch_size = configure_torch(numerics), numerics.eval_batch_size
     parts = load_parts(prepared, device, workers=place.workers)
     model = load_classifier(previous / "model").to(device)
-    base_score = evaluate(
-        load_classifier(base).to(device), parts.validation, batch_size=numerics.eval_batch_size
-    )
+    base_score = evaluate(load_classifier(base).to(device), parts.validation, batch_size=batch_size)
 
     def retrain(pruned: nn.Module, sample: str) -> tuple[Score, Cost]:
         outcome = train_with_push(
@@ -109,15 +107,14 @@ def work(
         validation=parts.validation,
         surgery=surgery,
         seed=derive_seed(seed, "prune", name),
-        batch_size=numerics.eval_batch_size,
+        batch_size=batch_size,
     )
     samples = prune_round(model, utility, etas=etas, sizes=sizes, surgery=surgery, retrain=retrain)
     acceptable = base_score.accuracy - max_drop
     chosen = smallest_acceptable(samples, acceptable)
     n_kept = int(utility.choice.kept.sum())
-    write_csv(
-        place.out / "samples.csv", sample_rows(samples, chosen, acceptable=acceptable, latent_kept=n_kept)
-    )
+    rows = sample_rows(samples, chosen, acceptable=acceptable, latent_kept=n_kept)
+    write_csv(place.out / "samples.csv", rows)
     write_csv(place.out / "layers.csv", layer_rows(samples))
     write_csv(place.out / "latent.csv", latent_rows(utility))
     for sample in samples:
