@@ -36,13 +36,13 @@ from pipeline.distributed.collectives import (
     own_share,
     rank,
 )
-from pipeline.distributed.jobs import run_together
 from pipeline.distributed.sharding import trained_copy, whole
 from pipeline.errors import InputError
 from pipeline.images.parts import Images
 from pipeline.jobs.job import Job
 from pipeline.jobs.run import JobKeys
 from pipeline.jobs.store import Store
+from pipeline.jobs.together import run_together
 from pipeline.models import build_model
 from pipeline.models.classifier import Classifier
 from pipeline.training.batches import shuffled_batches

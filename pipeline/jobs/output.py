@@ -71,8 +71,8 @@ def _run_stored(module: ModuleType, jobs: list[Job], params: Params, *, only: bo
     store, keys = Store(), JobKeys(module.__name__)
     stage = module.__name__.removeprefix("stages.")
     if params.numerics.n_processes > 1 and getattr(module, "TRAINS", False):
-        from pipeline.distributed.jobs import run_together
         from pipeline.distributed.launch import connect
+        from pipeline.jobs.together import run_together
 
         rank = connect(params.numerics)
         ran = run_together(jobs, keys=keys, store=store, params=params)
