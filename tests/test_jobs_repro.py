@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,11 +20,15 @@ pytestmark = pytest.mark.processes
 _DVC = """
 import os, sys, time
 from pathlib import Path
-Path("called.txt").write_text(" ".join(sys.argv[1:]))
+def note(what):
+    with open("called.txt", "a") as file:
+        file.write(" ".join([what, *sys.argv[1:]]) + "; ")
 try:
+    note("start")
     Path("path.txt").write_text(os.environ["PATH"])
     while Path("acts/dvc").exists():
         time.sleep(0.01)
+    note("end")
 except KeyboardInterrupt:
     sys.stderr.write("the stage says what is kept\\n")
     sys.exit(130)
@@ -78,7 +83,7 @@ def test_it_runs_dvc_repro_with_its_arguments_and_exit_code(toy: Toy) -> None:
     toy.act("code", "7")
     said = said_by(_repro(toy, "--force", "train"))
     assert (said.code, said.lines) == (7, [])
-    assert toy.path("called.txt").read_text() == "repro --force train"
+    assert toy.path("called.txt").read_text() == "start repro --force train; end repro --force train; "
     first, *_ = toy.path("path.txt").read_text().split(os.pathsep)
     assert first == str(Path(sys.executable).parent)  # stages are called as `python`
 
@@ -101,13 +106,14 @@ def test_a_second_run_says_who_is_at_work_and_waits(toy: Toy) -> None:
     second = _repro(toy, "second")
     assert second.stderr is not None
     line = second.stderr.readline()
+    time.sleep(0.3)  # for a second one that does not wait to start its own
     assert line.startswith(f"another run is at work in this folder (process {first.pid}, since ")
     assert line.endswith("): waiting for it\n")
-    assert toy.path("called.txt").read_text() == "repro first"
     toy.release("dvc")
     said = [said_by(process) for process in (first, second)]
     assert [(each.code, each.lines) for each in said] == [(0, []), (0, [])]
-    assert toy.path("called.txt").read_text() == "repro second"
+    calls = "start repro first; end repro first; start repro second; end repro second; "
+    assert toy.path("called.txt").read_text() == calls
 
 
 def test_a_killed_run_is_waited_for_by_nobody(toy: Toy) -> None:
@@ -150,7 +156,7 @@ def test_interrupted_while_it_waits_it_has_started_nothing(toy: Toy) -> None:
     assert said.code == 1
     toy.release("dvc")
     assert said_by(first).code == 0
-    assert toy.path("called.txt").read_text() == "repro first"
+    assert toy.path("called.txt").read_text() == "start repro first; end repro first; "
 
 
 def test_interrupted_while_dvc_works_it_adds_nothing_to_what_the_stage_says(toy: Toy) -> None:
