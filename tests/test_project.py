@@ -91,7 +91,7 @@ def test_files_stay_under_three_hundred_lines_and_functions_under_about_sixty() 
 
 
 def test_the_product_stays_small() -> None:
-    assert sum(len(_text(source).splitlines()) for source in SOURCES) <= 13_200
+    assert sum(len(_text(source).splitlines()) for source in SOURCES) <= 14_000
 
 
 def test_nothing_is_pickled_printed_or_evaluated() -> None:
