@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,6 +20,7 @@ from pipeline.params.params import Params
 
 PARAMS_FILE = Path("params.yaml")
 PRESETS = Path("presets")
+_SCHEDULES = ("training", "retraining")
 
 
 def read_params(path: Path = PARAMS_FILE) -> Params:
@@ -43,8 +45,8 @@ def check_params(data: Any, path: Path = PARAMS_FILE) -> Params:
     except ValidationError as error:
         checked = json.loads(text)  # keys are strings there, and sections with one anchor are apart
         details = error.errors(include_url=False)
-        lines = [f"{path}: {line}" for detail in details for line in _describe(detail, checked)]
-        raise InputError("\n".join(lines)) from None
+        lines = _once([line for detail in details for line in _describe(detail, checked)])
+        raise InputError("\n".join(f"{path}: {line}" for line in lines)) from None
     except (TypeError, ValueError) as error:
         raise InputError(f"{path}: {error}") from None
 
@@ -98,6 +100,24 @@ def _read_yaml(path: Path) -> Any:
         raise InputError(f"{path}: not valid YAML{where}: {' '.join(problem.split())}") from None
     except YAMLError as error:
         raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def _once(lines: list[str]) -> list[str]:
+    """Each mistake once: schedules that merge one anchor repeat its mistakes, and a misspelt key is missing, too."""
+    said, kept = set[tuple[str, str]](), []
+    unknown = [line.partition(":")[0].rpartition(".") for line in lines if ": unknown key (" in line]
+    for line in lines:
+        key, _, text = line.partition(":")
+        section, _, name = key.rpartition(".")
+        misspelt = [found for of, _, found in unknown if of == section]
+        if text == " required key is missing" and get_close_matches(name, misspelt):
+            continue
+        if section.endswith(_SCHEDULES):
+            if (name, text) in said:
+                continue
+            said.add((name, text))
+        kept.append(line)
+    return kept
 
 
 def _describe(detail: ErrorDetails, data: Any) -> list[str]:
