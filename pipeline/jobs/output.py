@@ -89,14 +89,7 @@ def _run_stored(module: ModuleType, jobs: list[Job], params: Params, *, only: bo
         _write_metrics(module, out, params)
         used = {done.folder.parent.name for done in ran.done.values()}
         store.forget(params.runtime.store_gib * 2**30, used=used)
-    store.log(
-        "stage",
-        stage=stage,
-        experiment=params.name,
-        started=round(started, 3),
-        jobs=len(jobs),
-        ran=[job.name for job in ran.ran],
-    )
+    _log_stage(store, stage, params, jobs, ran.ran, started)
     where = "finished" if not only else "in the store"
     log.info(
         "%s: %d jobs %s, %d of them ran (%.1f s)",
@@ -126,15 +119,18 @@ def _run_unstored(module: ModuleType, jobs: list[Job], params: Params) -> str:
         line = module.work(Workplace(new, new, params.runtime.workers), **job.settings, **job.inputs)
     _check_unchanged(module, params, code)
     _replace(out, new)
-    Store().log(
-        "stage",
-        stage=stage,
-        experiment=params.name,
-        started=round(started, 3),
-        jobs=1,
-        ran=[job.name or stage],
-    )
+    _log_stage(Store(), stage, params, jobs, jobs, started)
     return f"{line} ({time.time() - started:.1f} s)"
+
+
+def _log_stage(
+    store: Store, stage: str, params: Params, jobs: Sequence[Job], ran: Sequence[Job], started: float
+) -> None:
+    """The line that `python -m pipeline.jobs` reads."""
+    names = [job.name or stage for job in ran]
+    store.log(
+        "stage", stage=stage, experiment=params.name, started=round(started, 3), jobs=len(jobs), ran=names
+    )
 
 
 def _check_unchanged(module: ModuleType, params: Params, code: str) -> None:
