@@ -45,10 +45,11 @@ class NewtonFool(MinimizationAttack):  # type: ignore[misc]
 
         delta = min(eta |x_0|_2 |g|_2, p - 1/C),    x <- x - delta g / |g|_2^2
 
-    clipped to the bounds after every step. True labels have no say in it: an image that is misclassified from the
-    start is led away from its wrong class like any other, and may end up right. Written with the margin m = z_y - logsumexp_{j != y} z_j: since
+    clipped to the bounds after every step. Written with the margin m = z_y - logsumexp_{j != y} z_j: since
     p = sigmoid(m), g = p (1 - p) grad m has the direction of grad m, which does not vanish when p rounds to
-    1. An image leaves the batch once its prediction has changed, and stays as it is where grad m is zero.
+    1. An image leaves the batch once its prediction has changed, and stays as it is where grad m is zero. True
+    labels have no say: an image that is misclassified from the start is led away from its wrong class like any
+    other, and may end up right.
 
     Args:
         steps: Newton steps at most.
