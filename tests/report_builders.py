@@ -142,7 +142,8 @@ def _growth() -> Iterator[Row]:
     for iteration in (0, 1):
         size = {"stages": "1-1-1", "params": 1000 + iteration, "flops": 9, "memory_bytes": 9}
         row = {"name": "Inception-13", "iteration": iteration, "grown_stage": "", **size}
-        yield row | {"n": _N, "n_correct": 90, "chosen": iteration}
+        for training in ("full", "quick")[: 1 + iteration][::-1]:
+            yield row | {"training": training, "n": _N, "n_correct": 90, "chosen": iteration}
 
 
 def _history(params: Params, seed: int, diverged: tuple[tuple[int, str], ...]) -> Iterator[Row]:

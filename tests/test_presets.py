@@ -30,7 +30,7 @@ MODULES = {stage: import_module(f"stages.{stage}") for stage in STAGES}
 SPEAKING = {
     *("source", "name", "attribute", "attributes", "architecture", "hidden", "dropout", "competitors"),
     *("train_folds", "validation_folds", "test_folds", "validation_fraction", "test_fraction"),
-    *("learning_rate", "momentum", "weight_decay", "warmup_epochs", "max_flops", "max_memory_mib"),
+    *("learning_rate", "momentum", "weight_decay", "warmup_epochs"),
     *("gamma", "lambda", "beta", "noise_seed", "gallery_seed"),
     *("min_validation_accuracy", "target_params_fraction"),
 }

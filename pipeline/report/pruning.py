@@ -172,13 +172,15 @@ def _growth(results: Results) -> str:
     if results.params.grow is None:
         return section("Growth", "Nothing was grown (`grow` is null): the original is the base.")
     growth = results.tables["growth"]
-    best = np.where(growth["chosen"], "best of the iteration", "")
-    growth = growth.assign(what=np.where(growth["iteration"] == 0, "base", best))
+    full = np.where(growth["iteration"] == 0, "base", "grown: the best candidate, trained in full")
+    quick = np.where(growth["chosen"], "best of the iteration", "")
+    growth = growth.assign(what=np.where(growth["training"] == "full", full, quick))
     return section(
         "Growth",
-        image("growth", "Validation accuracy of every candidate"),
+        image("growth", "Validation accuracy of every candidate, and of the base and the grown net"),
         "Algorithm 2: in each iteration a module is tried in every stage and the best candidate is extended "
-        "further; the original of all that follows is the best of all.",
+        "further. Candidates are trained quickly and compared with each other alone; the best of all is then "
+        "trained in full and is the original of all that follows, even where the base is better.",
         frame_table(
             "iteration | seed | net | modules per stage | parameters | FLOPs | validation, % | ",
             growth,
@@ -188,17 +190,20 @@ def _growth(results: Results) -> str:
 
 
 def draw_growth(results: Results, folder: Path) -> None:
-    """Validation accuracy of every candidate, and the path that growing took (Algorithm 2); nothing without growth."""
+    """Validation accuracy of candidates, base and grown net, and the path of Algorithm 2; nothing without growth."""
     if results.params.grow is None:
         return
     with figure(folder, "growth", size=(6.5, 3.8), dpi=results.params.report.dpi) as drawing:
         ax = drawing.subplots()
         for idx, (seed, rows) in enumerate(results.tables["growth"].groupby("seed")):
-            path = rows[(rows["chosen"] == 1) | (rows["iteration"] == 0)]
-            x, y, color = rows["params"], 100 * rows["accuracy"], f"C{idx}"
+            quick, full = (rows[rows["training"] == training] for training in ("quick", "full"))
+            path, color = quick[quick["chosen"] == 1], f"C{idx}"
+            x, y = quick["params"], 100 * quick["accuracy"]
             ax.scatter(x, y, color=color, s=16, alpha=0.5, label=f"seed {seed}, candidates")
             x, y = path["params"], 100 * path["accuracy"]
             ax.plot(x, y, color=color, marker="o", label=f"seed {seed}, best of each iteration")
+            x, y = full["params"], 100 * full["accuracy"]
+            ax.plot(x, y, color=color, marker="*", ms=9, ls=":", label=f"seed {seed}, base and grown net")
         label_axes(ax, x="parameters", y="validation accuracy (%)")
         ax.xaxis.set_major_formatter(FuncFormatter(short_number))
         drawing.legend(loc="outside lower center", ncols=3, fontsize=7)
