@@ -12,13 +12,21 @@ from pipeline.jobs.stage import run_stage
 if TYPE_CHECKING:
     from pipeline.params.machine import Numerics
     from pipeline.params.pruning import Prune, Surgery
-    from pipeline.params.training import Lda, Schedule
+    from pipeline.params.training import Auxiliary, Lda, Retraining, Train
+    from pipeline.training.fit import Outcome
 
 TRAINS = True
 
 
 def jobs(
-    runs: Path, *, seeds: list[int], numerics: Numerics, lda: Lda, surgery: Surgery, prune: Prune
+    runs: Path,
+    *,
+    seeds: list[int],
+    numerics: Numerics,
+    train: Train,
+    lda: Lda,
+    surgery: Surgery,
+    prune: Prune,
 ) -> Iterator[Job]:
     """One for each seed and round; a round starts from what the one before has left."""
     previous: dict[int, Input] = {seed: runs / "push" / str(seed) / "main" for seed in seeds}
@@ -29,7 +37,7 @@ def jobs(
             settings |= {"etas": prune.etas, "sizes": prune.sizes, "max_drop": prune.max_drop}
             job = Job(
                 {"seed": seed, "round": name},
-                settings | {"retraining": prune.retraining},
+                settings | {"retraining": prune.retraining, "auxiliary": train.auxiliary},
                 {
                     "prepared": runs / "prepare",
                     "base": runs / "train" / str(seed) / "model",
@@ -51,7 +59,8 @@ def work(
     etas: list[float],
     sizes: list[float],
     max_drop: float,
-    retraining: Schedule,
+    retraining: Retraining,
+    auxiliary: Auxiliary | None,
     prepared: Path,
     base: Path,
     previous: Path,
@@ -59,7 +68,8 @@ def work(
     """From the round before to a model for the next one, and this round's samples.
 
     Writes `model` (the smallest acceptable sample), `round.json` (whether the rounds go on), `samples.csv`,
-    `layers.csv`, `latent.csv`, and each sample's weights under `samples/`. After the stop there is `round.json` alone.
+    `history.csv` (of each sample's retraining), `layers.csv`, `latent.csv`, and each sample's weights under `samples/`.
+    After the stop there is `round.json` alone.
     """
     from functools import partial
     from shutil import copyfile
@@ -73,9 +83,16 @@ def work(
     from pipeline.lda import discriminants
     from pipeline.machine.device import configure_torch
     from pipeline.machine.seeding import derive_seed
-    from pipeline.prune.rounds import latent_rows, layer_rows, prune_round, sample_rows, smallest_acceptable
+    from pipeline.prune.rounds import (
+        history_rows,
+        latent_rows,
+        layer_rows,
+        prune_round,
+        sample_rows,
+        smallest_acceptable,
+    )
     from pipeline.prune.task_utility import unravel_utility
-    from pipeline.training.predict import Score, evaluate
+    from pipeline.training.predict import evaluate
     from pipeline.training.push_objective import train_with_push
     from pipeline.training.resume import ResumePoint
 
@@ -88,21 +105,23 @@ def work(
     model = load_classifier(previous / "model").to(device)
     base_score = evaluate(load_classifier(base).to(device), parts.validation, batch_size=batch_size)
 
-    def retrain(pruned: nn.Module, sample: str) -> tuple[Score, Cost]:
+    def retrain(pruned: nn.Module, sample: str) -> tuple[Outcome, Cost]:
         outcome = train_with_push(
             pruned,
             retraining,
             parts,
             lda,
+            push=retraining.push,
+            auxiliary=auxiliary,
             seed=derive_seed(seed, "prune", name, sample),
             resume=ResumePoint(place.resume / sample),
             numerics=numerics,
         )
-        return outcome.validation, measure_cost(pruned, parts.image_set.image_shape)
+        return outcome, measure_cost(pruned, parts.image_set.image_shape)
 
     utility = unravel_utility(
         model,
-        partial(discriminants, ridge=lda.ridge),
+        partial(discriminants, ridge=lda.ridge, active_variance=lda.active_variance),
         train=parts.train,
         validation=parts.validation,
         surgery=surgery,
@@ -115,6 +134,7 @@ def work(
     n_kept = int(utility.choice.kept.sum())
     rows = sample_rows(samples, chosen, acceptable=acceptable, latent_kept=n_kept)
     write_csv(place.out / "samples.csv", rows)
+    write_csv(place.out / "history.csv", history_rows(samples))
     write_csv(place.out / "layers.csv", layer_rows(samples))
     write_csv(place.out / "latent.csv", latent_rows(utility))
     for sample in samples:

@@ -6,7 +6,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from pipeline.params.nets.sections import Architecture
 from pipeline.params.sections import Fraction, OpenFraction, Section, Slug
-from pipeline.params.training import BalancedSchedule
+from pipeline.params.training import Retraining
 
 
 class SensitivityChoice(Section):
@@ -49,7 +49,7 @@ class Prune(Section):
     etas: list[PositiveFloat]
     sizes: list[OpenFraction]
     max_drop: Fraction
-    retraining: BalancedSchedule
+    retraining: Retraining
 
     @model_validator(mode="after")
     def _some_sample(self) -> Self:
@@ -88,7 +88,7 @@ class Compare(Section):
     """
 
     sizes: Annotated[list[OpenFraction], Field(min_length=1)]
-    retraining: BalancedSchedule
+    retraining: Retraining
     competitors: list[Competitor]
     fixed_nets: dict[Slug, FixedNet]
 
