@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
+
+from torch import Tensor
 
 from pipeline.cost import Cost, measure_cost
 from pipeline.machine.seeding import derive_seed, seed_torch
@@ -17,18 +20,23 @@ if TYPE_CHECKING:
     from pipeline.images.parts import Parts
     from pipeline.params.machine import Numerics
     from pipeline.params.training import Grow, ShuffledSchedule
+    from pipeline.training.fit import Outcome
     from pipeline.training.resume import ResumePoint
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A net that was trained, its cost and its score on validation; `grown_stage`, from 0, is None for the base."""
+    """A net that was trained, its cost, its score on validation, the state of its auxiliary heads.
+
+    `grown_stage`, from 0, is None for the base.
+    """
 
     model: Classifier
     iteration: int
     grown_stage: int | None
     cost: Cost
     score: Score
+    heads: Mapping[str, Tensor]
 
     @property
     def name(self) -> str:
@@ -112,7 +120,9 @@ class Growing:
         self._settings, self._parts, self._seed = settings, parts, seed
         self._resume, self._numerics = resume, numerics
 
-    def grow(self, base: Classifier) -> tuple[Candidate, list[dict[str, Any]], str]:
+    def grow(
+        self, base: Classifier, heads: Mapping[str, Tensor]
+    ) -> tuple[Candidate, list[dict[str, Any]], str]:
         """Search for the best extension of the base by quick training, then train it in full.
 
         As in Algorithm 2, what is returned is a grown net even where it ends below the base on validation: the
@@ -121,17 +131,19 @@ class Growing:
 
         Args:
             base: the trained net to start from.
+            heads: the state of its auxiliary heads, for candidates that start from their parent's weights.
 
         Returns:
             The grown net, a row for each one in the order of training (the base first, the grown net again at
             the end), and why growing stopped.
         """
-        start = Candidate(base, 0, None, self.measure(base), self.score(base))
+        start = Candidate(base, 0, None, self.measure(base), self.score(base), heads)
         best, history, reason = self._search(start)
         history.insert(0, start.row("full"))
         if best is None:
             return start, history, reason
-        grown = replace(best, score=self.train_fully(best.model))
+        outcome = self.train_fully(best.model, best.heads)
+        grown = replace(best, score=outcome.validation, heads=outcome.heads)
         return grown, [*history, grown.row("full", chosen=True)], reason
 
     def _search(self, start: Candidate) -> tuple[Candidate | None, list[dict[str, Any]], str]:
@@ -151,8 +163,9 @@ class Growing:
                 model = extend(current.model, stage, inherit=rules.start == "parent")
                 cost = self.measure(model)  # known before training
                 if all(size <= bound for bound, size, _ in self._bounds(cost)):
-                    score = self.train(model, iteration, stage)
-                    tried.append(Candidate(model, iteration, stage, cost, score))
+                    inherited = current.heads if rules.start == "parent" else {}
+                    outcome = self.train(model, iteration, stage, heads=inherited)
+                    tried.append(Candidate(model, iteration, stage, cost, outcome.validation, outcome.heads))
             if not tried:
                 bounds = ", ".join(f"{bound:,.0f} {unit}" for bound, _, unit in self._bounds(current.cost))
                 return best, history, f"every candidate is larger than {bounds}"
@@ -176,25 +189,27 @@ class Growing:
         """Its score on validation, without training."""
         return evaluate(model, self._parts.validation, batch_size=self._numerics.eval_batch_size)
 
-    def train(self, model: Classifier, iteration: int, stage: int) -> Score:
-        """Train a candidate quickly, in place; its score on validation."""
-        return self._train(model, self._settings.training, iteration, stage)
+    def train(self, model: Classifier, iteration: int, stage: int, *, heads: Mapping[str, Tensor]) -> Outcome:
+        """Train a candidate quickly, in place, its auxiliary heads from their parent's state."""
+        return self._train(model, self._settings.training, heads, iteration, stage)
 
-    def train_fully(self, model: Classifier) -> Score:
-        """Train the best candidate on, in full and in place; its score on validation."""
-        return self._train(model, self._settings.full_training, "full")
+    def train_fully(self, model: Classifier, heads: Mapping[str, Tensor]) -> Outcome:
+        """Train the best candidate and its heads on, in full and in place."""
+        return self._train(model, self._settings.full_training, heads, "full")
 
-    def _train(self, model: Classifier, schedule: ShuffledSchedule, *names: object) -> Score:
-        outcome = train_plainly(
+    def _train(
+        self, model: Classifier, schedule: ShuffledSchedule, heads: Mapping[str, Tensor], *names: object
+    ) -> Outcome:
+        return train_plainly(
             model,
             schedule,
             self._parts,
             auxiliary=self._settings.auxiliary,
+            heads=heads,
             seed=derive_seed(self._seed, "/".join(["grow", *map(str, names)])),
             resume=self._resume.child(*names),
             numerics=self._numerics,
         )
-        return outcome.validation
 
     def epochs_behind(self, grown: Candidate, *, before: int) -> int:
         """The epochs of training behind the grown net: its own, and where it inherited, its ancestors'."""

@@ -13,7 +13,7 @@ from pipeline.jobs.stage import run_stage
 if TYPE_CHECKING:
     from pipeline.params.machine import Numerics
     from pipeline.params.pruning import Compare, FixedNet, Surgery
-    from pipeline.params.training import Lda, Schedule, Train
+    from pipeline.params.training import Auxiliary, Lda, Retraining, Train
 
 TRAINS = True
 
@@ -35,7 +35,7 @@ def jobs(
     if compare is None:
         return
     shared: dict[str, Any] = {"numerics": numerics, "lda": lda, "surgery": surgery}
-    shared |= {"sizes": compare.sizes, "retraining": compare.retraining}
+    shared |= {"sizes": compare.sizes, "retraining": compare.retraining, "auxiliary": train.auxiliary}
     others = sorted(compare.competitors, key=lambda name: name not in _LONGEST_FIRST)
     ours: dict[int, Job] = {}
     for name in [OURS, *compare.fixed_nets, *others]:
@@ -63,7 +63,8 @@ def work(
     lda: Lda,
     surgery: Surgery,
     sizes: list[float],
-    retraining: Schedule,
+    retraining: Retraining,
+    auxiliary: Auxiliary | None,
     training: Train | None,
     net: FixedNet | None,
     prepared: Path,
@@ -84,6 +85,7 @@ def work(
     contest = Contest(
         parts=load_parts(prepared, device, workers=place.workers),
         retraining=retraining,
+        auxiliary=auxiliary,
         lda=lda,
         surgery=surgery,
         epochs_before=read_about(start)["epochs"],

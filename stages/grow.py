@@ -23,14 +23,29 @@ def jobs(runs: Path, *, seeds: list[int], numerics: Numerics, grow: Grow | None)
         yield Job(
             {"seed": seed},
             settings,
-            {"prepared": runs / "prepare", "base": runs / "train" / str(seed) / "model"},
+            {
+                "prepared": runs / "prepare",
+                "base": runs / "train" / str(seed) / "model",
+                "heads": runs / "train" / str(seed) / "heads.safetensors",
+            },
         )
 
 
 def work(
-    place: Workplace, *, seed: int, numerics: Numerics, settings: Grow | None, prepared: Path, base: Path
+    place: Workplace,
+    *,
+    seed: int,
+    numerics: Numerics,
+    settings: Grow | None,
+    prepared: Path,
+    base: Path,
+    heads: Path,
 ) -> str:
-    """From the base to `model` and `growth.csv`; without settings the base goes on as it is."""
+    """From the base to `model`, `heads.safetensors` (auxiliary) and `growth.csv`; without settings nothing changes."""
+    from shutil import copyfile
+
+    from safetensors.torch import load_file, save_file
+
     from pipeline.checkpoint import load_classifier, read_about, save_model
     from pipeline.files import write_csv
     from pipeline.grow import Growing
@@ -41,13 +56,15 @@ def work(
     device, model, epochs = configure_torch(numerics), load_classifier(base), read_about(base)["epochs"]
     if settings is None:
         save_model(model, place.out / "model", about={"stage": "grow", "seed": seed, "epochs": epochs})
+        copyfile(heads, place.out / "heads.safetensors")
         return "nothing is grown"
     parts = load_parts(prepared, device, workers=place.workers)
     growing = Growing(settings, parts, seed=seed, resume=ResumePoint(place.resume), numerics=numerics)
-    grown, history, reason = growing.grow(model.to(device))
+    grown, history, reason = growing.grow(model.to(device), load_file(heads))
     epochs = growing.epochs_behind(grown, before=epochs)
     about = {"stage": "grow", "seed": seed, "epochs": epochs, "stopped": reason}
     save_model(grown.model, place.out / "model", about=about)
+    save_file({**grown.heads}, place.out / "heads.safetensors")
     write_csv(place.out / "growth.csv", history)
     n_tried = sum(row["training"] == "quick" for row in history)
     correct = f"{grown.score.n_correct} of {grown.score.n} correct on validation, the base {history[0]['n_correct']}"

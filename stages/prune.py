@@ -14,7 +14,8 @@ from pipeline.jobs.stage import run_stage
 if TYPE_CHECKING:
     from pipeline.params.machine import Numerics
     from pipeline.params.pruning import AfterTheFact, Prune, Rounds, Surgery
-    from pipeline.params.training import Lda, Schedule
+    from pipeline.params.training import Auxiliary, Lda, Retraining, Train
+    from pipeline.training.fit import Outcome
 
 TRAINS = True
 
@@ -24,18 +25,20 @@ def jobs(
     *,
     seeds: list[int],
     numerics: Numerics,
+    train: Train,
     lda: Lda,
     surgery: Surgery,
     prune: Prune,
     after_the_fact: AfterTheFact | None,
 ) -> Iterator[Job]:
     """One for each seed, pipeline and round; a round starts from what the one before has left."""
-    # From what each starts, in a folder for each seed, and the push in its retraining.
-    ways: dict[str, tuple[Rounds, str, Lda]] = {PUSHED: (prune, "push/{seed}/main", lda)}
+    # From what each starts, in a folder for each seed.
+    ways: dict[str, tuple[Rounds, str]] = {PUSHED: (prune, "push/{seed}/main")}
     if after_the_fact is not None:
-        ways[AFTER_THE_FACT] = after_the_fact, "grow/{seed}", lda.without_push()
-    for pipeline, (rounds, start, weights) in ways.items():
-        shared = {"pipeline": pipeline, "numerics": numerics, "lda": weights, "surgery": surgery}
+        ways[AFTER_THE_FACT] = after_the_fact, "grow/{seed}"
+    for pipeline, (rounds, start) in ways.items():
+        shared = {"pipeline": pipeline, "numerics": numerics, "lda": lda, "surgery": surgery}
+        shared |= {"auxiliary": train.auxiliary}
         # What a round does; their number is no part of it.
         shared |= {name: getattr(rounds, name) for name in type(rounds).model_fields if name != "rounds"}
         previous: dict[int, Input] = {seed: runs / start.format(seed=seed) for seed in seeds}
@@ -60,7 +63,8 @@ def work(
     etas: list[float],
     sizes: list[float],
     max_drop: float,
-    retraining: Schedule,
+    retraining: Retraining,
+    auxiliary: Auxiliary | None,
     prepared: Path,
     original: Path,
     previous: Path,
@@ -68,7 +72,8 @@ def work(
     """From the round before to a model for the next one, and this round's samples.
 
     Writes `model` (the smallest acceptable sample), `round.json` (whether the rounds go on), `samples.csv`,
-    `layers.csv`, `latent.csv`, and each sample's weights under `samples/`. After the stop there is `round.json` alone.
+    `history.csv` (of each sample's retraining), `layers.csv`, `latent.csv`, and each sample's weights under `samples/`.
+    After the stop there is `round.json` alone.
     """
     from functools import partial
     from shutil import copyfile
@@ -82,9 +87,16 @@ def work(
     from pipeline.lda import discriminants, discriminants_decorrelated
     from pipeline.machine.device import configure_torch
     from pipeline.machine.seeding import derive_seed
-    from pipeline.prune.rounds import latent_rows, layer_rows, prune_round, sample_rows, smallest_acceptable
+    from pipeline.prune.rounds import (
+        history_rows,
+        latent_rows,
+        layer_rows,
+        prune_round,
+        sample_rows,
+        smallest_acceptable,
+    )
     from pipeline.prune.task_utility import unravel_utility
-    from pipeline.training.predict import Score, evaluate
+    from pipeline.training.predict import evaluate
     from pipeline.training.push_objective import train_with_push
     from pipeline.training.resume import ResumePoint
 
@@ -97,21 +109,25 @@ def work(
     model = load_classifier(previous / "model").to(device)
     original_score = evaluate(load_classifier(original).to(device), parts.validation, batch_size=batch_size)
 
-    def retrain(pruned: nn.Module, sample: str) -> tuple[Score, Cost]:
+    def retrain(pruned: nn.Module, sample: str) -> tuple[Outcome, Cost]:
         outcome = train_with_push(
             pruned,
             retraining,
             parts,
             lda,
+            push=retraining.push,
+            auxiliary=auxiliary,
             seed=derive_seed(seed, "prune", pipeline, name, sample),
             resume=ResumePoint(place.resume / sample),
             numerics=numerics,
         )
-        return outcome.validation, measure_cost(pruned, parts.image_set.image_shape)
+        return outcome, measure_cost(pruned, parts.image_set.image_shape)
 
     utility = unravel_utility(
         model,
-        partial(discriminants if pipeline == PUSHED else discriminants_decorrelated, ridge=lda.ridge),
+        discriminants_decorrelated
+        if pipeline == AFTER_THE_FACT
+        else partial(discriminants, ridge=lda.ridge, active_variance=lda.active_variance),
         train=parts.train,
         validation=parts.validation,
         surgery=surgery,
@@ -124,6 +140,7 @@ def work(
     n_kept = int(utility.choice.kept.sum())
     rows = sample_rows(samples, chosen, acceptable=acceptable, latent_kept=n_kept)
     write_csv(place.out / "samples.csv", rows)
+    write_csv(place.out / "history.csv", history_rows(samples))
     write_csv(place.out / "layers.csv", layer_rows(samples))
     write_csv(place.out / "latent.csv", latent_rows(utility))
     for sample in samples:

@@ -15,22 +15,29 @@ from pipeline.jobs.stage import run_stage
 
 if TYPE_CHECKING:
     from pipeline.params.machine import Numerics
-    from pipeline.params.training import Lda, Push, Schedule
+    from pipeline.params.training import Auxiliary, Lda, Push, Schedule, Train
 
 TRAINS = True
 
 
-def jobs(runs: Path, *, seeds: list[int], numerics: Numerics, lda: Lda, push: Push) -> Iterator[Job]:
+def jobs(
+    runs: Path, *, seeds: list[int], numerics: Numerics, train: Train, lda: Lda, push: Push
+) -> Iterator[Job]:
     """One for each seed and push."""
     weights = {"main": lda, "control": lda.without_push()}
     weights |= {name: lda.model_copy(update=dict(each)) for name, each in push.variants.items()}
     for name, each in weights.items():
         for seed in seeds:
             settings = {"seed": seed, "numerics": numerics, "lda": each, "training": push.training}
+            grown = runs / "grow" / str(seed)
             yield Job(
                 {"seed": seed, "push": name},
-                settings | {"may_diverge": name in push.variants},
-                {"prepared": runs / "prepare", "grown": runs / "grow" / str(seed) / "model"},
+                settings | {"auxiliary": train.auxiliary, "may_diverge": name in push.variants},
+                {
+                    "prepared": runs / "prepare",
+                    "grown": grown / "model",
+                    "heads": grown / "heads.safetensors",
+                },
             )
 
 
@@ -41,16 +48,18 @@ def work(
     numerics: Numerics,
     lda: Lda,
     training: Schedule,
+    auxiliary: Auxiliary | None,
     may_diverge: bool,
     prepared: Path,
     grown: Path,
+    heads: Path,
 ) -> str:
     """From the grown model to `model`, `history.csv` and `latent.safetensors` (before and after).
 
     A push that diverges ends the job or, where it may, leaves nothing: how strong a push may be is what variants are
     there to find out.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import load_file, save_file
 
     from pipeline.checkpoint import load_classifier, read_about, save_model
     from pipeline.files import write_csv
@@ -80,6 +89,8 @@ def work(
             training,
             parts,
             lda,
+            auxiliary=auxiliary,
+            heads=load_file(heads),
             seed=derive_seed(seed, "push"),  # the same batches for every push
             resume=ResumePoint(place.resume / "fit"),
             numerics=numerics,

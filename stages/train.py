@@ -35,7 +35,9 @@ def work(
     settings: Train,
     prepared: Path,
 ) -> str:
-    """From the prepared images to `model` and `history.csv`."""
+    """From the prepared images to `model`, `heads.safetensors` (auxiliary, maybe none) and `history.csv`."""
+    from safetensors.torch import save_file
+
     from pipeline.checkpoint import save_model
     from pipeline.files import write_csv
     from pipeline.images.parts import load_parts
@@ -59,6 +61,7 @@ def work(
     )
     about = {"stage": "train", "seed": seed, "epochs": settings.training.epochs}
     save_model(model, place.out / "model", about=about | {"validation": outcome.validation.as_dict()})
+    save_file(outcome.heads, place.out / "heads.safetensors")
     write_csv(place.out / "history.csv", outcome.history)
     return f"validation accuracy {outcome.validation.accuracy:.2%}"
 

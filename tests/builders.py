@@ -8,7 +8,7 @@ import torch
 from pipeline.images.image_set import ImageSet
 from pipeline.images.parts import Images, Parts
 from pipeline.params.machine import Numerics
-from pipeline.params.training import Lda, Schedule
+from pipeline.params.training import Lda, RmsProp, Schedule, Sgd
 
 NUMERICS = Numerics(
     device="cpu",
@@ -23,13 +23,25 @@ NUMERICS = Numerics(
 torch.set_num_threads(1)  # on nets this small two threads spend their time waiting
 
 
+def sgd(**changes: Any) -> Sgd:
+    """Plain momentum."""
+    fields = {"method": "sgd", "momentum": 0.9, "clip_grad_norm": None, "average_weights": None}
+    return Sgd(**(fields | changes))
+
+
+def rms_prop(**changes: Any) -> RmsProp:
+    """That of "Rethinking Inception", section 8."""
+    fields = sgd().model_dump() | {"method": "rmsprop", "decay": 0.9, "epsilon": 1.0}
+    return RmsProp(**(fields | changes))
+
+
 def schedule(**changes: Any) -> Schedule:
     """A few short epochs on whatever batches a test makes."""
     fields: dict[str, Any] = {
         "epochs": 5,
         "batch_size": None,
         "learning_rate": 0.05,
-        "momentum": 0.9,
+        "optimizer": sgd(),
         "weight_decay": 0.001,
         "decision_weight_decay": 0.001,
         "warmup_epochs": 1,

@@ -26,7 +26,7 @@ LINEUP = Lineup(fraction=0.25, competitors=["l1", "random"])
 
 def after_the_fact() -> AfterTheFact:
     rounds = read_params(ROOT / "presets/tiny.yaml").prune.model_dump(by_alias=True)
-    return AfterTheFact(**{key: value for key, value in rounds.items() if key in AfterTheFact.model_fields})
+    return AfterTheFact(**rounds | {"retraining": rounds["retraining"] | {"push": "none"}})
 
 
 def compare() -> Compare:

@@ -22,7 +22,6 @@ from pipeline.jobs.output import list_jobs
 from pipeline.jobs.run import JobKeys
 from pipeline.jobs.store import Finished
 from pipeline.params.params import Params
-from pipeline.params.pruning import AfterTheFact
 
 DVC: dict[str, Any] = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
 STAGES: dict[str, dict[str, Any]] = DVC["stages"]
@@ -108,7 +107,7 @@ def of(stage: str, seed: int = 0) -> tuple[str, ...]:
     return tuple(f"{stage} {seed} {label}".strip() for label in labels.get(stage, ("",)))
 
 
-AFTER_THE_FACT = {key: TINY["prune"][key] for key in AfterTheFact.model_fields}
+AFTER_THE_FACT = {**TINY["prune"], "retraining": {**TINY["prune"]["retraining"], "push": "none"}}
 # Who reads what: the models of the main flow, those of the comparison, and all of them under attack.
 SELECTED = (*of("select"), *of("evaluate"))
 ATTACKED = (*of("white_box"), *of("robustness"), "report")

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from builders import NUMERICS, lda_weights, parts, schedule
+from builders import NUMERICS, lda_weights, parts, rms_prop, schedule, sgd
 from torch import Tensor, nn
 
 from pipeline.images.parts import Images
@@ -87,7 +87,7 @@ def with_auxiliary_heads() -> nn.Module:
 
 def objective_for(model: nn.Module) -> Objective:
     if isinstance(model, Inception):
-        return AuxiliaryObjective(model, parts().train.scaled()[:4], weight=0.3)
+        return AuxiliaryObjective(Objective(), model, parts().train.scaled()[:4], weight=0.3)
     return Objective()
 
 
@@ -176,7 +176,7 @@ def test_the_learning_rate_warms_up_linearly_and_then_follows_a_cosine_to_zero(
     settings = schedule(
         epochs=epochs,
         warmup_epochs=warmup,
-        momentum=0.0,
+        optimizer=sgd(momentum=0.0),
         weight_decay=0.0,
         decision_weight_decay=0.0,
         learning_rate=0.2,
@@ -255,7 +255,7 @@ def test_decay_shrinks_weights_the_decision_layers_by_its_own_and_neither_biases
     settings = schedule(
         epochs=1,
         warmup_epochs=0,
-        momentum=0.0,
+        optimizer=sgd(momentum=0.0),
         weight_decay=decay,
         decision_weight_decay=decision_decay,
         learning_rate=0.2,
@@ -283,7 +283,7 @@ def test_one_step_shrinks_the_decision_weights_by_rate_times_decay(tmp_path: Pat
     settings = schedule(
         epochs=1,
         warmup_epochs=0,
-        momentum=0.0,
+        optimizer=sgd(momentum=0.0),
         weight_decay=0.0,
         decision_weight_decay=0.5,
         learning_rate=0.2,
@@ -460,3 +460,217 @@ def test_prediction_is_in_evaluation_mode_without_gradient_and_restores_the_mode
     assert not one.requires_grad
     torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
     assert all(torch.equal(tensor, state[key]) for key, tensor in model.state_dict().items())
+
+
+OPTIMIZERS = {
+    "rmsprop": rms_prop(momentum=0.0),
+    "rmsprop with momentum": rms_prop(),
+    "clipped": sgd(clip_grad_norm=0.05),
+    "averaged": sgd(average_weights=0.8),
+    "all": rms_prop(clip_grad_norm=2.0, average_weights=0.9),
+}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS.keys())
+def test_a_resumed_run_ends_with_the_same_bits_whatever_the_optimiser(optimizer: Any, tmp_path: Path) -> None:
+    settings, objective = schedule(optimizer=optimizer), Objective()
+
+    def fresh() -> nn.Module:
+        torch.manual_seed(0)
+        return with_dropout()
+
+    undisturbed, plain = fresh(), fresh()
+    expected = run(undisturbed, objective, tmp_path / "undisturbed", settings=settings)
+    run(plain, objective, tmp_path / "plain", settings=schedule())
+    assert any(
+        not torch.equal(a, b) for a, b in zip(undisturbed.parameters(), plain.parameters(), strict=True)
+    )
+    resume = ResumePoint(tmp_path / "stopped" / "run")
+    arguments: dict[str, Any] = {"batching": StopsInEpochThree(), "seed": 3, "numerics": NUMERICS}
+    with pytest.raises(StoppedError):
+        fit(fresh(), objective, parts(), settings, resume=resume, **arguments)
+    resumed = fresh()
+    assert run(resumed, objective, tmp_path / "stopped", settings=settings) == expected
+    for name, tensor in undisturbed.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], tensor), name
+    again = fresh()  # a finished run hands on the same weights, the average where there is one
+    assert run(again, objective, tmp_path / "undisturbed", settings=settings) == expected
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), undisturbed.parameters(), strict=True))
+
+
+def weights_after_each_step(
+    model: nn.Module, settings: Schedule, folder: Path
+) -> tuple[Tensor, list[Tensor]]:
+    """What is handed on at the end, and the weights that each step started from, all in one vector each."""
+    seen: list[Tensor] = []
+
+    class Watching(Objective):
+        def forward(self, model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+            seen.append(torch.cat([p.detach().flatten().clone() for p in model.parameters()]))
+            return super().forward(model, images, labels)
+
+    run(model, Watching(), folder, settings=settings)
+    return torch.cat([p.detach().flatten() for p in model.parameters()]), seen
+
+
+def test_averaged_weights_are_the_running_average_of_those_after_each_step(tmp_path: Path) -> None:
+    """What is evaluated and handed on; training itself goes on from its own weights, as without an average."""
+    torch.manual_seed(0)
+    model = fully_connected()
+    own = fully_connected()
+    own.load_state_dict(model.state_dict())
+    plain, seen = weights_after_each_step(own, schedule(), tmp_path / "plain")
+    settings = schedule(optimizer=sgd(average_weights=0.75))
+    averaged, seen_too = weights_after_each_step(model, settings, tmp_path / "averaged")
+    assert all(torch.equal(a, b) for a, b in zip(seen, seen_too, strict=True))
+    expected = seen[0].double()
+    for after in [*seen[1:], plain]:
+        expected = 0.75 * expected + 0.25 * after.double()
+    torch.testing.assert_close(averaged.double(), expected, rtol=1e-4, atol=1e-6)
+    assert not torch.allclose(averaged, plain, atol=1e-4)
+
+
+def test_the_score_of_an_epoch_is_that_of_averaged_weights_and_batch_statistics(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = with_dropout()
+    outcome = run(model, Objective(), tmp_path, settings=schedule(optimizer=sgd(average_weights=0.9)))
+    score = evaluate(model, parts().validation, batch_size=7)
+    assert outcome.validation.n_correct == score.n_correct
+    assert outcome.validation.loss == pytest.approx(score.loss, rel=1e-6)
+    torch.manual_seed(0)
+    plain = with_dropout()
+    run(plain, Objective(), tmp_path / "plain")
+    buffers = [name for name, _ in model.named_buffers() if name.endswith("running_mean")]
+    assert buffers
+    assert not any(torch.equal(model.get_buffer(name), plain.get_buffer(name)) for name in buffers)
+
+
+@pytest.mark.parametrize("largest", [0.01, 1e9])
+def test_gradients_are_clipped_to_their_largest_norm_over_all_weights(largest: float, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = fully_connected()
+    settings = schedule(
+        epochs=1,
+        learning_rate=0.1,
+        warmup_epochs=0,
+        weight_decay=0.0,
+        decision_weight_decay=0.0,
+        optimizer=sgd(momentum=0.0, clip_grad_norm=largest),
+    )
+    end, seen = weights_after_each_step(model, settings, tmp_path)
+    steps = [float((after - before).norm()) for before, after in zip(seen, [*seen[1:], end], strict=True)]
+    n = len(steps)
+    rates = [0.05 * (1 + math.cos(math.pi * (idx + 0.5) / n)) for idx in range(n)]
+    if largest == 0.01:
+        assert steps == pytest.approx([0.01 * rate for rate in rates], rel=1e-3)
+    else:
+        assert all(step > 0.1 * rate for step, rate in zip(steps, rates, strict=True))
+
+
+def test_rmsprop_divides_by_the_root_of_the_running_square_and_its_epsilon(tmp_path: Path) -> None:
+    """The first step from a known gradient, by hand: g / (sqrt(0.1 g^2) + epsilon)."""
+    torch.manual_seed(0)
+    model = fully_connected()
+    before = torch.cat([p.detach().flatten().clone() for p in model.parameters()])
+
+    class Linear(Objective):
+        def forward(self, model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+            return {"total": 3 * torch.stack([p.sum() for p in model.parameters()]).sum() + 100}
+
+    settings = schedule(
+        epochs=1, warmup_epochs=0, learning_rate=0.1, weight_decay=0.0, decision_weight_decay=0.0
+    )
+    fit(
+        model,
+        Linear(),
+        parts(),
+        settings.model_copy(update={"optimizer": rms_prop(momentum=0.0)}),
+        batching=shuffled_batches(100),
+        seed=0,
+        resume=ResumePoint(tmp_path / "run"),
+        numerics=NUMERICS,
+    )
+    after = torch.cat([p.detach().flatten() for p in model.parameters()])
+    rate = 0.1 * 0.5 * (1 + math.cos(math.pi / 2))
+    expected = before - rate * 3 / (math.sqrt(0.1 * 9) + 1)
+    torch.testing.assert_close(after, expected)
+
+
+class Lost(Objective):
+    """Keeps every logit at zero: nothing is learnt."""
+
+    def forward(self, model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        return {"total": sum(p.square().sum() for p in model.parameters())}  # type: ignore[dict-item]
+
+
+def test_a_run_that_stays_at_chance_is_collapsed_in_every_row_and_logged_in_one_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.manual_seed(0)
+    outcome = run(fully_connected(), Lost(), tmp_path)
+    assert outcome.collapsed
+    assert [row["collapsed"] for row in outcome.history] == [1] * 5
+    (record,) = [each for each in caplog.records if "collapsed" in each.getMessage()]
+    assert "epoch 1" in record.getMessage()
+    assert f"of {outcome.validation.n} right" in record.getMessage()
+
+
+def test_a_run_that_learns_is_not_collapsed_and_says_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.manual_seed(0)
+    outcome = run(fully_connected(), Objective(), tmp_path, settings=schedule(epochs=12, shift_px=0))
+    assert not outcome.collapsed
+    assert outcome.history[-1]["collapsed"] == 0
+    n_at_chance = sum(row["collapsed"] for row in outcome.history)
+    assert len([each for each in caplog.records if "collapsed" in each.getMessage()]) == min(n_at_chance, 1)
+
+
+@pytest.mark.parametrize(("share", "collapsed"), [(1e-6, True), (0.9999999, False)])
+def test_a_push_in_its_collapsed_state_makes_a_run_collapsed(
+    share: float, collapsed: bool, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    outcome = fit(
+        fully_connected(),
+        PushObjective(lda_weights(**{"collapse_share": share, "gamma": 1e-6, "lambda": 0.0, "beta": 0.0})),
+        parts(200),
+        schedule(epochs=8),
+        batching=balanced_batches(8, None),
+        seed=0,
+        resume=ResumePoint(tmp_path / "run"),
+        numerics=NUMERICS,
+    )
+    assert outcome.validation.accuracy > 0.8
+    assert outcome.collapsed is collapsed
+
+
+def test_the_objective_is_told_how_far_training_is_before_every_step(tmp_path: Path) -> None:
+    calls: list[float | str] = []
+
+    class Timed(Objective):
+        def at(self, progress: float) -> None:
+            calls.append(progress)
+
+        def forward(self, model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+            calls.append("step")
+            return super().forward(model, images, labels)
+
+    run(fully_connected(), Timed(), tmp_path)
+    told = calls[::2]
+    assert calls[1::2] == ["step"] * 20
+    assert told == pytest.approx([(idx + 0.5) / 20 for idx in range(20)])
+
+
+def test_heads_of_a_run_are_handed_on_as_they_were_trained(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = with_auxiliary_heads()
+    objective = objective_for(model)
+    outcome = run(model, objective, tmp_path)
+    assert set(outcome.heads) == set(objective.state_dict())
+    assert all(torch.equal(tensor, objective.state_dict()[name]) for name, tensor in outcome.heads.items())
+    later = AuxiliaryObjective(
+        Objective(), model, parts().train.scaled()[:4], weight=0.3, inherited=outcome.heads
+    )
+    assert all(torch.equal(later.state_dict()[name], tensor) for name, tensor in outcome.heads.items())
+    assert run(fully_connected(), Objective(), tmp_path / "plain").heads == {}

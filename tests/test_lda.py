@@ -133,21 +133,37 @@ def test_discriminants_equal_those_computed_by_hand() -> None:
 def test_discriminants_equal_the_diagonal_of_the_explicit_inverse_times_between_scatter(ridge: float) -> None:
     features, labels = random_batch(5, 10, 6)
     within, between = scatter_by_loops(features.numpy(), labels.numpy())
-    expected = np.diag(scipy.linalg.inv(within + ridge * np.eye(6)) @ between)
+    multiple = ridge * np.diag(within).mean()
+    expected = np.diag(scipy.linalg.inv(within + multiple * np.eye(6)) @ between)
     np.testing.assert_allclose(discriminants(features, labels, ridge=ridge).numpy(), expected, rtol=1e-8)
 
 
 def test_decorrelated_discriminants_are_ratios_of_variances() -> None:
-    v = discriminants_decorrelated(FEATURES, LABELS, ridge=0.25)
-    assert v.tolist() == [4.0 / 1.25, 1.0 / 1.25]
+    assert discriminants_decorrelated(FEATURES, LABELS).tolist() == [4.0, 1.0]
+
+
+def test_a_column_that_varies_between_classes_alone_has_infinite_decorrelated_power() -> None:
+    """Told by the features: a mean of equal numbers need not be the number, nor their variance zero."""
+    labels = torch.arange(3).repeat_interleave(7)
+    between = torch.tensor([0.1, 0.7, 0.3], dtype=torch.float64)[labels]
+    noise = torch.rand(21, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    features = torch.stack([between, noise, torch.full_like(noise, 0.1), between + noise], 1)
+    v = discriminants_decorrelated(features, labels)
+    assert v[0] == math.inf
+    assert v[2] == 0
+    assert bool((v[[1, 3]] > 0).all())
+    assert bool(v[[1, 3]].isfinite().all())
 
 
 def diagonal_case(v: Tensor, *, ridge: float, spread: float = 0.5) -> tuple[Tensor, Tensor]:
-    """Four classes whose scatter matrices are diagonal, and whose two discriminants are `v` (2,)."""
+    """Four classes whose scatter matrices are diagonal, and whose two discriminants are `v` (2,).
+
+    S_w is spread^2 I: so is the scale of the ridge.
+    """
     corners = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]], dtype=torch.float64)
     labels = torch.arange(4).repeat_interleave(4)
     # Within a class the four images stand on the corners of a square: S_w = spread^2 I, S_b = diag(mean^2).
-    means = corners[labels] * (v * (spread**2 + ridge)).sqrt()
+    means = corners[labels] * (v * spread**2 * (1 + ridge)).sqrt()
     return means + spread * corners.repeat(4, 1) + 3, labels
 
 
@@ -156,31 +172,32 @@ def test_discriminants_of_diagonal_scatter_are_scipys_generalised_eigenvalues() 
     features, labels = diagonal_case(v, ridge=0.1)
     S_w, S_b, _ = scatter_matrices(features, labels)
     assert float(S_w[0, 1].abs() + S_b[0, 1].abs()) < 1e-15
-    expected = scipy.linalg.eigh(S_b.numpy(), S_w.numpy() + 0.1 * np.eye(2), eigvals_only=True)
+    expected = scipy.linalg.eigh(S_b.numpy(), 1.1 * S_w.numpy(), eigvals_only=True)
     np.testing.assert_allclose(expected, v.numpy(), rtol=1e-12)
     np.testing.assert_allclose(discriminants(features, labels, ridge=0.1).numpy(), v.numpy(), rtol=1e-12)
+    # The after-the-fact form has no ridge.
     np.testing.assert_allclose(
-        discriminants_decorrelated(features, labels, ridge=0.1).numpy(), v.numpy(), rtol=1e-12
+        discriminants_decorrelated(features, labels).numpy(), 1.1 * v.numpy(), rtol=1e-12
     )
 
 
 def test_decorrelated_discriminants_are_zero_for_columns_without_variance_and_repeats() -> None:
     features, labels = random_batch(3, 8, 7)
-    ridge = 0.01
     features[:, 2] = 0.25  # does not vary
     features[:, 4] = features[:, 1]  # repeats column 1
     features[:, 6] = features[:, 1]  # and once more
     within, between = scatter_by_loops(features.numpy(), labels.numpy())
-    expected = np.diag(between) / (np.diag(within) + ridge)
+    within[2, 2] = 1
+    expected = np.diag(between) / np.diag(within)
     expected[[2, 4, 6]] = 0
-    v = discriminants_decorrelated(features, labels, ridge=ridge).numpy()
+    v = discriminants_decorrelated(features, labels).numpy()
     np.testing.assert_allclose(v, expected, rtol=1e-10)
     assert v.nonzero()[0].tolist() == [0, 1, 3, 5]
 
 
 def test_a_decorrelated_discriminant_is_scikit_learns_on_that_feature_alone() -> None:
     features, labels = random_batch(4, 25, 5, seed=8)
-    v = discriminants_decorrelated(features, labels, ridge=1e-15).numpy()
+    v = discriminants_decorrelated(features, labels).numpy()
     for neuron, column in enumerate(features.numpy().T):
         alone = LinearDiscriminantAnalysis(solver="eigen").fit(column[:, None], labels.numpy())
         assert alone.explained_variance_ratio_.tolist() == [1.0]
@@ -192,7 +209,7 @@ def test_a_decorrelated_discriminant_is_scikit_learns_on_that_feature_alone() ->
 def test_shares_of_decorrelated_discriminants_are_scikit_learns_where_scatter_is_diagonal() -> None:
     features, labels = diagonal_case(torch.tensor([0.4, 2.5], dtype=torch.float64), ridge=0.0)
     reference = LinearDiscriminantAnalysis(solver="eigen").fit(features.numpy(), labels.numpy())
-    v = discriminants_decorrelated(features, labels, ridge=1e-15).numpy()
+    v = discriminants_decorrelated(features, labels).numpy()
     np.testing.assert_allclose((v / v.sum())[::-1], reference.explained_variance_ratio_[:2], rtol=1e-9)
 
 
@@ -250,16 +267,29 @@ def near_singular(kind: str) -> tuple[Tensor, Tensor]:
     return features, labels
 
 
+def ridged_eigenvalues(
+    within: np.ndarray, between: np.ndarray, active: np.ndarray, ridge: float
+) -> np.ndarray:
+    """scipy's, ascending, of the active neurons alone, with the ridge as a share of their mean variance within."""
+    within, between = within[np.ix_(active, active)], between[np.ix_(active, active)]
+    multiple = ridge * np.diag(within).mean()
+    values: np.ndarray = scipy.linalg.eigh(
+        between, within + multiple * np.eye(active.sum()), eigvals_only=True
+    )
+    return values
+
+
 @pytest.mark.parametrize(
     "kind",
     ["random", "duplicated column", "zero variance", "constant within classes", "fewer images than neurons"],
 )
 def test_spectrum_equals_scipys_generalised_eigenvalues(kind: str) -> None:
     features, labels = near_singular(kind)
-    ridge, d = 1e-3, features.shape[1]
     within, between = scatter_by_loops(features.numpy(), labels.numpy())
-    expected = scipy.linalg.eigh(between, within + ridge * np.eye(d), eigvals_only=True)[::-1]
-    spectrum = discriminant_spectrum(features, labels, ridge=ridge).numpy()
+    active = np.ptp(features.numpy(), axis=0) > 0
+    expected = np.zeros(features.shape[1])
+    expected[: active.sum()] = ridged_eigenvalues(within, between, active, 1e-3)[::-1]
+    spectrum = discriminant_spectrum(features, labels, ridge=1e-3).numpy()
     np.testing.assert_allclose(spectrum, expected, rtol=1e-8, atol=1e-9 * expected[0])
 
 
@@ -307,7 +337,8 @@ def test_push_loss_terms_equal_those_computed_by_hand() -> None:
 def test_log_separation_is_the_sum_of_logarithms_over_scipys_eigenvalues(kind: str, ridge: float) -> None:
     features, labels = near_singular(kind)
     within, between = scatter_by_loops(features.numpy(), labels.numpy())
-    eigenvalues = scipy.linalg.eigh(between, within + ridge * np.eye(features.shape[1]), eigvals_only=True)
+    everything = np.ones(features.shape[1], dtype=bool)
+    eigenvalues = ridged_eigenvalues(within, between, everything, ridge)
     found = log_separation(scatter_matrices(features, labels), ridge=ridge)
     assert found.dtype == torch.float64
     assert float(found) == pytest.approx(float(np.log1p(np.maximum(eigenvalues, 0)).sum()), rel=1e-9)
@@ -400,6 +431,79 @@ def test_dormant_neurons_lower_the_numerator_of_the_lda_term() -> None:
     assert float(one.l_lda) == pytest.approx(float(other.l_lda), rel=1e-10)
 
 
+@pytest.mark.parametrize("separation", ["trace", "log_det"])
+def test_dormant_neurons_are_left_out_of_separation_and_alignment_and_not_of_the_covariance(
+    separation: str,
+) -> None:
+    """A neuron of little variance that separates the classes well, as such neurons do, and leans on others."""
+    features, labels = random_batch(3, 8, 5)
+    features[:, 3] = 1e-3 * (labels.double() + 0.1 * features[:, 0])
+    weights = lda_weights(separation=separation)
+    everything = features.clone().requires_grad_()
+    terms = push_loss(everything, labels, weights)
+    active = [0, 1, 2, 4]
+    alone = features[:, active].requires_grad_()
+    expected = push_loss(alone, labels, weights)
+    assert terms.n_active == expected.n_active == 4
+    assert terms.top_share == pytest.approx(expected.top_share, rel=1e-12)
+    for name in ("l_lda", "l_align"):
+        found, wanted = getattr(terms, name), getattr(expected, name)
+        assert float(found.detach()) == pytest.approx(float(wanted.detach()), rel=1e-12)
+        (gradient,) = torch.autograd.grad(found, everything, retain_graph=True)
+        (of_active,) = torch.autograd.grad(wanted, alone, retain_graph=True)
+        torch.testing.assert_close(gradient[:, active], of_active)
+        assert float(gradient[:, 3].abs().max()) == 0
+        assert float(of_active.abs().max()) > 0
+    (gradient,) = torch.autograd.grad(terms.l_cov, everything)
+    assert float(gradient[:, 3].abs().max()) > 0
+
+
+def test_discriminants_and_spectrum_of_dormant_neurons_are_zero_and_the_others_those_of_the_active() -> None:
+    features, labels = random_batch(3, 8, 5)
+    features[:, 1] *= 1e-3
+    rules = {"ridge": 0.1, "active_variance": 1e-4}
+    v, spectrum = discriminants(features, labels, **rules), discriminant_spectrum(features, labels, **rules)
+    active = features[:, [0, 2, 3, 4]]
+    assert float(v[1]) == 0
+    torch.testing.assert_close(v[[0, 2, 3, 4]], discriminants(active, labels, ridge=0.1))
+    torch.testing.assert_close(spectrum[:4], discriminant_spectrum(active, labels, ridge=0.1))
+    assert float(spectrum[4]) == 0
+    nothing = torch.zeros_like(features)
+    assert discriminants(nothing, labels, **rules).tolist() == [0.0] * 5
+    assert discriminant_spectrum(nothing, labels, **rules).tolist() == [0.0] * 5
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1e4])
+def test_no_discriminant_depends_on_the_scale_of_the_features(scale: float) -> None:
+    features, labels = random_batch(3, 8, 5)
+    for find in (discriminants, discriminant_spectrum):
+        one, other = find(features, labels, ridge=0.1), find(scale * features, labels, ridge=0.1)
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+    for separation in ("trace", "log_det"):
+        weights = lda_weights(ridge=0.1, separation=separation)
+        one_loss, other_loss = (
+            push_loss(features, labels, weights),
+            push_loss(scale * features, labels, weights),
+        )
+        for name in ("l_lda", "l_align", "top_share"):
+            assert float(getattr(one_loss, name)) == pytest.approx(float(getattr(other_loss, name)), rel=1e-9)
+
+
+def test_where_nothing_varies_within_classes_the_ridge_takes_the_scale_of_the_total_scatter() -> None:
+    labels = torch.arange(3).repeat_interleave(8)
+    corners = torch.tensor([[0.1, 0.2], [0.7, 0.2], [0.1, 0.9]], dtype=torch.float64)
+    features = corners[labels].requires_grad_()
+    _, between = scatter_by_loops(features.detach().numpy(), labels.numpy())
+    expected = np.diag(between) / (0.5 * np.diag(between).mean())
+    v = discriminants(features, labels, ridge=0.5)
+    np.testing.assert_allclose(v.detach().numpy(), expected, rtol=1e-9)
+    loss = push_loss(features, labels, lda_weights()).loss
+    loss.backward()
+    assert math.isfinite(float(loss.detach()))
+    assert features.grad is not None
+    assert bool(features.grad.isfinite().all())
+
+
 def test_features_without_any_activity_give_zero_loss_and_zero_gradient() -> None:
     features = torch.zeros(16, 5, requires_grad=True)
     terms = push_loss(features, torch.arange(2).repeat_interleave(8), lda_weights())
@@ -476,7 +580,15 @@ def test_collapsed_means_a_share_above_the_limit_or_no_active_neuron(
     n_active: int, top_share: float, collapsed: bool
 ) -> None:
     zero = torch.zeros(())
-    assert PushTerms(zero, zero, zero, zero, n_active, top_share).collapsed(0.8) is collapsed
+    assert PushTerms(zero, zero, zero, zero, n_active, top_share, 3).collapsed(0.8) is collapsed
+
+
+def test_the_single_discriminant_of_two_classes_is_no_collapse() -> None:
+    features, labels = random_batch(2, 8, 4)
+    terms = push_loss(features, labels, lda_weights())
+    assert terms.top_share == pytest.approx(1)
+    assert not terms.collapsed(0.8)
+    assert push_loss(torch.zeros_like(features), labels, lda_weights()).collapsed(0.8)
 
 
 @pytest.mark.parametrize(

@@ -1,19 +1,24 @@
 import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from builders import lda_weights
+from builders import NUMERICS, lda_weights, parts, schedule
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from pipeline.cost import count_params
+from pipeline.deconv import Utility, trace_utility
 from pipeline.lda import push_loss
 from pipeline.models import build_model
-from pipeline.models.classifier import Classifier, latent_and_logits
+from pipeline.models.classifier import Classifier, decision_layer, latent_and_logits
 from pipeline.models.inception import Inception
 from pipeline.params.training import Auxiliary
-from pipeline.training.objectives import AuxiliaryObjective, Objective, training_objective
-from pipeline.training.push_objective import PushObjective, push_objective
+from pipeline.prune import prune_model
+from pipeline.training.objectives import AuxiliaryObjective, Objective, with_auxiliary_heads
+from pipeline.training.push_objective import PushObjective, push_objective, train_with_push
+from pipeline.training.resume import ResumePoint
 
 
 def inception(n_middle: int = 3) -> Inception:
@@ -54,7 +59,7 @@ def test_auxiliary_heads_add_their_weighted_sum_of_cross_entropies(
     n_middle: int, n_heads: int, smoothing: float
 ) -> None:
     net, (images, labels) = inception(n_middle), batch()
-    objective = AuxiliaryObjective(net, images[:4], weight=0.3, label_smoothing=smoothing)
+    objective = AuxiliaryObjective(Objective(label_smoothing=smoothing), net, images[:4], weight=0.3)
     net.eval()
     objective.eval()
     terms = objective(net, images, labels)
@@ -78,7 +83,7 @@ def test_auxiliary_heads_add_their_weighted_sum_of_cross_entropies(
 
 def test_auxiliary_heads_are_trained_with_the_net_and_reach_only_what_is_before_them() -> None:
     net, (images, labels) = inception(), batch()
-    objective = AuxiliaryObjective(net, images[:4], weight=0.3)
+    objective = AuxiliaryObjective(Objective(), net, images[:4], weight=0.3)
     names = [name for name, _ in objective.named_parameters()]
     assert names
     assert all(name.startswith("heads.") for name in names)
@@ -92,20 +97,20 @@ def test_auxiliary_heads_are_trained_with_the_net_and_reach_only_what_is_before_
 def test_auxiliary_heads_are_no_part_of_the_trained_net() -> None:
     net = inception()
     before = list(net.state_dict())
-    AuxiliaryObjective(net, batch()[0][:4], weight=0.3)
+    AuxiliaryObjective(Objective(), net, batch()[0][:4], weight=0.3)
     assert list(net.state_dict()) == before
 
 
 def test_making_auxiliary_heads_leaves_the_nets_batch_statistics() -> None:
     net = inception().train()
     before = {key: tensor.clone() for key, tensor in net.state_dict().items()}
-    AuxiliaryObjective(net, batch()[0][:4], weight=0.3)
+    AuxiliaryObjective(Objective(), net, batch()[0][:4], weight=0.3)
     assert all(torch.equal(tensor, before[key]) for key, tensor in net.state_dict().items())
 
 
 def test_no_hook_stays_after_a_forward_pass_or_an_exception() -> None:
     net, (images, labels) = inception(), batch()
-    objective = AuxiliaryObjective(net, images[:4], weight=0.3)
+    objective = AuxiliaryObjective(Objective(), net, images[:4], weight=0.3)
     objective(net, images, labels)
     assert hook_count(net) == 0
     with pytest.raises(RuntimeError):
@@ -134,7 +139,7 @@ def test_auxiliary_heads_are_there_where_they_have_a_weight_and_the_net_has_plac
     build: Any, auxiliary: Auxiliary | None, kind: type
 ) -> None:
     model, (images, labels) = classifier(build()), batch()
-    objective = training_objective(model, images[:2], auxiliary, label_smoothing=0.1)
+    objective = with_auxiliary_heads(Objective(label_smoothing=0.1), model, images[:2], auxiliary)
     assert type(objective) is kind
     assert objective.label_smoothing == 0.1
     if isinstance(objective, AuxiliaryObjective):
@@ -149,11 +154,13 @@ def test_heads_of_the_training_objective_read_normalised_images_of_the_classifie
     model, (images, labels) = classifier(inception()).eval(), batch()
     torch.manual_seed(3)
     auxiliary = Auxiliary(weight=0.3, batch_norm=batch_norm)
-    objective = training_objective(model, images[:2], auxiliary, label_smoothing=0.0).eval()
+    objective = with_auxiliary_heads(Objective(), model, images[:2], auxiliary).eval()
     torch.manual_seed(3)
     assert isinstance(model.net, Inception)
     normalized = (images - 0.5) / 0.25
-    by_hand = AuxiliaryObjective(model.net, normalized[:2], weight=0.3, batch_norm=batch_norm).eval()
+    by_hand = AuxiliaryObjective(
+        Objective(), model.net, normalized[:2], weight=0.3, batch_norm=batch_norm
+    ).eval()
     expected = by_hand(model.net, normalized, labels)
     found = objective(model, images, labels)
     torch.testing.assert_close(found["total"], expected["total"])
@@ -162,7 +169,9 @@ def test_heads_of_the_training_objective_read_normalised_images_of_the_classifie
 
 @pytest.mark.parametrize("batch_norm", [True, False])
 def test_batch_norm_of_the_heads_hidden_layers_is_there_where_it_is_asked_for(batch_norm: bool) -> None:
-    objective = AuxiliaryObjective(inception(), batch()[0][:4], weight=0.3, batch_norm=batch_norm)
+    objective = AuxiliaryObjective(
+        Objective(), inception(), batch()[0][:4], weight=0.3, batch_norm=batch_norm
+    )
     norms = [module for module in objective.modules() if isinstance(module, nn.BatchNorm1d)]
     assert len(norms) == (len(objective.heads) if batch_norm else 0)
     hidden = [head.get_submodule("hidden") for head in objective.heads]
@@ -294,3 +303,127 @@ def test_a_push_that_does_not_collapse_is_not_logged(caplog: pytest.LogCaptureFi
     with caplog.at_level(logging.WARNING):
         objective(fully_connected(), images, labels)
     assert not caplog.records
+
+
+def test_heads_beside_a_push_add_their_cross_entropies_to_it() -> None:
+    net, (images, labels) = inception().eval(), batch()
+    main = PushObjective(lda_weights(), label_smoothing=0.1)
+    objective = AuxiliaryObjective(main, net, images[:4], weight=0.3).eval()
+    terms, pushed = objective(net, images, labels), main(net, images, labels)
+    assert set(terms) == {*pushed, "auxiliary"}
+    heads = terms["total"] - pushed["total"]
+    assert float(heads.detach()) == pytest.approx(0.3 * 2 * float(terms["auxiliary"]), rel=1e-4)
+    assert not objective.compilable
+    assert objective.label_smoothing == 0.1
+    assert hook_count(net) == 0
+
+
+def test_heads_start_from_inherited_ones_where_name_and_shape_fit() -> None:
+    net, images = inception(), batch()[0][:4]
+    trained = AuxiliaryObjective(Objective(), net, images, weight=0.3).state_dict()
+    torch.manual_seed(9)
+    state = AuxiliaryObjective(Objective(), net, images, weight=0.3, inherited=trained).state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in trained.items())
+    # A net with one place has one head; what has another shape stays fresh.
+    odd = trained | {"heads.0.decision.bias": torch.zeros(7)}
+    torch.manual_seed(9)
+    fresh = AuxiliaryObjective(Objective(), inception(1), images, weight=0.3).state_dict()
+    torch.manual_seed(9)
+    state = AuxiliaryObjective(Objective(), inception(1), images, weight=0.3, inherited=odd).state_dict()
+    assert torch.equal(state["heads.0.decision.bias"], fresh["heads.0.decision.bias"])
+    assert torch.equal(state["heads.0.decision.weight"], trained["heads.0.decision.weight"])
+
+
+@pytest.mark.parametrize(("n_middle", "n_heads"), [(1, 0), (2, 0), (3, 2), (4, 2)])
+def test_in_pushing_and_retraining_heads_are_for_deep_nets(n_middle: int, n_heads: int) -> None:
+    model, (images, _) = classifier(inception(n_middle)), batch()
+    main = PushObjective(lda_weights())
+    auxiliary = Auxiliary(weight=0.3, batch_norm=False)
+    objective = with_auxiliary_heads(main, model, images[:2], auxiliary, deep_only=True)
+    if n_heads == 0:
+        assert objective is main
+    else:
+        assert isinstance(objective, AuxiliaryObjective)
+        assert len(objective.heads) == n_heads
+        assert objective.main is main
+    assert with_auxiliary_heads(main, model, images[:2], None, deep_only=True) is main
+
+
+def test_heads_fit_a_pruned_net() -> None:
+    """Widths of what they read are those after surgery; a branch may be gone."""
+    model, (images, labels) = classifier(inception()).eval(), batch()
+    random = torch.Generator().manual_seed(0)
+    utilities = trace_utility(model, images, torch.ones(decision_layer(model).in_features, dtype=torch.bool))
+    scores = {n: Utility(torch.rand(u.map.shape, generator=random).double()) for n, u in utilities.items()}
+    smaller, _ = prune_model(model, scores, 1.5, images[:1])
+    assert count_params(smaller) < count_params(model)
+    auxiliary = Auxiliary(weight=0.3, batch_norm=False)
+    objective = with_auxiliary_heads(Objective(), smaller, images[:2], auxiliary, deep_only=True)
+    terms = objective(smaller.train(), images, labels)
+    assert terms["auxiliary"].isfinite()
+
+
+@pytest.mark.parametrize(
+    ("progress", "strength"), [(0.0, 0.0), (0.25, 0.0), (0.5, 0.5), (0.75, 1.0), (0.9, 1.0)]
+)
+def test_a_ramped_push_is_cross_entropy_first_and_fades_in(progress: float, strength: float) -> None:
+    model, (images, labels) = fully_connected(), batch()
+    objective = push_objective(lda_weights(), label_smoothing=0.0, push="ramped")
+    full = push_objective(lda_weights(), label_smoothing=0.0, push="full")
+    for each in (objective, full):
+        each.at(progress)
+    plain = float(cross_entropy(model(images), labels).detach())
+    whole = float(full(model, images, labels)["total"].detach())
+    terms = objective(model, images, labels)
+    assert float(terms["total"].detach()) == pytest.approx(plain + strength * (whole - plain), rel=1e-6)
+    assert float(terms["l_lda"]) > 0  # measured all along
+    assert terms["total"].requires_grad
+
+
+def test_a_ramped_push_without_strength_yet_has_the_gradient_of_cross_entropy_whatever_the_features() -> None:
+    """Right after a cut features may be such that the push's own gradient is no number."""
+    model, (images, labels) = fully_connected(), batch()
+    objective = push_objective(lda_weights(), label_smoothing=0.0, push="ramped")
+    objective.at(0.1)
+    parameters = list(model.parameters())
+    found = torch.autograd.grad(objective(model, images, labels)["total"], parameters)
+    expected = torch.autograd.grad(cross_entropy(model(images), labels), parameters)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_no_push_is_a_plain_objective() -> None:
+    assert type(push_objective(lda_weights(), label_smoothing=0.0, push="none")) is Objective
+
+
+def test_heads_hand_the_time_on_to_the_push() -> None:
+    net, (images, labels) = inception().eval(), batch()
+    main = push_objective(lda_weights(), label_smoothing=0.0, push="ramped")
+    objective = AuxiliaryObjective(main, net, images[:4], weight=0.3).eval()
+    totals = []
+    for progress in (0.1, 0.9):
+        objective.at(progress)
+        totals.append(float(objective(net, images, labels)["total"].detach()))
+    assert totals[1] > totals[0] + 1e-3
+
+
+def test_pushing_has_heads_of_its_own_seed_whatever_came_before(tmp_path: Path) -> None:
+    """Two trainings with one seed are equal to the bit, though fresh heads draw from torch's global generator."""
+    histories = []
+    for noise in (1, 2):
+        model = classifier(inception())
+        torch.manual_seed(noise)
+        outcome = train_with_push(
+            model,
+            schedule(epochs=2),
+            parts(),
+            lda_weights(),
+            push="ramped",
+            auxiliary=Auxiliary(weight=0.3, batch_norm=False),
+            seed=5,
+            resume=ResumePoint(tmp_path / str(noise)),
+            numerics=NUMERICS,
+        )
+        histories.append(outcome.history)
+        assert outcome.heads
+    assert histories[0] == histories[1]
+    assert {"train_auxiliary", "train_l_lda"} <= set(histories[0][0])

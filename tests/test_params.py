@@ -21,7 +21,7 @@ from pipeline.params.params import Params
         ("train.training.epochs", 0, ("greater than 0", "got 0")),
         ("train.training.epochs", None, ("integer", "got null")),
         ("train.training.epochs", ..., ("missing",)),
-        ("train.training.momentum", 1.0, ("less than 1", "got 1.0")),
+        ("train.training.optimizer.momentum", 1.0, ("less than 1", "got 1.0")),
         ("train.training.learning_rate", math.nan, ("finite", "NaN")),
         ("train.auxiliary.batch_norm", 1, ("boolean", "got 1")),
         ("train.auxiliary.weight", 0, ("greater than 0", "got 0")),
@@ -234,7 +234,7 @@ def test_an_error_in_other_images_is_named_on_one_line(
 def test_every_error_has_its_line() -> None:
     lines = errors_of(
         ("numerics.threads", 0),
-        ("train.training.momentum", 9),
+        ("train.training.optimizer.momentum", 9),
         ("push.training.epochs", "many"),
         ("attacks.fgsm.epsilon", -1.0),
         ("report.speed", 60),
@@ -246,7 +246,7 @@ def test_every_error_has_its_line() -> None:
         "push.training.epochs",
         "report.dpi",
         "report.speed",
-        "train.training.momentum",
+        "train.training.optimizer.momentum",
     ]
 
 

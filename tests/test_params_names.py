@@ -8,7 +8,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from tiny_params import TINY, Change, assert_one_error, errors_of, params_of
 
 from pipeline.params.params import Params
-from pipeline.params.pruning import COMPETITORS, AfterTheFact
+from pipeline.params.pruning import COMPETITORS
 from pipeline.params.sections import UNSEEN_BY_DVC
 
 # Sections whose keys are a user's own names, with an entry that is fit for each.
@@ -136,7 +136,7 @@ def test_noise_with_the_name_of_an_attack_from_one_of_several_sources_is_refused
     assert_one_error("noise", *words, changes=[noise, second])
 
 
-AFTER_THE_FACT = {key: TINY["prune"][key] for key in AfterTheFact.model_fields}
+AFTER_THE_FACT = {**TINY["prune"], "retraining": {**TINY["prune"]["retraining"], "push": "none"}}
 
 
 @pytest.mark.parametrize(

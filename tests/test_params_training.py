@@ -19,7 +19,11 @@ def test_the_schedules_are_those_of_the_preset() -> None:
     [
         ("epochs", 0, ("greater than 0", "got 0")),
         ("learning_rate", 0, ("greater than 0", "got 0")),
-        ("momentum", 1.0, ("less than 1", "got 1.0")),
+        ("optimizer.momentum", 1.0, ("less than 1", "got 1.0")),
+        ("optimizer.clip_grad_norm", 0.0, ("greater than 0", "got 0")),
+        ("optimizer.average_weights", 1.0, ("less than 1", "got 1.0")),
+        ("optimizer.method", "adam", ("'sgd', 'rmsprop'", 'got "adam"')),
+        ("optimizer.decay", 0.9, ("unknown key",)),
         ("weight_decay", -1e-4, ("greater than or equal to 0", "got -0.0001")),
         ("decision_weight_decay", -1e-4, ("greater than or equal to 0", "got -0.0001")),
         ("decision_weight_decay", ..., ("required key is missing",)),

@@ -86,7 +86,7 @@ def push(model: Classifier, images: Tensor, labels: Tensor) -> list[Tensor]:
 def latent_space(model: Classifier, images: Tensor, labels: Tensor) -> list[Tensor]:
     features, _ = latent_and_logits(model, images)
     features = features.detach()
-    v = discriminants_decorrelated(features, labels, ridge=1e-3)
+    v = discriminants_decorrelated(features, labels)
     rule = SensitivityChoice(method="sensitivity", max_drop=0.1)
     choice = choose_latent(model, v, float64(features).var(0), features, labels, rule)
     return [v, choice.kept, choice.n_correct, *describe_latent(features, labels, lda_weights()).values()]

@@ -180,7 +180,7 @@ def test_after_the_fact_discriminants_may_stand_in_for_those_of_a_push() -> None
     model, train = net(), classified(45, 0)
     found = unravel_utility(
         model,
-        partial(discriminants_decorrelated, ridge=0.01),
+        discriminants_decorrelated,
         train=train,
         validation=classified(30, 1),
         surgery=surgery(OtsuChoice(method="otsu")),
@@ -188,7 +188,7 @@ def test_after_the_fact_discriminants_may_stand_in_for_those_of_a_push() -> None
         batch_size=16,
     )
     features = latent_features(model, train, batch_size=16)
-    assert torch.equal(found.v, discriminants_decorrelated(features, train.labels, ridge=0.01))
+    assert torch.equal(found.v, discriminants_decorrelated(features, train.labels))
 
 
 def test_unravelling_is_deterministic_and_its_seed_is_that_of_the_traced_images() -> None:

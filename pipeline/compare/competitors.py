@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from pipeline.models.classifier import Classifier
     from pipeline.params.machine import Numerics
     from pipeline.params.pruning import FilterCriterion, FixedNet, Surgery
-    from pipeline.params.training import Lda, Schedule, Train
+    from pipeline.params.training import Auxiliary, Lda, Retraining, Train
+    from pipeline.training.fit import Outcome
     from pipeline.training.resume import ResumePoint
 
 # Of the output layer's weights, what single weights keep at least (Gale et al. 2019, "The State of Sparsity"). One
@@ -43,25 +44,31 @@ _OUTPUT_SHARE = 0.2
 
 @dataclass(frozen=True)
 class Entrant:
-    """A method's model at one of the sizes; `params` counts weights that are not zero, `epochs` all so far."""
+    """A method's model at one of the sizes.
+
+    `params` counts weights that are not zero, `epochs` all so far; `collapsed` is how its training ended
+    (`Outcome.collapsed`).
+    """
 
     step: int
     model: Classifier
     params: int
     flops: int
     epochs: int
+    collapsed: bool
 
 
 @dataclass(frozen=True)
 class Contest:
     """What all methods share.
 
-    `epochs_before` are those of the net before the first size. Retraining minimises the push's loss for ours,
-    cross-entropy for the others.
+    `epochs_before` are those of the net before the first size. Retraining pushes ours as its schedule says, and
+    minimises cross-entropy for the others; `auxiliary` heads of deep Inception nets serve both.
     """
 
     parts: Parts
-    retraining: Schedule
+    retraining: Retraining
+    auxiliary: Auxiliary | None
     lda: Lda
     surgery: Surgery
     epochs_before: int
@@ -90,21 +97,23 @@ class Contest:
             batch_size=self.numerics.eval_batch_size,
         )
 
-    def retrain(self, model: Classifier, step: int) -> None:
+    def retrain(self, model: Classifier, step: int) -> Outcome:
         """Retrain in place, on class-balanced batches."""
-        train_with_push(
+        return train_with_push(
             model,
             self.retraining,
             self.parts,
-            self.lda if self.method == OURS else self.lda.without_push(),
+            self.lda,
+            push=self.retraining.push if self.method == OURS else "none",
+            auxiliary=self.auxiliary,
             seed=self.stream("retrain", step),
             resume=self.resume.child(step),
             numerics=self.numerics,
         )
 
-    def train(self, model: Classifier, training: Train, step: int, *, stream: int, point: object) -> None:
+    def train(self, model: Classifier, training: Train, step: int, *, stream: int, point: object) -> Outcome:
         """Train in place as the base was, for as many epochs as ours of this step has had."""
-        train_plainly(
+        return train_plainly(
             model,
             training.training.model_copy(update={"epochs": self.epochs(step)}),
             self.parts,
@@ -114,10 +123,12 @@ class Contest:
             numerics=self.numerics,
         )
 
-    def enter(self, model: Classifier, step: int, *, n_params: int | None = None) -> Entrant:
+    def enter(
+        self, model: Classifier, step: int, outcome: Outcome, *, n_params: int | None = None
+    ) -> Entrant:
         """The record of a trained model."""
         cost = measure_cost(model, self.parts.image_set.image_shape)
-        return Entrant(step, model, n_params or cost.params, cost.flops, self.epochs(step))
+        return Entrant(step, model, n_params or cost.params, cost.flops, self.epochs(step), outcome.collapsed)
 
 
 def entrants(
@@ -157,7 +168,9 @@ def push_and_prune(contest: Contest, start: Classifier, n_params: Sequence[int])
     """Ours: Eq. 3.13 with the eta that leads to each size, retrained with the push."""
     model = start
     for step, target in enumerate(n_params):
-        utility = contest.unravel(model, partial(discriminants, ridge=contest.lda.ridge), step)
+        lda = contest.lda
+        v = partial(discriminants, ridge=lda.ridge, active_variance=lda.active_variance)
+        utility = contest.unravel(model, v, step)
         model, _, _ = prune_to_size(
             model,
             utility.utilities,
@@ -166,8 +179,7 @@ def push_and_prune(contest: Contest, start: Classifier, n_params: Sequence[int])
             round_to=contest.surgery.round_to,
             remove_branches=contest.surgery.remove_branches,
         )
-        contest.retrain(model, step)
-        yield contest.enter(model, step)
+        yield contest.enter(model, step, contest.retrain(model, step))
 
 
 def prune_filters(
@@ -178,14 +190,13 @@ def prune_filters(
     for step, reference in enumerate(references):
         scores = _scores(contest, model, criterion, step)
         model = prune_like(model, scores, reference, contest.parts.train.first(1))
-        contest.retrain(model, step)
-        yield contest.enter(model, step)
+        yield contest.enter(model, step, contest.retrain(model, step))
 
 
 def _scores(contest: Contest, model: Classifier, criterion: FilterCriterion, step: int) -> dict[str, Tensor]:
     train = contest.parts.train
     if criterion == "lda_after_the_fact":
-        found = contest.unravel(model, partial(discriminants_decorrelated, ridge=contest.lda.ridge), step)
+        found = contest.unravel(model, discriminants_decorrelated, step)
         return {name: utility.channels for name, utility in found.utilities.items()}
     # As many images as ours traces, so that no criterion sees more of the data than another.
     seen = trace_images(train, contest.surgery.trace_images_per_class, seed=contest.stream("images", step))
@@ -205,16 +216,16 @@ def prune_weights(contest: Contest, start: Classifier, references: Sequence[Clas
     for step, reference in enumerate(references):
         n_params, model = count_params(reference), copy.deepcopy(model)
         with masked(model, magnitude_masks(model, n_params, output_share=_OUTPUT_SHARE)):
-            contest.retrain(model, step)
-        yield contest.enter(model, step, n_params=n_params)
+            outcome = contest.retrain(model, step)
+        yield contest.enter(model, step, outcome, n_params=n_params)
 
 
 def from_scratch(contest: Contest, references: Sequence[Classifier], training: Train) -> Iterator[Entrant]:
     """Our architectures with fresh weights, by the base's training for as many epochs as ours has had."""
     for step, reference in enumerate(references):
         model = fresh_copy(reference, seed=contest.stream("weights", step))
-        contest.train(model, training, step, stream=contest.stream("train", step), point=step)
-        yield contest.enter(model, step)
+        outcome = contest.train(model, training, step, stream=contest.stream("train", step), point=step)
+        yield contest.enter(model, step, outcome)
 
 
 def fixed_net(contest: Contest, net: FixedNet, training: Train, last: int) -> Entrant:
@@ -228,8 +239,8 @@ def fixed_net(contest: Contest, net: FixedNet, training: Train, last: int) -> En
     model = build_classifier(net.model, contest.parts.image_set, wanted_for=place)
     schedule = training.training.model_copy(update={"learning_rate": net.learning_rate})
     plain = training.model_copy(update={"training": schedule, "auxiliary": None})
-    contest.train(model, plain, last, stream=derive_seed(contest.seed, purpose), point="fixed")
-    return contest.enter(model, last)
+    stream = derive_seed(contest.seed, purpose)
+    return contest.enter(model, last, contest.train(model, plain, last, stream=stream, point="fixed"))
 
 
 def comparison_row(contest: Contest, entrant: Entrant) -> dict[str, int]:
@@ -239,6 +250,7 @@ def comparison_row(contest: Contest, entrant: Entrant) -> dict[str, int]:
     test = evaluate(model, parts.test, batch_size=contest.numerics.eval_batch_size)
     return (
         {"step": entrant.step, "params": entrant.params, "flops": entrant.flops, "epochs": entrant.epochs}
+        | {"collapsed": int(entrant.collapsed)}
         | {"validation_n": validation.n, "validation_n_correct": validation.n_correct}
         | {"test_n": test.n, "test_n_correct": test.n_correct}
     )

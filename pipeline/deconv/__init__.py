@@ -112,9 +112,7 @@ def _trace_batch(model: nn.Module, images: Tensor, kept: Tensor) -> dict[str, Te
 
 
 def _trace_from(model: nn.Module, images: Tensor, kept: Tensor, exponent: int) -> dict[str, Tensor]:
-    outputs = LayerOutputs(
-        model, through=ACTIVATIONS | POOLS, call=deconvolved_call, keep_values=False
-    )
+    outputs = LayerOutputs(model, through=ACTIVATIONS | POOLS, call=deconvolved_call, keep_values=False)
     images = images.detach().requires_grad_(True)
     with module_path(model) as path, outputs:
         try:

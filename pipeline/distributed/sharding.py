@@ -7,7 +7,7 @@ back into the model, which pruning, tracing and attacks need whole. With one pro
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar, cast
 
@@ -86,9 +86,9 @@ def share_like(tensor: Tensor, parameter: Tensor) -> Tensor:
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
 
 
-def held_whole(module: nn.Module) -> Iterator[Tensor]:
-    """Parameters and buffers that are not shared out."""
-    return (tensor for tensor in module.state_dict().values() if not _is_share(tensor))
+def held_whole(tensors: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Those that are not shared out."""
+    return (tensor for tensor in tensors if not _is_share(tensor))
 
 
 def _is_share(tensor: Tensor) -> bool:

@@ -6,7 +6,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from pipeline.params.nets.sections import Architecture
 from pipeline.params.sections import Fraction, OpenFraction, Section, Slug
-from pipeline.params.training import BalancedSchedule
+from pipeline.params.training import Retraining
 
 
 class SensitivityChoice(Section):
@@ -49,6 +49,7 @@ class Rounds(Section):
     etas: list[PositiveFloat]
     sizes: list[OpenFraction]
     max_drop: Fraction
+    retraining: Retraining
 
     @model_validator(mode="after")
     def _some_sample(self) -> Self:
@@ -60,13 +61,17 @@ class Rounds(Section):
 class Prune(Rounds):
     """Rounds from the pushed net."""
 
-    retraining: BalancedSchedule
-
 
 class AfterTheFact(Rounds):
-    """Chapter 3's pipeline: rounds from the original, without pushing, neurons ranked by Eq. 3.8."""
+    """Chapter 3's pipeline: rounds from the original, without any push, neurons ranked by Eq. 3.8."""
 
-    retraining: BalancedSchedule
+    @model_validator(mode="after")
+    def _no_push(self) -> Self:
+        if self.retraining.push != "none":
+            raise ValueError(
+                f"retraining.push: expected none, as chapter 3 does (got {self.retraining.push})"
+            )
+        return self
 
 
 class Select(Section):
@@ -99,7 +104,7 @@ class Compare(Section):
     """
 
     sizes: Annotated[list[OpenFraction], Field(min_length=1)]
-    retraining: BalancedSchedule
+    retraining: Retraining
     competitors: list[Competitor]
     fixed_nets: dict[Slug, FixedNet]
 

@@ -7,8 +7,35 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from pipeline.params.sections import Fraction, NonNegativeFloat, NonNegativeInt, OpenFraction, Section, Slug
 
 
+class Optimizer(Section):
+    """What every optimiser has.
+
+    `clip_grad_norm`: the gradient's largest norm over all weights; null: no bound. `average_weights`: the decay of a
+    running average of the weights, batch norm's statistics included, which is evaluated and handed on in their place;
+    null: none ("Rethinking Inception" section 8 for both).
+    """
+
+    momentum: Annotated[float, Field(ge=0, lt=1)]
+    clip_grad_norm: PositiveFloat | None
+    average_weights: OpenFraction | None
+
+
+class Sgd(Optimizer):
+    """SGD with Nesterov momentum."""
+
+    method: Literal["sgd"]
+
+
+class RmsProp(Optimizer):
+    """RMSProp, with the paper's `decay` 0.9 and `epsilon` 1.0 in "Rethinking Inception", section 8."""
+
+    method: Literal["rmsprop"]
+    decay: OpenFraction
+    epsilon: PositiveFloat
+
+
 class Schedule(Section):
-    """One training run: SGD with Nesterov momentum, linear warm-up, then a cosine to zero.
+    """One training run: linear warm-up, then a cosine to zero.
 
     `batch_size`: images of a shuffled batch; null: class-balanced batches, whose size `lda` sets. In training only,
     images are shifted by up to `shift_px` pixels and, with `mirror`, half of them mirrored.
@@ -18,7 +45,7 @@ class Schedule(Section):
     epochs: PositiveInt
     batch_size: Annotated[int, Field(ge=2)] | None
     learning_rate: PositiveFloat
-    momentum: Annotated[float, Field(ge=0, lt=1)]
+    optimizer: Annotated[Sgd | RmsProp, Field(discriminator="method")]
     weight_decay: NonNegativeFloat
     decision_weight_decay: NonNegativeFloat
     warmup_epochs: NonNegativeInt
@@ -47,6 +74,16 @@ class BalancedSchedule(Schedule):
     batch_size: None
 
 
+# How the push takes part in a training; see `training.push_objective`.
+PushSchedule = Literal["none", "full", "ramped"]
+
+
+class Retraining(BalancedSchedule):
+    """After a cut: `push` none leaves cross-entropy alone, full pushes from the first step on, ramped fades it in."""
+
+    push: PushSchedule
+
+
 class Auxiliary(Section):
     """Auxiliary heads while training: the weight of each; `batch_norm` on their hidden layer."""
 
@@ -55,7 +92,7 @@ class Auxiliary(Section):
 
 
 class Train(Section):
-    """The base model's training; `auxiliary` null for no heads."""
+    """The base model's training; `auxiliary` null for no heads, here and in pushing and retraining."""
 
     training: ShuffledSchedule
     auxiliary: Auxiliary | None
@@ -70,7 +107,7 @@ class Bounds(Section):
 
 
 class Grow(Section):
-    """Algorithm 2 and its stop rules: candidates have the quick `training`, the best of them `full_training` as well."""
+    """Algorithm 2 and its stop rules; candidates have the quick `training`, the best one `full_training` as well."""
 
     max_modules: PositiveInt
     noticeable_gain: Fraction
@@ -92,7 +129,12 @@ class PushWeights(Section):
 
 
 class Lda(PushWeights):
-    """The push loss and what its terms need; `classes_per_batch` null takes every class."""
+    """The push loss and what its terms need; `classes_per_batch` null takes every class.
+
+    `ridge` is a share of the mean variance within classes. l_align is left out above `align_max_dim` latent neurons,
+    "when latent space dimension d is large (e.g., in the first iteration)" (CVIU section 3.1): the trace solves with
+    the same (d, d) matrix, so that l_align adds little; up to 2,048 a solve takes a fraction of a step.
+    """
 
     ridge: PositiveFloat
     active_variance: NonNegativeFloat

@@ -15,19 +15,25 @@ from pipeline.prune.target_size import prune_to_size
 if TYPE_CHECKING:
     from pipeline.params.pruning import Surgery
     from pipeline.prune.task_utility import TaskUtility
+    from pipeline.training.fit import Outcome
     from pipeline.training.predict import Score
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A pruned and retrained architecture (CVIU section 5.3.2), scored on validation."""
+    """A pruned and retrained architecture (CVIU section 5.3.2), and how its retraining went."""
 
     name: str
     eta: float
     model: nn.Module
     cost: Cost
-    score: Score
+    outcome: Outcome
     layers: list[LayerPruning]
+
+    @property
+    def score(self) -> Score:
+        """On validation, after retraining."""
+        return self.outcome.validation
 
 
 def smallest_acceptable(samples: Iterable[Sample], acceptable: float) -> Sample | None:
@@ -44,9 +50,15 @@ def sample_rows(
         {"sample": sample.name, "eta": sample.eta, "latent_kept": latent_kept}
         | {"params": sample.cost.params, "flops": sample.cost.flops}
         | {"n": sample.score.n, "n_correct": sample.score.n_correct}
+        | {"collapsed": int(sample.outcome.collapsed)}
         | {"acceptable": int(sample.score.accuracy >= acceptable), "chosen": int(sample is chosen)}
         for sample in samples
     ]
+
+
+def history_rows(samples: list[Sample]) -> list[dict[str, Any]]:
+    """Every epoch of every sample's retraining."""
+    return [{"sample": sample.name} | row for sample in samples for row in sample.outcome.history]
 
 
 def layer_rows(samples: list[Sample]) -> list[dict[str, Any]]:
@@ -78,7 +90,7 @@ def prune_round(
     etas: Sequence[float],
     sizes: Sequence[float],
     surgery: Surgery,
-    retrain: Callable[[nn.Module, str], tuple[Score, Cost]],
+    retrain: Callable[[nn.Module, str], tuple[Outcome, Cost]],
 ) -> list[Sample]:
     """Step 3 and the retraining of one round: a sample for each eta and for each size.
 
@@ -87,7 +99,7 @@ def prune_round(
         utility: of this model.
         etas: thresholds' factors.
         sizes: fractions of the model's parameters, for which eta is found by bisection.
-        retrain: from (pruned model, sample's name) to its validation score and cost; trains in place.
+        retrain: from (pruned model, sample's name) to the outcome of its retraining, in place, and its cost.
     """
     example = utility.images[:1]
     options: dict[str, Any] = {"round_to": surgery.round_to, "remove_branches": surgery.remove_branches}
@@ -101,6 +113,6 @@ def prune_round(
         pruned.append((f"size{size:g}", eta, smaller, layers))
     samples = []
     for name, eta, smaller, layers in pruned:
-        score, cost = retrain(smaller, name)
-        samples.append(Sample(name, eta, smaller, cost, score, layers))
+        outcome, cost = retrain(smaller, name)
+        samples.append(Sample(name, eta, smaller, cost, outcome, layers))
     return samples

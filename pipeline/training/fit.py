@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.distributed.collectives import agree_on, mean_over_processes, n_processes, own_share, rank
-from pipeline.distributed.sharding import held_whole, share_like, trained_copy, whole
+from pipeline.distributed.sharding import held_whole, trained_copy, whole
 from pipeline.errors import InputError
 from pipeline.images.augmentation import augment_images
 from pipeline.machine.float64 import float64
 from pipeline.machine.memory import is_out_of_memory
 from pipeline.machine.seeding import derive_seed, generator
-from pipeline.models.classifier import load_state, output_layer
+from pipeline.models.classifier import load_state
 from pipeline.progress import tell
+from pipeline.training.descent import Descent
 from pipeline.training.predict import Score, evaluate
 from pipeline.training.step import Step, gradient_scaler, training_step
 
@@ -30,8 +32,12 @@ if TYPE_CHECKING:
     from pipeline.training.objectives import Objective
     from pipeline.training.resume import Restored, ResumePoint
 
-# What a resume point's tensors are.
-_WEIGHT, _MOMENTUM = "weight.", "momentum."
+log = logging.getLogger(__name__)
+
+# Prefix of the weights among a resume point's tensors.
+_WEIGHT = "weight."
+# Standard deviations of the hits of guessing, within which accuracy is no better than chance.
+_CHANCE_SIGMAS = 2
 
 
 class DivergedError(InputError):
@@ -40,10 +46,20 @@ class DivergedError(InputError):
 
 @dataclass(frozen=True)
 class Outcome:
-    """A finished run: a row an epoch, and the validation score of the last one."""
+    """A finished run: a row an epoch, the validation score of the last one, and the state of auxiliary heads.
+
+    A row's `collapsed` is 1 where validation is at chance: no better than the largest class's share, within two
+    standard deviations of guessing; or where the push is in that state in most batches (`PushTerms.collapsed`).
+    """
 
     history: list[dict[str, Any]]
     validation: Score
+    heads: dict[str, Tensor] = field(compare=False)
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether the last epoch ended so."""
+        return bool(self.history[-1]["collapsed"])
 
 
 def fit(
@@ -59,7 +75,8 @@ def fit(
 ) -> Outcome:
     """Train `model` in place on the training part; score it on the validation part after every epoch.
 
-    The last epoch's weights are the result; none is picked by its validation accuracy. Batches, shifts and
+    The last epoch's weights, or their running average, are the result; none is picked by its validation accuracy. A
+    collapse is logged in one line after the epoch that it shows in, and training goes on. Batches, shifts and
     dropout depend on `seed` and the epoch alone, so that a run which resumes ends with the same bits.
 
     Args:
@@ -74,60 +91,69 @@ def fit(
         InputError: if a batch does not fit into the device's memory.
     """
     train, validation = parts.train.with_reader(), parts.validation.with_reader()
-    device = train.device
-    restored = resume.load()
+    device, restored = train.device, resume.load()
     together = nn.ModuleDict({"model": model, "objective": objective})
     with trained_copy(together, numerics, device) as everything:
         if restored is not None:
             _restore_weights(everything, restored)
-        trained = everything["model"]
-        step = training_step(trained, everything["objective"], numerics, device)  # type: ignore[arg-type]
-        optimizer, scaler = _optimizer(everything, settings), gradient_scaler(numerics, device)
-        history = _restore_progress(everything, optimizer, scaler, restored)
+        trained, trained_objective = everything["model"], cast("Objective", everything["objective"])
+        step = training_step(trained, trained_objective, numerics, device)
+        scaler = gradient_scaler(numerics, device)
+        descent = Descent(everything, settings, scaler)
+        history: list[dict[str, Any]] = []
+        if restored is not None:
+            tensors, state = restored
+            descent.restore(tensors)
+            scaler.load_state_dict(state["scaler"])
+            history = state["history"]
         for epoch in range(len(history), settings.epochs):
             trained.train()
             batches = _epoch_batches(train, settings, batching, seed, epoch)
-            means = _train_epoch(step, optimizer, scaler, batches, settings)
-            agree_on(held_whole(everything))
-            score = evaluate(trained, validation, batch_size=numerics.eval_batch_size)
+            means = _train_epoch(step, trained_objective, descent, batches, settings.epochs)
+            agree_on(held_whole(everything.state_dict().values()))
+            with descent.averaged():
+                score = evaluate(trained, validation, batch_size=numerics.eval_batch_size)
             if not math.isfinite(means["total"] + score.loss):
                 raise DivergedError(
                     f"the loss is no finite number in epoch {epoch + 1}: lower the learning rate or, "
                     "where the push takes part, its weights (lda)"
                 )
+            collapse = _collapse(score, validation.labels, means)
+            if collapse and not any(row["collapsed"] for row in history):
+                log.warning(
+                    "collapsed, or not yet begun to learn, at the end of epoch %d: %s", epoch + 1, collapse
+                )
             history.append(
                 {"epoch": epoch + 1}
                 | {f"train_{name}": mean for name, mean in means.items()}
                 | {"validation_n": score.n, "validation_n_correct": score.n_correct}
-                | {"validation_loss": score.loss}
+                | {"validation_loss": score.loss, "collapsed": int(bool(collapse))}
             )
-            state = {"history": history, "scaler": scaler.state_dict()}
-            resume.save(_tensors(everything, optimizer), state)
+            weights = {f"{_WEIGHT}{name}": whole(tensor) for name, tensor in everything.state_dict().items()}
+            resume.save(weights | descent.tensors(), {"history": history, "scaler": scaler.state_dict()})
             tell(f"epoch {epoch + 1} of {settings.epochs}, validation {score.accuracy:.2%}")
+        descent.take_average()
     model.eval()
     last = history[-1]
-    return Outcome(
-        history, Score(last["validation_n"], last["validation_n_correct"], last["validation_loss"])
-    )
+    score = Score(last["validation_n"], last["validation_n_correct"], last["validation_loss"])
+    return Outcome(history, score, {name: t.detach().cpu() for name, t in objective.state_dict().items()})
 
 
 def _train_epoch(
     step: Step,
-    optimizer: torch.optim.SGD,
-    scaler: torch.amp.GradScaler,
+    objective: Objective,
+    descent: Descent,
     batches: Iterable[tuple[Tensor, Tensor, float]],
-    settings: Schedule,
+    epochs: int,
 ) -> dict[str, float]:
     """One pass over the batches; the mean of each term over them."""
     sums: dict[str, Tensor] = {}
     n_batches = 0
     for images, labels, time in batches:
-        for group in optimizer.param_groups:
-            group["lr"] = _learning_rate(settings, time)
+        objective.at(time / epochs)
         try:
             terms = step(images, labels)
-            optimizer.zero_grad(set_to_none=True)
-            scaler.scale(terms["total"]).backward()  # type: ignore[no-untyped-call]
+            descent.descend(terms["total"], time)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -135,13 +161,22 @@ def _train_epoch(
                 f"out of memory while training on {len(images)} images of {images.shape[2]}x{images.shape[3]}: "
                 "lower the batch size (lda.samples_per_class for balanced batches), or numerics.precision"
             ) from None
-        scaler.step(optimizer)
-        scaler.update()
         n_batches += 1
         for name, value in terms.items():
             # Added up where they lie: reading a number makes the host wait for the device in every step.
             sums[name] = float64(value.detach()) + sums.get(name, 0.0)
     return mean_over_processes({name: float(total) / n_batches for name, total in sums.items()})
+
+
+def _collapse(score: Score, labels: Tensor, means: Mapping[str, float]) -> str:
+    """What shows that an epoch ended in a collapse, in words; empty where nothing does."""
+    share = float(labels.bincount().max()) / score.n
+    guessed = score.n * share + _CHANCE_SIGMAS * math.sqrt(score.n * share * (1 - share))
+    if score.n_correct <= guessed:
+        return f"{score.n_correct} of {score.n} right on validation, no better than chance"
+    if means.get("collapsed", 0.0) > 0.5:
+        return "in most batches one discriminant holds the push, or no neuron is active"
+    return ""
 
 
 def _epoch_batches(
@@ -167,60 +202,8 @@ def _epoch_batches(
         yield images, train.labels[batch.to(train.device)], epoch + (idx + 0.5) / len(batches)
 
 
-def _learning_rate(settings: Schedule, time: float) -> float:
-    """Linear warm-up, then a cosine to zero; `time` in epochs."""
-    if time < settings.warmup_epochs:
-        return settings.learning_rate * time / settings.warmup_epochs
-    progress = (time - settings.warmup_epochs) / (settings.epochs - settings.warmup_epochs)
-    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def _optimizer(everything: nn.ModuleDict, settings: Schedule) -> torch.optim.SGD:
-    """SGD; weight decay on weight matrices and filters only, not on biases and batch norm.
-
-    The decision layer's weights have a decay of their own (CVIU Figure 1).
-    """
-    decides = set(output_layer(everything["model"]).parameters())
-    trainable = [parameter for parameter in everything.parameters() if parameter.requires_grad]
-    matrices = [parameter for parameter in trainable if parameter.ndim > 1]
-    groups = [
-        {"params": [p for p in matrices if p not in decides], "weight_decay": settings.weight_decay},
-        {"params": [p for p in matrices if p in decides], "weight_decay": settings.decision_weight_decay},
-        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.SGD(
-        groups, lr=settings.learning_rate, momentum=settings.momentum, nesterov=settings.momentum > 0
-    )
-
-
-def _tensors(everything: nn.Module, optimizer: torch.optim.SGD) -> dict[str, Tensor]:
-    """Weights and momentum by parameter name; that, the seed and the epoch are all the state there is."""
-    tensors = {f"{_WEIGHT}{name}": whole(tensor) for name, tensor in everything.state_dict().items()}
-    for name, parameter in everything.named_parameters():
-        momentum = optimizer.state.get(parameter, {}).get("momentum_buffer")
-        if momentum is not None:
-            tensors[f"{_MOMENTUM}{name}"] = whole(momentum)
-    return tensors
-
-
 def _restore_weights(everything: nn.Module, restored: Restored) -> None:
     """Before they are shared out."""
     tensors, _ = restored
     weights = {name.removeprefix(_WEIGHT): t for name, t in tensors.items() if name.startswith(_WEIGHT)}
     load_state(everything, weights)
-
-
-def _restore_progress(
-    everything: nn.Module, optimizer: torch.optim.SGD, scaler: torch.amp.GradScaler, restored: Restored | None
-) -> list[dict[str, Any]]:
-    """The history so far, with the optimiser and the scaler as they were at its end."""
-    if restored is None:
-        return []
-    tensors, state = restored
-    for name, parameter in everything.named_parameters():
-        momentum = tensors.get(f"{_MOMENTUM}{name}")
-        if momentum is not None:
-            optimizer.state[parameter]["momentum_buffer"] = share_like(momentum, parameter)
-    scaler.load_state_dict(state["scaler"])
-    history: list[dict[str, Any]] = state["history"]
-    return history

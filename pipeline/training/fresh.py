@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from pipeline.models.initialisation import draw_weights
 from pipeline.training.batches import shuffled_batches
 from pipeline.training.fit import Outcome, fit
-from pipeline.training.objectives import training_objective
+from pipeline.training.objectives import Objective, with_auxiliary_heads
 
 if TYPE_CHECKING:
     from pipeline.images.parts import Parts
@@ -26,19 +28,20 @@ def train_plainly(
     parts: Parts,
     *,
     auxiliary: Auxiliary | None,
+    heads: Mapping[str, Tensor] | None = None,
     seed: int,
     resume: ResumePoint,
     numerics: Numerics,
 ) -> Outcome:
     """Train a classifier on shuffled batches with cross-entropy, in place.
 
-    The model is moved to the device of the data. Auxiliary heads, where there are to be any, draw their initial
-    weights from torch's global generator: seed it first. Everything else is as for `fit`.
+    The model is moved to the device of the data. Auxiliary heads, where there are to be any, start from `heads`, the
+    state of those of the net that this one has its weights from; fresh ones draw their weights from torch's global
+    generator: seed it first. Everything else is as for `fit`.
     """
     model.to(parts.train.device)
-    objective = training_objective(
-        model, parts.train.first(2), auxiliary, label_smoothing=settings.label_smoothing
-    )
+    plain = Objective(label_smoothing=settings.label_smoothing)
+    objective = with_auxiliary_heads(plain, model, parts.train.first(2), auxiliary, inherited=heads)
     return fit(
         model,
         objective,
