@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-
-from torch import Tensor
 
 from pipeline.cost import Cost, measure_cost
 from pipeline.machine.seeding import derive_seed, seed_torch
@@ -20,23 +17,18 @@ if TYPE_CHECKING:
     from pipeline.images.parts import Parts
     from pipeline.params.machine import Numerics
     from pipeline.params.training import Grow
-    from pipeline.training.fit import Outcome
     from pipeline.training.resume import ResumePoint
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A net that was trained, its cost, its score on validation, the state of its auxiliary heads.
-
-    `grown_stage`, from 0, is None for the base.
-    """
+    """A net that was trained, its cost and its score on validation; `grown_stage`, from 0, is None for the base."""
 
     model: Classifier
     iteration: int
     grown_stage: int | None
     cost: Cost
     score: Score
-    heads: Mapping[str, Tensor]
 
     @property
     def name(self) -> str:
@@ -119,9 +111,7 @@ class Growing:
         self._settings, self._parts, self._seed = settings, parts, seed
         self._resume, self._numerics = resume, numerics
 
-    def grow(
-        self, base: Classifier, heads: Mapping[str, Tensor]
-    ) -> tuple[Candidate, list[dict[str, Any]], str]:
+    def grow(self, base: Classifier) -> tuple[Candidate, list[dict[str, Any]], str]:
         """In each iteration try a module in every stage, go on from the best one on validation.
 
         As in CVIU Table 1, an iteration goes on from its own best candidate even where that one is a little under
@@ -130,13 +120,12 @@ class Growing:
 
         Args:
             base: the trained net to start from.
-            heads: the state of its auxiliary heads, for candidates that start from their parent's weights.
 
         Returns:
             The best candidate, a row for each one in the order of training, and why growing stopped.
         """
         rules, seed = self._settings, derive_seed(self._seed, "grow")
-        best = current = Candidate(base, 0, None, self.measure(base), self.score(base), heads)
+        best = current = Candidate(base, 0, None, self.measure(base), self.score(base))
         history, idle = [best.row()], 0
         for iteration in range(1, rules.max_modules + 1):
             tried: list[Candidate] = []
@@ -145,9 +134,8 @@ class Growing:
                 model = extend(current.model, stage, inherit=rules.start == "parent")
                 cost = self.measure(model)  # known before training
                 if all(size <= bound for bound, size, _ in self._bounds(cost)):
-                    inherited = current.heads if rules.start == "parent" else {}
-                    outcome = self.train(model, iteration, stage, heads=inherited)
-                    tried.append(Candidate(model, iteration, stage, cost, outcome.validation, outcome.heads))
+                    score = self.train(model, iteration, stage)
+                    tried.append(Candidate(model, iteration, stage, cost, score))
             if not tried:
                 bounds = ", ".join(f"{bound:,.0f} {unit}" for bound, _, unit in self._bounds(current.cost))
                 return best, history, f"every candidate is larger than {bounds}"
@@ -172,18 +160,18 @@ class Growing:
         """Its score on validation, without training."""
         return evaluate(model, self._parts.validation, batch_size=self._numerics.eval_batch_size)
 
-    def train(self, model: Classifier, iteration: int, stage: int, *, heads: Mapping[str, Tensor]) -> Outcome:
-        """Train a candidate in place, its auxiliary heads from their parent's state."""
-        return train_plainly(
+    def train(self, model: Classifier, iteration: int, stage: int) -> Score:
+        """Train a candidate in place; its score on validation."""
+        outcome = train_plainly(
             model,
             self._settings.training,
             self._parts,
             auxiliary=self._settings.auxiliary,
-            heads=heads,
             seed=derive_seed(self._seed, f"grow/{iteration}/{stage}"),
             resume=self._resume.child(iteration, stage),
             numerics=self._numerics,
         )
+        return outcome.validation
 
     def epochs_behind(self, best: Candidate, *, before: int) -> int:
         """The epochs of training behind the kept net: its own, and where it inherited, its ancestors'."""

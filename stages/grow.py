@@ -51,6 +51,7 @@ def work(
     from pipeline.grow import Growing
     from pipeline.images.parts import load_parts
     from pipeline.machine.device import configure_torch
+    from pipeline.training.objectives import heads_of, set_heads
     from pipeline.training.resume import ResumePoint
 
     device, model, epochs = configure_torch(numerics), load_classifier(base), read_about(base)["epochs"]
@@ -59,12 +60,13 @@ def work(
         copyfile(heads, place.out / "heads.safetensors")
         return "nothing is grown"
     parts = load_parts(prepared, device, workers=place.workers)
+    set_heads(model, load_file(heads))
     growing = Growing(settings, parts, seed=seed, resume=ResumePoint(place.resume), numerics=numerics)
-    best, history, reason = growing.grow(model.to(device), load_file(heads))
+    best, history, reason = growing.grow(model.to(device))
     epochs = growing.epochs_behind(best, before=epochs)
     about = {"stage": "grow", "seed": seed, "epochs": epochs, "stopped": reason}
     save_model(best.model, place.out / "model", about=about)
-    save_file(best.heads, place.out / "heads.safetensors")
+    save_file(heads_of(best.model), place.out / "heads.safetensors")
     write_csv(place.out / "growth.csv", history)
     return f"{best.name} kept of {len(history) - 1} candidates; {reason}"
 
