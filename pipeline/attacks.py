@@ -47,7 +47,9 @@ class NewtonFool(MinimizationAttack):  # type: ignore[misc]
 
     clipped to the bounds after every step. Written with the margin m = z_y - logsumexp_{j != y} z_j: since
     p = sigmoid(m), g = p (1 - p) grad m has the direction of grad m, which does not vanish when p rounds to
-    1. An image leaves the batch once its prediction has changed, and stays as it is where grad m is zero.
+    1. An image leaves the batch once its prediction has changed, and stays as it is where grad m is zero. True
+    labels have no say: an image that is misclassified from the start is led away from its wrong class like any
+    other, and may end up right.
 
     Args:
         steps: Newton steps at most.
@@ -64,7 +66,7 @@ class NewtonFool(MinimizationAttack):  # type: ignore[misc]
     def run(
         self, model: Model, inputs: Any, criterion: Any, *, early_stop: float | None = None, **kwargs: Any
     ) -> Any:
-        """Perturbed inputs, always finite and within the model's bounds; the caller verifies success.
+        """Perturbed inputs, always finite and within the model's bounds; the caller verifies success by its labels.
 
         Raises:
             ValueError: for another criterion than misclassification, labels of the wrong shape, or tensors
@@ -81,39 +83,41 @@ class NewtonFool(MinimizationAttack):  # type: ignore[misc]
         x, labels = inputs_ep.raw.detach(), checked.labels.raw
         if labels.shape != (len(x),):
             raise ValueError(f"expected labels to have shape ({len(x)},), got {tuple(labels.shape)}")
-        return restore_type(astensor_(self._attack(model, x, labels))[0])
+        return restore_type(astensor_(self._attack(model, x))[0])
 
-    def _attack(self, model: Model, inputs: Tensor, labels: Tensor) -> Tensor:
+    def _attack(self, model: Model, inputs: Tensor) -> Tensor:
         low, high = model.bounds
+        with torch.no_grad():
+            predicted = model(inputs).argmax(1)
         found, x = inputs.clone(), inputs
         place = torch.arange(len(x), device=x.device)  # of the images of the batch among all
         x_norm = x.flatten(1).norm(dim=1)
         pending = torch.ones(len(x), dtype=torch.bool, device=x.device)
         for _ in range(self.steps):
-            moved, alive = self._step(model, x, labels, x_norm)
+            moved, alive = self._step(model, x, predicted, x_norm)
             pending &= alive
             x = torch.where(_per_image(pending), moved.clamp_(low, high), x)
             n_pending = int(pending.sum())
             if n_pending <= _LEAVE_AT * len(x):
                 found[place] = x
-                place, x, labels, x_norm = (each[pending] for each in (place, x, labels, x_norm))
+                place, x, predicted, x_norm = (each[pending] for each in (place, x, predicted, x_norm))
                 pending = pending[pending]
             if n_pending == 0:
                 break
         found[place] = x
         return found
 
-    def _step(self, model: Model, x: Tensor, labels: Tensor, x_norm: Tensor) -> tuple[Tensor, Tensor]:
+    def _step(self, model: Model, x: Tensor, predicted: Tensor, x_norm: Tensor) -> tuple[Tensor, Tensor]:
         """Images after one step, not yet clipped, and a mask of those that still had one to take."""
         x = x.detach().requires_grad_(True)
         logits = model(x)
-        n_classes, of_label = logits.shape[1], labels.unsqueeze(1)
-        margin = logits.gather(1, of_label)[:, 0] - logits.scatter(1, of_label, -torch.inf).logsumexp(1)
+        n_classes, of_class = logits.shape[1], predicted.unsqueeze(1)
+        margin = logits.gather(1, of_class)[:, 0] - logits.scatter(1, of_class, -torch.inf).logsumexp(1)
         # With respect to the images alone: the weights' gradients would be half of the work.
         (margin_grad,) = torch.autograd.grad(margin.sum(), x)
         x, logits, margin = x.detach(), logits.detach(), float64(margin.detach())
         grad_norm = margin_grad.flatten(1).norm(dim=1)
-        alive = (logits.argmax(1) == labels) & (grad_norm > 0) & grad_norm.isfinite()
+        alive = (logits.argmax(1) == predicted) & (grad_norm > 0) & grad_norm.isfinite()
         # delta / |g|_2 = min(eta |x_0|_2, (p - 1/C) / |g|_2), and |g|_2 = p (1 - p) |grad m|_2.
         p, q = margin.sigmoid(), (-margin).sigmoid()
         newton_length = (p - 1 / n_classes).clamp_min(0) / (p * q * float64(grad_norm))
@@ -137,7 +141,7 @@ def craft(attack: Attack, model: nn.Module, images: Tensor, labels: Tensor, *, b
         attack: method and strength; epsilons on the 0-255 scale.
         model: the model to attack, images in [0, 1] to logits.
         images: (n, channels, height, width) float in [0, 1].
-        labels: (n,) the true labels.
+        labels: (n,) the true labels; Newton Fool follows the model's own predictions.
         batch_size: images at a time; halved when memory runs out.
 
     Raises:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pipeline.params.pruning import Compare
+    from pipeline.params.pruning import AfterTheFact, Compare
     from pipeline.params.robustness import Lineup
 
 # The method of this project in the comparison's tables.
@@ -14,27 +14,44 @@ OURS = "ours"
 # Our model at the size where it is compared with competitors.
 OURS_AT_SIZE = "ours_at_size"
 
+# The net that pushing starts from (the grown one, where a net was grown): what accuracies, sizes and drops refer to.
+ORIGINAL = "original"
+# The two ways to a pruned model, each with rounds and selected models of its own: grow-push-prune (CVIU, thesis
+# chapter 4), and chapter 3's, which prunes the original after the fact.
+PUSHED, AFTER_THE_FACT = "pushed", "after_the_fact"
+
 # The models of the main flow: the stage that each comes from, and its file below that stage's folder of the seed.
 MODELS = {
+    ORIGINAL: ("grow", "model"),
     "base": ("train", "model"),
-    "grown": ("grow", "model"),
     "control": ("push", "control/model"),
     "pushed": ("push", "main/model"),
-    "accuracy_first": ("select", "accuracy_first"),
-    "parameter_first": ("select", "parameter_first"),
+    "accuracy_first": ("select", f"{PUSHED}/accuracy_first"),
+    "parameter_first": ("select", f"{PUSHED}/parameter_first"),
+}
+# Those of chapter 3, where it is run.
+MODELS_AFTER_THE_FACT = {
+    f"{AFTER_THE_FACT}_{name}": ("select", f"{AFTER_THE_FACT}/{name}")
+    for name in ("accuracy_first", "parameter_first")
 }
 
 
-def main_models(runs: Path, seed: int) -> dict[str, Path]:
-    """The models of the main flow by name."""
-    return {name: runs / stage / str(seed) / file for name, (stage, file) in MODELS.items()}
+def main_models(runs: Path, seed: int, after_the_fact: AfterTheFact | None) -> dict[str, Path]:
+    """The models of the main flow by name, and those of chapter 3 where the params have it."""
+    models = MODELS | (MODELS_AFTER_THE_FACT if after_the_fact is not None else {})
+    return {name: runs / stage / str(seed) / file for name, (stage, file) in models.items()}
 
 
 def attacked_models(
-    runs: Path, seed: int, lineup: Lineup | None, compare: Compare | None, sources: list[str]
+    runs: Path,
+    seed: int,
+    after_the_fact: AfterTheFact | None,
+    lineup: Lineup | None,
+    compare: Compare | None,
+    sources: list[str],
 ) -> dict[str, Path]:
     """Those of the main flow; ours and its competitors at one size of the comparison; the sources themselves."""
-    models = main_models(runs, seed)
+    models = main_models(runs, seed, after_the_fact)
     if lineup is not None and compare is not None:
         step = f"step{compare.sizes.index(lineup.fraction)}"
         models[OURS_AT_SIZE] = runs / "compare" / str(seed) / OURS / step
@@ -43,11 +60,13 @@ def attacked_models(
     return models | {source_name(name): runs / "source" / str(seed) / name / "model" for name in sources}
 
 
-def pairs_of(lineup: Lineup | None) -> list[tuple[str, str]]:
-    """Who is compared with whom: everyone with the base, and each competitor with ours at the same size."""
-    against_base = [("base", name) for name in MODELS if name != "base"]
+def pairs_of(after_the_fact: AfterTheFact | None, lineup: Lineup | None) -> list[tuple[str, str]]:
+    """Who is compared with whom: everyone with the original, and each competitor with ours at the same size."""
+    against_original = [
+        (ORIGINAL, name) for name in main_models(Path(), 0, after_the_fact) if name != ORIGINAL
+    ]
     competitors = lineup.competitors if lineup is not None else []
-    return [*against_base, *((at_size(name), OURS_AT_SIZE) for name in competitors)]
+    return [*against_original, *((at_size(name), OURS_AT_SIZE) for name in competitors)]
 
 
 def at_size(competitor: str) -> str:

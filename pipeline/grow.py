@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.cost import Cost, measure_cost
 from pipeline.machine.seeding import derive_seed, seed_torch
@@ -11,12 +11,13 @@ from pipeline.models import build_model
 from pipeline.models.classifier import Classifier, blueprint_of
 from pipeline.models.inception import Inception
 from pipeline.training.fresh import train_plainly
+from pipeline.training.objectives import heads_of, set_heads
 from pipeline.training.predict import Score, evaluate
 
 if TYPE_CHECKING:
     from pipeline.images.parts import Parts
     from pipeline.params.machine import Numerics
-    from pipeline.params.training import Grow
+    from pipeline.params.training import Grow, ShuffledSchedule
     from pipeline.training.resume import ResumePoint
 
 
@@ -46,8 +47,8 @@ class Candidate:
         """The higher the better: hits and, where they are equal, a smaller size."""
         return self.score.n_correct, -self.cost.params
 
-    def row(self, *, chosen: bool = False) -> dict[str, Any]:
-        """A row of the growth history."""
+    def row(self, training: Literal["quick", "full"], *, chosen: bool = False) -> dict[str, Any]:
+        """A row of the growth history; only nets of the same `training` can be compared."""
         return {
             "name": self.name,
             "iteration": self.iteration,
@@ -56,6 +57,7 @@ class Candidate:
             "params": self.cost.params,
             "flops": self.cost.flops,
             "memory_bytes": self.cost.memory_bytes,
+            "training": training,
             "n": self.score.n,
             "n_correct": self.score.n_correct,
             "chosen": int(chosen),
@@ -69,8 +71,8 @@ def extend(model: Classifier, stage: int, *, inherit: bool) -> Classifier:
         model: a `Classifier` around an Inception net; left untouched.
         stage: which stage gets the module, from 0.
         inherit: start from the parent's weights, all but the new module's (and those of a layer that reads
-            it, where it is wider than the module underneath); else everything is fresh. Fresh weights come
-            from torch's global generator.
+            it, where it is wider than the module underneath), and from its auxiliary heads; else everything is
+            fresh. Fresh weights come from torch's global generator.
 
     Raises:
         ValueError: if the model has no stages to grow.
@@ -88,21 +90,23 @@ def extend(model: Classifier, stage: int, *, inherit: bool) -> Classifier:
         fresh = net.state_dict()
         inherited = {n: t for n, t in model.net.state_dict().items() if t.shape == fresh[n].shape}
         net.load_state_dict(inherited, strict=False)
-    return Classifier(
+    extended = Classifier(
         net,
         image_shape=model.image_shape,
         mean=model.mean.flatten().tolist(),
         std=model.std.flatten().tolist(),
         classes=model.classes,
     )
+    set_heads(extended, heads_of(model) if inherit else {})
+    return extended
 
 
 class Growing:
     """Algorithm 2 under the params' section `grow`.
 
     Args:
-        settings: the section: when to stop, how large a net may be, how candidates are trained.
-        resume: where finished epochs of each candidate are kept.
+        settings: the section: when to stop, how large a net may be, how candidates and the winner are trained.
+        resume: where finished epochs of each training are kept.
     """
 
     def __init__(
@@ -112,24 +116,40 @@ class Growing:
         self._resume, self._numerics = resume, numerics
 
     def grow(self, base: Classifier) -> tuple[Candidate, list[dict[str, Any]], str]:
-        """In each iteration try a module in every stage, go on from the best one on validation.
+        """Search for the best extension of the base by quick training, then train it in full.
 
-        As in CVIU Table 1, an iteration goes on from its own best candidate even where that one is a little under
-        the best so far; what is returned is the best of all that were seen, the base included (the smaller one
-        where two are equal).
+        As in Algorithm 2, what is returned is a grown net even where it ends below the base on validation: the
+        base is the start and no candidate. The history has both scores. Only where no extension is within the
+        bounds is the base itself returned.
 
         Args:
             base: the trained net to start from.
 
         Returns:
-            The best candidate, a row for each one in the order of training, and why growing stopped.
+            The grown net, a row for each one in the order of training (the base first, the grown net again at
+            the end), and why growing stopped.
+        """
+        start = Candidate(base, 0, None, self.measure(base), self.score(base))
+        best, history, reason = self._search(start)
+        history.insert(0, start.row("full"))
+        if best is None:
+            return start, history, reason
+        grown = replace(best, score=self.train_fully(best.model))
+        return grown, [*history, grown.row("full", chosen=True)], reason
+
+    def _search(self, start: Candidate) -> tuple[Candidate | None, list[dict[str, Any]], str]:
+        """In each iteration try a module in every stage, and go on from the best one on validation.
+
+        Like is compared with like: candidates with each other, all trained by the same quick schedule, from
+        acc_max = 0. The base, which was trained for longer, would stop growth at once. As in CVIU Table 1, an
+        iteration goes on from its own best candidate even where that one is a little under the best so far.
         """
         rules, seed = self._settings, derive_seed(self._seed, "grow")
-        best = current = Candidate(base, 0, None, self.measure(base), self.score(base))
-        history, idle = [best.row()], 0
+        best, current, idle = None, start, 0
+        history: list[dict[str, Any]] = []
         for iteration in range(1, rules.max_modules + 1):
             tried: list[Candidate] = []
-            for stage in range(len(best.stages)):
+            for stage in range(len(start.stages)):
                 seed_torch(seed, "extend", iteration, stage)  # not the state that earlier training left
                 model = extend(current.model, stage, inherit=rules.start == "parent")
                 cost = self.measure(model)  # known before training
@@ -140,13 +160,12 @@ class Growing:
                 bounds = ", ".join(f"{bound:,.0f} {unit}" for bound, _, unit in self._bounds(current.cost))
                 return best, history, f"every candidate is larger than {bounds}"
             current = max(tried, key=lambda candidate: candidate.rank)
-            history += [candidate.row(chosen=candidate is current) for candidate in tried]
-            gain, n = current.score.n_correct - best.score.n_correct, current.score.n
+            history += [candidate.row("quick", chosen=candidate is current) for candidate in tried]
+            gain, n = current.score.n_correct - (best.score.n_correct if best else 0), current.score.n
             # Compared as counts; the tolerance forgives the float product only.
             noticeable = gain > 0 and gain >= rules.noticeable_gain * n - 1e-9 * n
-            best = max(
-                best, current, key=lambda candidate: candidate.rank
-            )  # the first one, where they are equal
+            # The first one, where they are equal.
+            best = max(best or current, current, key=lambda candidate: candidate.rank)
             idle = 0 if noticeable else idle + 1
             if idle >= rules.patience:
                 return best, history, f"no gain of {rules.noticeable_gain:.2%} in {idle} iterations in a row"
@@ -161,30 +180,39 @@ class Growing:
         return evaluate(model, self._parts.validation, batch_size=self._numerics.eval_batch_size)
 
     def train(self, model: Classifier, iteration: int, stage: int) -> Score:
-        """Train a candidate in place; its score on validation."""
+        """Train a candidate quickly, in place; its score on validation."""
+        return self._train(model, self._settings.training, iteration, stage)
+
+    def train_fully(self, model: Classifier) -> Score:
+        """Train the best candidate on, in full and in place; its score on validation."""
+        return self._train(model, self._settings.full_training, "full")
+
+    def _train(self, model: Classifier, schedule: ShuffledSchedule, *names: object) -> Score:
         outcome = train_plainly(
             model,
-            self._settings.training,
+            schedule,
             self._parts,
             auxiliary=self._settings.auxiliary,
-            seed=derive_seed(self._seed, f"grow/{iteration}/{stage}"),
-            resume=self._resume.child(iteration, stage),
+            seed=derive_seed(self._seed, "/".join(["grow", *map(str, names)])),
+            resume=self._resume.child(*names),
             numerics=self._numerics,
         )
         return outcome.validation
 
-    def epochs_behind(self, best: Candidate, *, before: int) -> int:
-        """The epochs of training behind the kept net: its own, and where it inherited, its ancestors'."""
-        if self._settings.start == "scratch" and best.iteration > 0:
-            return self._settings.training.epochs
-        return before + best.iteration * self._settings.training.epochs
+    def epochs_behind(self, grown: Candidate, *, before: int) -> int:
+        """The epochs of training behind the grown net: its own, and where it inherited, its ancestors'."""
+        if grown.iteration == 0:
+            return before
+        quick, full = self._settings.training.epochs, self._settings.full_training.epochs
+        inherits = self._settings.start == "parent"
+        return (before + grown.iteration * quick if inherits else quick) + full
 
     def _bounds(self, cost: Cost) -> list[tuple[float, int, str]]:
         """Each bound that is set, this cost's size in its unit, and the unit."""
-        settings, mib = self._settings, self._settings.max_memory_mib
-        bounds = (
-            (settings.max_params, cost.params, "parameters"),
-            (settings.max_flops, cost.flops, "FLOPs"),
+        bounds, mib = self._settings.bounds, self._settings.bounds.memory_mib
+        sizes = (
+            (bounds.params, cost.params, "parameters"),
+            (bounds.flops, cost.flops, "FLOPs"),
             (None if mib is None else mib * 2**20, cost.memory_bytes, "bytes of memory"),
         )
-        return [(bound, size, unit) for bound, size, unit in bounds if bound is not None]
+        return [(bound, size, unit) for bound, size, unit in sizes if bound is not None]

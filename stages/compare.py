@@ -45,7 +45,7 @@ def jobs(
             pushed = runs / "push" / str(seed) / ("main" if name == OURS else "control")
             inputs: dict[str, Input] = {"prepared": runs / "prepare", "start": pushed / "model"}
             if name == OURS:
-                inputs["base"] = runs / "train" / str(seed) / "model"
+                inputs["original"] = runs / "grow" / str(seed) / "model"
             elif net is None:
                 inputs["ours"] = ours[seed]
             job = Job({"seed": seed, "method": name}, shared | {"seed": seed, "method": name}, inputs)
@@ -69,7 +69,7 @@ def work(
     net: FixedNet | None,
     prepared: Path,
     start: Path,
-    base: Path | None = None,
+    original: Path | None = None,
     ours: Path | None = None,
 ) -> str:
     """From the net that a method starts from to `step0`, `step1`, ... and `comparison.csv`."""
@@ -98,7 +98,9 @@ def work(
     for entrant in entrants(
         contest,
         load_classifier(start).to(device),
-        n_params=[round(size * count_params(load_classifier(base))) for size in sizes] if base else [],
+        n_params=[round(size * count_params(load_classifier(original))) for size in sizes]
+        if original
+        else [],
         ours=[load_classifier(ours / f"step{step}").to(device) for step in range(len(sizes))] if ours else [],
         training=training,
         net=net,

@@ -12,17 +12,20 @@ from pipeline.jobs.stage import run_stage
 
 if TYPE_CHECKING:
     from pipeline.params.machine import Numerics
+    from pipeline.params.pruning import AfterTheFact
 
 METRICS = "accuracy.json"
 
 
-def jobs(runs: Path, *, seeds: list[int], numerics: Numerics) -> Iterator[Job]:
+def jobs(
+    runs: Path, *, seeds: list[int], numerics: Numerics, after_the_fact: AfterTheFact | None
+) -> Iterator[Job]:
     """One for each seed."""
     for seed in seeds:
         yield Job(
             {"seed": seed},
             {"numerics": numerics},
-            {"prepared": runs / "prepare", "models": main_models(runs, seed)},
+            {"prepared": runs / "prepare", "models": main_models(runs, seed, after_the_fact)},
         )
 
 

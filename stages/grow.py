@@ -1,4 +1,4 @@
-"""Grow the base net (Algorithm 2): every stage tried, the best on validation kept."""
+"""Grow the base net (Algorithm 2): every stage tried, the best on validation kept and trained in full."""
 
 from __future__ import annotations
 
@@ -62,13 +62,15 @@ def work(
     parts = load_parts(prepared, device, workers=place.workers)
     set_heads(model, load_file(heads))
     growing = Growing(settings, parts, seed=seed, resume=ResumePoint(place.resume), numerics=numerics)
-    best, history, reason = growing.grow(model.to(device))
-    epochs = growing.epochs_behind(best, before=epochs)
+    grown, history, reason = growing.grow(model.to(device))
+    epochs = growing.epochs_behind(grown, before=epochs)
     about = {"stage": "grow", "seed": seed, "epochs": epochs, "stopped": reason}
-    save_model(best.model, place.out / "model", about=about)
-    save_file(heads_of(best.model), place.out / "heads.safetensors")
+    save_model(grown.model, place.out / "model", about=about)
+    save_file(heads_of(grown.model), place.out / "heads.safetensors")
     write_csv(place.out / "growth.csv", history)
-    return f"{best.name} kept of {len(history) - 1} candidates; {reason}"
+    n_tried = sum(row["training"] == "quick" for row in history)
+    correct = f"{grown.score.n_correct} of {grown.score.n} correct on validation, the base {history[0]['n_correct']}"
+    return f"{grown.name} kept of {n_tried} candidates; {correct}; {reason}"
 
 
 if __name__ == "__main__":

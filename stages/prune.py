@@ -1,17 +1,19 @@
-"""Prune in rounds (Algorithm 1): trace, threshold, cut, retrain with the push, for each eta."""
+"""Prune in rounds (Algorithm 1): trace, threshold, cut, retrain, for each eta; chapter 3's rounds beside ours."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.compared import AFTER_THE_FACT, PUSHED
 from pipeline.jobs.job import Input, Job, Workplace
 from pipeline.jobs.stage import run_stage
 
 if TYPE_CHECKING:
     from pipeline.params.machine import Numerics
-    from pipeline.params.pruning import Prune, Surgery
+    from pipeline.params.pruning import AfterTheFact, Prune, Rounds, Surgery
     from pipeline.params.training import Auxiliary, Lda, Retraining, Train
     from pipeline.training.fit import Outcome
 
@@ -27,23 +29,24 @@ def jobs(
     lda: Lda,
     surgery: Surgery,
     prune: Prune,
+    after_the_fact: AfterTheFact | None,
 ) -> Iterator[Job]:
-    """One for each seed and round; a round starts from what the one before has left."""
-    previous: dict[int, Input] = {seed: runs / "push" / str(seed) / "main" for seed in seeds}
-    for number in range(1, prune.rounds + 1):
-        for seed in seeds:
-            name = f"round{number}"
-            settings = {"seed": seed, "name": name, "numerics": numerics, "lda": lda, "surgery": surgery}
-            settings |= {"etas": prune.etas, "sizes": prune.sizes, "max_drop": prune.max_drop}
-            job = Job(
-                {"seed": seed, "round": name},
-                settings | {"retraining": prune.retraining, "auxiliary": train.auxiliary},
-                {
-                    "prepared": runs / "prepare",
-                    "base": runs / "train" / str(seed) / "model",
-                    "previous": previous[seed],
-                },
-            )
+    """One for each seed, pipeline and round; a round starts from what the one before has left."""
+    # From what each starts, in a folder for each seed.
+    ways: dict[str, tuple[Rounds, str]] = {PUSHED: (prune, "push/{seed}/main")}
+    if after_the_fact is not None:
+        ways[AFTER_THE_FACT] = after_the_fact, "grow/{seed}"
+    for pipeline, (rounds, start) in ways.items():
+        shared = {"pipeline": pipeline, "numerics": numerics, "lda": lda, "surgery": surgery}
+        shared |= {"auxiliary": train.auxiliary}
+        # What a round does; their number is no part of it.
+        shared |= {name: getattr(rounds, name) for name in type(rounds).model_fields if name != "rounds"}
+        previous: dict[int, Input] = {seed: runs / start.format(seed=seed) for seed in seeds}
+        for name, seed in product((f"round{number + 1}" for number in range(rounds.rounds)), seeds):
+            original = runs / "grow" / str(seed) / "model"
+            inputs = {"prepared": runs / "prepare", "original": original, "previous": previous[seed]}
+            labels: dict[str, int | str] = {"seed": seed, "pipeline": pipeline, "round": name}
+            job = Job(labels, shared | {"seed": seed, "name": name}, inputs)
             previous[seed] = job
             yield job
 
@@ -52,6 +55,7 @@ def work(
     place: Workplace,
     *,
     seed: int,
+    pipeline: str,
     name: str,
     numerics: Numerics,
     lda: Lda,
@@ -62,7 +66,7 @@ def work(
     retraining: Retraining,
     auxiliary: Auxiliary | None,
     prepared: Path,
-    base: Path,
+    original: Path,
     previous: Path,
 ) -> str:
     """From the round before to a model for the next one, and this round's samples.
@@ -80,7 +84,7 @@ def work(
     from pipeline.cost import Cost, measure_cost
     from pipeline.files import read_json, write_csv, write_json
     from pipeline.images.parts import load_parts
-    from pipeline.lda import discriminants
+    from pipeline.lda import discriminants, discriminants_decorrelated
     from pipeline.machine.device import configure_torch
     from pipeline.machine.seeding import derive_seed
     from pipeline.prune.rounds import (
@@ -103,7 +107,7 @@ def work(
     device, batch_size = configure_torch(numerics), numerics.eval_batch_size
     parts = load_parts(prepared, device, workers=place.workers)
     model = load_classifier(previous / "model").to(device)
-    base_score = evaluate(load_classifier(base).to(device), parts.validation, batch_size=batch_size)
+    original_score = evaluate(load_classifier(original).to(device), parts.validation, batch_size=batch_size)
 
     def retrain(pruned: nn.Module, sample: str) -> tuple[Outcome, Cost]:
         outcome = train_with_push(
@@ -113,7 +117,7 @@ def work(
             lda,
             push=retraining.push,
             auxiliary=auxiliary,
-            seed=derive_seed(seed, "prune", name, sample),
+            seed=derive_seed(seed, "prune", pipeline, name, sample),
             resume=ResumePoint(place.resume / sample),
             numerics=numerics,
         )
@@ -121,15 +125,17 @@ def work(
 
     utility = unravel_utility(
         model,
-        partial(discriminants, ridge=lda.ridge, active_variance=lda.active_variance),
+        discriminants_decorrelated
+        if pipeline == AFTER_THE_FACT
+        else partial(discriminants, ridge=lda.ridge, active_variance=lda.active_variance),
         train=parts.train,
         validation=parts.validation,
         surgery=surgery,
-        seed=derive_seed(seed, "prune", name),
+        seed=derive_seed(seed, "prune", pipeline, name),
         batch_size=batch_size,
     )
     samples = prune_round(model, utility, etas=etas, sizes=sizes, surgery=surgery, retrain=retrain)
-    acceptable = base_score.accuracy - max_drop
+    acceptable = original_score.accuracy - max_drop
     chosen = smallest_acceptable(samples, acceptable)
     n_kept = int(utility.choice.kept.sum())
     rows = sample_rows(samples, chosen, acceptable=acceptable, latent_kept=n_kept)
@@ -138,7 +144,7 @@ def work(
     write_csv(place.out / "layers.csv", layer_rows(samples))
     write_csv(place.out / "latent.csv", latent_rows(utility))
     for sample in samples:
-        about = {"stage": "prune", "seed": seed, "round": name, "eta": sample.eta}
+        about = {"stage": "prune", "seed": seed, "pipeline": pipeline, "round": name, "eta": sample.eta}
         save_model(sample.model, place.out / "samples" / sample.name, about=about)
     save_model(model if chosen is None else chosen.model, place.out / "model")
     reason = "" if chosen else f"no sample of {name} reached {acceptable:.2%} on validation"

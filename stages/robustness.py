@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.compared import attacked_models, pairs_of
+from pipeline.compared import ORIGINAL, attacked_models, pairs_of
 from pipeline.jobs.job import Input, Job, Workplace
 from pipeline.jobs.stage import run_stage
 from pipeline.robustness.conditions import CLEAN, Condition, list_conditions
@@ -14,7 +14,7 @@ from pipeline.robustness.conditions import CLEAN, Condition, list_conditions
 if TYPE_CHECKING:
     from pipeline.params.machine import Numerics
     from pipeline.params.perturbations import Attack, Noise
-    from pipeline.params.pruning import Compare
+    from pipeline.params.pruning import AfterTheFact, Compare
     from pipeline.params.robustness import Lineup, Robustness, Source
 
 METRICS = "accuracy_drop.json"
@@ -25,6 +25,7 @@ def jobs(
     *,
     seeds: list[int],
     numerics: Numerics,
+    after_the_fact: AfterTheFact | None,
     compare: Compare | None,
     lineup: Lineup | None,
     sources: Mapping[str, Source],
@@ -34,10 +35,15 @@ def jobs(
 ) -> Iterator[Job]:
     """One for each seed and condition, clean images first: the others are held against them."""
     for seed in seeds:
-        settings = {"seed": seed, "numerics": numerics, "settings": robustness, "pairs": pairs_of(lineup)}
+        settings = {
+            "seed": seed,
+            "numerics": numerics,
+            "settings": robustness,
+            "pairs": pairs_of(after_the_fact, lineup),
+        }
         shared: dict[str, Input] = {
             "prepared": runs / "prepare",
-            "models": attacked_models(runs, seed, lineup, compare, [*sources]),
+            "models": attacked_models(runs, seed, after_the_fact, lineup, compare, [*sources]),
         }
         clean: Job | None = None
         for condition in list_conditions(noise, attacks, sources):
@@ -128,7 +134,7 @@ def work(
         save_gallery(
             place.out,
             labels,
-            {name: (before[name], found[name]) for name in ("base", "parameter_first")},
+            {name: (before[name], found[name]) for name in (ORIGINAL, "parameter_first")},
             unperturbed,
             perturbed,
             n_images=settings.gallery_images,

@@ -6,36 +6,41 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.compared import AFTER_THE_FACT, PUSHED
 from pipeline.jobs.job import Job, Workplace
 from pipeline.jobs.stage import run_stage
 
 if TYPE_CHECKING:
     from pipeline.params.machine import Numerics
-    from pipeline.params.pruning import Select
+    from pipeline.params.pruning import AfterTheFact, Select
 
 
-def jobs(runs: Path, *, seeds: list[int], numerics: Numerics, select: Select) -> Iterator[Job]:
-    """One for each seed."""
-    for seed in seeds:
-        yield Job(
-            {"seed": seed},
-            {"seed": seed, "numerics": numerics, "settings": select},
-            {
-                "prepared": runs / "prepare",
-                "base": runs / "train" / str(seed) / "model",
-                "pruned": runs / "prune" / str(seed),
-            },
-        )
+def jobs(
+    runs: Path, *, seeds: list[int], numerics: Numerics, after_the_fact: AfterTheFact | None, select: Select
+) -> Iterator[Job]:
+    """One for each seed and pipeline."""
+    for pipeline in (PUSHED, AFTER_THE_FACT) if after_the_fact else (PUSHED,):
+        for seed in seeds:
+            yield Job(
+                {"seed": seed, "pipeline": pipeline},
+                {"seed": seed, "pipeline": pipeline, "numerics": numerics, "settings": select},
+                {
+                    "prepared": runs / "prepare",
+                    "original": runs / "grow" / str(seed) / "model",
+                    "pruned": runs / "prune" / str(seed) / pipeline,
+                },
+            )
 
 
 def work(
     place: Workplace,
     *,
     seed: int,
+    pipeline: str,
     numerics: Numerics,
     settings: Select,
     prepared: Path,
-    base: Path,
+    original: Path,
     pruned: Path,
 ) -> str:
     """From all rounds' samples to two models (`.safetensors`, `.json`, `.onnx`) and `selection.json`."""
@@ -52,19 +57,21 @@ def work(
 
     device = configure_torch(numerics)
     parts = load_parts(prepared, device, workers=place.workers)
-    score = evaluate(load_classifier(base).to(device), parts.validation, batch_size=numerics.eval_batch_size)
+    score = evaluate(
+        load_classifier(original).to(device), parts.validation, batch_size=numerics.eval_batch_size
+    )
     entries = read_entries(pruned)
     if not entries:
         raise InputError("expected at least one pruned sample in the rounds, got none")
-    selection = select_models(entries, base_n_correct=score.n_correct, max_drop=settings.max_drop)
+    selection = select_models(entries, original_n_correct=score.n_correct, max_drop=settings.max_drop)
     examples = parts.validation.first(16).cpu()
     for name in ("accuracy_first", "parameter_first"):
         entry = getattr(selection, name)
         model = load_classifier(pruned / entry.round / "samples" / entry.sample)
-        about = {"stage": "select", "seed": seed, "selected_as": name, **asdict(entry)}
+        about = {"stage": "select", "seed": seed, "pipeline": pipeline, "selected_as": name, **asdict(entry)}
         save_model(model, place.out / name, about=about)
         export_onnx(model, place.out / f"{name}.onnx", examples=examples)
-    write_json(place.out / "selection.json", asdict(selection) | {"base": score.as_dict()})
+    write_json(place.out / "selection.json", asdict(selection) | {"original": score.as_dict()})
     first, small = selection.accuracy_first, selection.parameter_first
     note = "" if selection.within_drop else " (none within the allowed drop)"
     return (

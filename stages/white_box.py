@@ -13,7 +13,7 @@ from pipeline.jobs.stage import run_stage
 if TYPE_CHECKING:
     from pipeline.params.machine import Numerics
     from pipeline.params.perturbations import Attack
-    from pipeline.params.pruning import Compare
+    from pipeline.params.pruning import AfterTheFact, Compare
     from pipeline.params.robustness import Lineup, Source
 
 
@@ -22,6 +22,7 @@ def jobs(
     *,
     seeds: list[int],
     numerics: Numerics,
+    after_the_fact: AfterTheFact | None,
     compare: Compare | None,
     lineup: Lineup | None,
     sources: Mapping[str, Source],
@@ -31,7 +32,7 @@ def jobs(
     """One for each seed and attack."""
     for name in white_box:
         for seed in seeds:
-            models = attacked_models(runs, seed, lineup, compare, [*sources])
+            models = attacked_models(runs, seed, after_the_fact, lineup, compare, [*sources])
             yield Job(
                 {"seed": seed, "attack": name},
                 {"seed": seed, "name": name, "numerics": numerics, "attack": attacks[name]},

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from safetensors.numpy import save_file
 
-from pipeline.compared import MODELS, OURS, attacked_models, pairs_of
+from pipeline.compared import AFTER_THE_FACT, OURS, PUSHED, attacked_models, main_models, pairs_of
 from pipeline.files import write_csv, write_json
 from pipeline.params.params import Params
 from pipeline.report.results import Results, with_accuracy
@@ -54,12 +54,14 @@ def write_run(root: Path, params: Params, *, diverged: tuple[tuple[int, str], ..
         diverged: (seed, variant) of pushes that left nothing.
     """
     conditions = list(list_conditions(params.noise, params.attacks, params.sources))
-    attacked = [*attacked_models(root, 0, params.lineup, params.compare, [*params.sources])]
+    attacked = [
+        *attacked_models(root, 0, params.after_the_fact, params.lineup, params.compare, [*params.sources])
+    ]
     tables: dict[str, list[Row]] = {}
     for seed in params.seeds:
         for name, rows in (
-            ("evaluate/scores", _scores(seed)),
-            ("evaluate/layers", _layers()),
+            ("evaluate/scores", _scores(params, seed)),
+            ("evaluate/layers", _layers(params)),
             ("prune/samples", _samples(params)),
             ("prune/latent", _latent(params)),
             ("grow/growth", _growth() if params.grow else ()),
@@ -84,15 +86,15 @@ def write_run(root: Path, params: Params, *, diverged: tuple[tuple[int, str], ..
     )
 
 
-def _scores(seed: int) -> Iterator[Row]:
-    for idx, model in enumerate(MODELS):
+def _scores(params: Params, seed: int) -> Iterator[Row]:
+    for idx, model in enumerate(main_models(Path(), seed, params.after_the_fact)):
         for split in ("validation", "test"):
             counts = {"n": _N, "n_correct": 90 - idx - seed}
             yield {"model": model, "split": split, **counts, "params": 1000 - 100 * idx, "flops": 9000 - idx}
 
 
-def _layers() -> Iterator[Row]:
-    for model in ("pushed", "parameter_first"):
+def _layers(params: Params) -> Iterator[Row]:
+    for model in main_models(Path(), 0, params.after_the_fact):
         for layer in ("stem", "decision"):
             yield {
                 "model": model,
@@ -106,28 +108,42 @@ def _layers() -> Iterator[Row]:
 
 
 def _samples(params: Params) -> Iterator[Row]:
-    for number in range(1, params.prune.rounds + 1):
+    for pipeline, number in _rounds(params):
         for eta in params.prune.etas:
             counts = {"params": 800 - 100 * number, "flops": 500, "n": _N, "n_correct": 80 - number}
             yield (
-                {"round": f"round{number}", "sample": f"eta{eta:g}", "eta": eta, "latent_kept": 3}
+                {
+                    "pipeline": pipeline,
+                    "round": f"round{number}",
+                    "sample": f"eta{eta:g}",
+                    "eta": eta,
+                    "latent_kept": 3,
+                }
                 | counts
-                | {"acceptable": 1, "chosen": int(eta == params.prune.etas[-1])}
+                | {"collapsed": 0, "acceptable": 1, "chosen": int(eta == params.prune.etas[-1])}
             )
 
 
+def _rounds(params: Params) -> Iterator[tuple[str, int]]:
+    yield from ((PUSHED, number) for number in range(1, params.prune.rounds + 1))
+    if params.after_the_fact is not None:
+        yield from ((AFTER_THE_FACT, number) for number in range(1, params.after_the_fact.rounds + 1))
+
+
 def _latent(params: Params) -> Iterator[Row]:
-    for number in range(1, params.prune.rounds + 1):
+    for pipeline, number in _rounds(params):
         for rank in range(1, 5):
             counts = {"n": _N, "n_correct": 20 * rank, "n_correct_pca": 18 * rank}
-            yield {"round": f"round{number}", "rank": rank, "neuron": rank, "v": 1.0, **counts, "kept": 1}
+            row = {"pipeline": pipeline, "round": f"round{number}", "rank": rank, "neuron": rank}
+            yield row | {"v": 1.0, **counts, "kept": 1}
 
 
 def _growth() -> Iterator[Row]:
     for iteration in (0, 1):
         size = {"stages": "1-1-1", "params": 1000 + iteration, "flops": 9, "memory_bytes": 9}
         row = {"name": "Inception-13", "iteration": iteration, "grown_stage": "", **size}
-        yield row | {"n": _N, "n_correct": 90, "chosen": iteration}
+        for training in ("full", "quick")[: 1 + iteration][::-1]:
+            yield row | {"training": training, "n": _N, "n_correct": 90, "chosen": iteration}
 
 
 def _history(params: Params, seed: int, diverged: tuple[tuple[int, str], ...]) -> Iterator[Row]:
@@ -182,7 +198,7 @@ def _reliability(models: list[str], conditions: list[Condition]) -> Iterator[Row
 
 def _pairs(params: Params, conditions: list[Condition]) -> Iterator[Row]:
     for condition in conditions[1:]:
-        for first, second in pairs_of(params.lineup):
+        for first, second in pairs_of(params.after_the_fact, params.lineup):
             found = {"n": _N, "change": 0.01, "low": -0.01, "high": 0.03}
             found |= {"only_first": 3, "only_second": 8, "p_value": 0.2265625}
             yield {"condition": condition.name, "first": first, "second": second} | found
@@ -211,9 +227,9 @@ def _write_files(
             folder = root / "push" / str(seed) / push
             folder.mkdir(parents=True)
             save_file(latent_space(), folder / "latent.safetensors")
-    for number in range(1, params.prune.rounds + 1):
+    for pipeline, number in _rounds(params):
         state = {"stopped": seed == 1, "reason": "no sample of round1 reached 80.00 %" if seed == 1 else ""}
-        write_json(root / f"prune/{seed}/round{number}/round.json", state)
+        write_json(root / f"prune/{seed}/{pipeline}/round{number}/round.json", state)
     entry = {
         "round": "round1",
         "sample": "eta1",
@@ -224,7 +240,9 @@ def _write_files(
         "n_correct": 79,
     }
     selection = {"accuracy_first": entry, "parameter_first": entry, "within_drop": True}
-    write_json(root / f"select/{seed}/selection.json", selection | {"base": {"n": _N, "n_correct": 90}})
+    for pipeline in dict(_rounds(params)):
+        found = selection | {"original": {"n": _N, "n_correct": 90}}
+        write_json(root / f"select/{seed}/{pipeline}/selection.json", found)
     environment = {"python": "3.11", "cores": 2, "processor": "a processor", "packages": {"torch": "2.15.0"}}
     write_json(root / f"evaluate/{seed}/environment.json", environment)
     for condition in conditions:
@@ -240,24 +258,24 @@ def latent_space() -> dict[str, np.ndarray]:
 
 
 def _write_gallery(folder: Path) -> None:
-    """One image that fooled the base alone, none for the reverse."""
+    """One image that fooled the original alone, none for the reverse."""
     rows, images = gallery(1)
     write_csv(folder / "gallery.csv", rows.to_dict("records"))  # type: ignore[arg-type]
     save_file(images, folder / "gallery.safetensors")
 
 
 def gallery(n: int) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
-    """Images that fooled the base alone, none for the reverse: what both said, and the pixels."""
+    """Images that fooled the original alone, none for the reverse: what both said, and the pixels."""
     said = {
         f"{model}_{state}_{what}": value
         for model in ("first", "second")
         for state in ("clean", "attacked")
         for what, value in (("class", 1), ("confidence", 0.5))
     }
-    rows = pd.DataFrame([{"fooled": "only_base", "image": idx, "label": idx, **said} for idx in range(n)])
+    rows = pd.DataFrame([{"fooled": "only_original", "image": idx, "label": idx, **said} for idx in range(n)])
     images = {
         f"{fooled}.{state}": np.full((count, 1, 4, 4), level, dtype=np.float32)
-        for fooled, count in (("only_base", n), ("only_pruned", 0))
+        for fooled, count in (("only_original", n), ("only_pruned", 0))
         for state, level in (("clean", 0.25), ("attacked", 0.5))
     }
     return rows, images

@@ -45,23 +45,21 @@ def predicted(model: nn.Module, images: Tensor) -> Tensor:
     return found
 
 
-def newton_fool_by_loop(
-    model: nn.Module, images: Tensor, labels: Tensor, *, steps: int, eta: float
-) -> list[Tensor]:
+def newton_fool_by_loop(model: nn.Module, images: Tensor, *, steps: int, eta: float) -> list[Tensor]:
     """Jang et al. 2017, an image at a time, with the softmax probability itself."""
     results = []
-    for x_0, label in zip(images, labels.tolist(), strict=True):
-        x = x_0.clone()
+    for x_0 in images:
+        x, at_start = x_0.clone(), int(model(x_0[None]).argmax())
         for _ in range(steps):
             x = x.detach().requires_grad_(True)
             probabilities = model(x[None]).softmax(1)[0]
-            if int(probabilities.argmax()) != label:
+            if int(probabilities.argmax()) != at_start:
                 break
-            (g,) = torch.autograd.grad(probabilities[label], x)
+            (g,) = torch.autograd.grad(probabilities[at_start], x)
             g_norm = float(g.norm())
             if g_norm == 0:
                 break
-            p, n_classes = float(probabilities[label].detach()), len(probabilities)
+            p, n_classes = float(probabilities[at_start].detach()), len(probabilities)
             delta = min(eta * float(x_0.norm()) * g_norm, p - 1 / n_classes)
             x = (x.detach() - delta * g / g_norm**2).clamp(0, 1)
         results.append(x.detach())
@@ -82,13 +80,26 @@ def attack(model: nn.Module, images: Tensor, labels: Tensor, *, steps: int, eta:
 def test_newton_fool_equals_a_plain_loop_of_jang_et_als_formula(steps: int, eta: float, scale: float) -> None:
     model, images = Small(scale).double(), images_of(12, torch.float64)
     labels = predicted(model, images)
-    labels[3] = (labels[3] + 1) % 4  # wrong from the start: nothing to do
+    labels[3] = (labels[3] + 1) % 4  # a label that the model gets wrong changes nothing
     found = attack(model, images, labels, steps=steps, eta=eta)
-    expected = torch.stack(newton_fool_by_loop(model, images, labels, steps=steps, eta=eta))
+    expected = torch.stack(newton_fool_by_loop(model, images, steps=steps, eta=eta))
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
-    assert torch.equal(found[3], images[3])
     assert float((found - images).abs().max()) > 1e-3
-    assert len(labels.unique()) > 1
+    assert bool((found[3] != images[3]).any())
+
+
+def test_newton_fool_follows_the_class_predicted_at_the_start_whatever_the_label() -> None:
+    """Jang et al. 2017: a misclassified image, too, is led away from the class that the model gives it."""
+    model, images = Small(2.0).double(), images_of(12, torch.float64)
+    at_start = predicted(model, images)
+    labels = at_start.clone()
+    labels[::2] = (labels[::2] + 1) % 4  # as if every second image were misclassified
+    found = attack(model, images, labels, steps=60, eta=0.05)
+    assert torch.equal(found, attack(model, images, at_start, steps=60, eta=0.05))
+    assert bool((found != images).flatten(1).any(1).all())
+    assert bool((predicted(model, found) != at_start).all())
+    crafted = craft(NEWTON_FOOL, model, images, labels, batch_size=5)
+    torch.testing.assert_close(crafted, craft(NEWTON_FOOL, model, images, at_start, batch_size=5))
 
 
 def test_both_arms_of_the_step_are_taken_somewhere() -> None:

@@ -92,7 +92,8 @@ def of(stage: str, seed: int = 0) -> tuple[str, ...]:
     """The jobs of a stage of the tiny preset."""
     labels: dict[str, Collection[str]] = {
         "push": ("main", "control", "ours"),
-        "prune": ("round1", "round2"),
+        "prune": ("pushed round1", "pushed round2"),
+        "select": ("pushed",),
         "compare": ("ours", "resnet6", "scratch", "han", "l1"),
         "source": ("resnet",),
         "craft": ("resnet fgsm", "resnet newton_fool", "resnet pgd"),
@@ -106,6 +107,7 @@ def of(stage: str, seed: int = 0) -> tuple[str, ...]:
     return tuple(f"{stage} {seed} {label}".strip() for label in labels.get(stage, ("",)))
 
 
+AFTER_THE_FACT = {**TINY["prune"], "retraining": {**TINY["prune"]["retraining"], "push": "none"}}
 # Who reads what: the models of the main flow, those of the comparison, and all of them under attack.
 SELECTED = (*of("select"), *of("evaluate"))
 ATTACKED = (*of("white_box"), *of("robustness"), "report")
@@ -135,7 +137,7 @@ EVERYTHING = tuple(job for stage in STAGES for job in of(stage))
         pytest.param(("runtime.jobs", 7), (), id="jobs"),
         pytest.param(("runtime.store_gib", 1.0), (), id="store"),
         pytest.param(("report.dpi", 61), ("report",), id="dpi"),
-        pytest.param(("report.target_base_test_accuracy", 0.9), ("report",), id="target"),
+        pytest.param(("report.target_original_test_accuracy", 0.9), ("report",), id="target"),
         pytest.param(
             ("attacks.fgsm.epsilon", 8.0),
             ("craft 0 resnet fgsm", "robustness 0 fgsm", "report"),
@@ -185,7 +187,15 @@ EVERYTHING = tuple(job for stage in STAGES for job in of(stage))
         pytest.param(("select.max_drop", 0.5), (*SELECTED, *ATTACKED), id="select"),
         pytest.param(("prune.retraining.epochs", 3), PRUNED, id="retraining"),
         pytest.param(("prune.etas", [0.5, 1.0, 2.0]), PRUNED, id="eta-added"),
-        pytest.param(("prune.rounds", 3), ("prune 0 round3", *SELECTED, *ATTACKED), id="round-added"),
+        pytest.param(("prune.rounds", 3), ("prune 0 pushed round3", *SELECTED, *ATTACKED), id="round-added"),
+        pytest.param(
+            ("after_the_fact", AFTER_THE_FACT),
+            (
+                *(f"prune 0 after_the_fact round{number}" for number in (1, 2)),
+                *("select 0 after_the_fact", "evaluate 0", *ATTACKED),
+            ),
+            id="chapter-3-added",
+        ),
         pytest.param(("surgery.round_to", 2), (*of("compare"), *PRUNED), id="surgery"),
         pytest.param(("compare.sizes", [0.5, 0.2]), (*of("compare"), *ATTACKED), id="sizes"),
         pytest.param(

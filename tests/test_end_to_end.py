@@ -111,8 +111,8 @@ def test_every_figure_is_png_and_svg_and_stands_on_a_page(finished: Workspace) -
 def test_dvc_shows_metrics_a_params_diff_and_plots(finished_copy: Workspace) -> None:
     shown = json.loads(finished_copy.must("dvc", "metrics", "show", "--json").output)[""]["data"]
     assert set(shown) == {"metrics/tiny/accuracy.json", "metrics/tiny/accuracy_drop.json"}
-    assert 0.3 < shown["metrics/tiny/accuracy.json"]["data"]["0"]["base"]["test_accuracy"] <= 1
-    assert "fgsm" in shown["metrics/tiny/accuracy_drop.json"]["data"]["0"]["base"]
+    assert 0.3 < shown["metrics/tiny/accuracy.json"]["data"]["0"]["original"]["test_accuracy"] <= 1
+    assert "fgsm" in shown["metrics/tiny/accuracy_drop.json"]["data"]["0"]["original"]
 
     drawn = finished_copy.must("dvc", "plots", "show")
     assert "WARNING" not in drawn.output

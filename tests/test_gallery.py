@@ -34,7 +34,7 @@ def saved(
 ) -> tuple[dict[str, int], list[dict[str, str]], dict[str, Tensor]]:
     """Counts, rows and images of an attack that fools the models on these images; image 0 fools the base when clean."""
     folder.mkdir(exist_ok=True)
-    models = {"base": (said([0]), said(base)), "parameter_first": (said([]), said(pruned))}
+    models = {"original": (said([0]), said(base)), "parameter_first": (said([]), said(pruned))}
     save_gallery(folder, LABELS, models, CLEAN, CLEAN + 0.5, n_images=2, seed_of=seed_of)
     (counts,) = read_csv(folder / "outcomes.csv")
     rows, images = read_csv(folder / "gallery.csv"), load_file(folder / "gallery.safetensors")
@@ -59,12 +59,12 @@ def test_counts_are_of_all_four_outcomes(
 
 def test_pictures_are_of_the_images_in_the_rows(tmp_path: Path) -> None:
     _, rows, images = saved(tmp_path, base=[0, 1, 2, 3, 4, 6], pruned=[5, 6])
-    of_base = of_kind(rows, "only_base")
+    of_base = of_kind(rows, "only_original")
     assert len(of_base) == 2
     assert set(of_base) < {1, 2, 3, 4}
     assert of_kind(rows, "only_pruned") == [5]
-    assert torch.equal(images["only_base.clean"], CLEAN[of_base])
-    assert torch.equal(images["only_base.attacked"], CLEAN[of_base] + 0.5)
+    assert torch.equal(images["only_original.clean"], CLEAN[of_base])
+    assert torch.equal(images["only_original.attacked"], CLEAN[of_base] + 0.5)
     assert torch.equal(images["only_pruned.clean"], CLEAN[[5]])
     assert torch.equal(images["only_pruned.attacked"], CLEAN[[5]] + 0.5)
     (row,) = (row for row in rows if row["fooled"] == "only_pruned")
@@ -84,12 +84,13 @@ def test_the_seed_of_each_kind_draws_its_images(tmp_path: Path) -> None:
 
     def drawn(name: str, seed_of: Callable[[str], int]) -> tuple[list[int], list[int]]:
         _, rows, _ = saved(tmp_path / name, base=everyone[0], pruned=everyone[1], seed_of=seed_of)
-        return of_kind(rows, "only_base"), of_kind(rows, "only_pruned")
+        return of_kind(rows, "only_original"), of_kind(rows, "only_pruned")
 
     first = drawn("first", lambda _: 7)
     assert drawn("again", lambda _: 7) == first
     others = [
-        drawn(str(seed), lambda fooled, seed=seed: seed if fooled == "only_base" else 7) for seed in range(8)
+        drawn(str(seed), lambda fooled, seed=seed: seed if fooled == "only_original" else 7)
+        for seed in range(8)
     ]
     assert {pruned == first[1] for _, pruned in others} == {True}
     assert len({tuple(base) for base, _ in others}) > 1

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from builders import NUMERICS, parts, schedule
+from conftest import ROOT
 from torch import Tensor, nn
 
 from pipeline.cost import Cost, measure_cost
@@ -12,7 +13,8 @@ from pipeline.grow import Candidate, Growing, extend
 from pipeline.models import build_model
 from pipeline.models.classifier import Classifier, blueprint_of
 from pipeline.models.inception import Inception
-from pipeline.params.training import Auxiliary, Grow, ShuffledSchedule
+from pipeline.params.file import read_params
+from pipeline.params.training import Auxiliary, Bounds, Grow, ShuffledSchedule
 from pipeline.training.predict import Score, evaluate
 from pipeline.training.resume import ResumePoint
 
@@ -52,8 +54,9 @@ def candidate(stages: Stages, n_correct: int, iteration: int = 0, stage: int | N
 
 def settings(**changes: Any) -> Grow:
     fields: dict[str, Any] = {"max_modules": 3, "noticeable_gain": 0.01, "patience": 2, "start": "parent"}
-    fields |= {"max_params": 10**9, "max_flops": None, "max_memory_mib": 1.5, "auxiliary": None}
+    fields |= {"bounds": {"params": 10**9, "flops": None, "memory_mib": 1.5}, "auxiliary": None}
     fields["training"] = ShuffledSchedule(**schedule(epochs=2).model_dump() | {"batch_size": 6})
+    fields["full_training"] = fields["training"].model_copy(update={"epochs": 3})
     return Grow(**fields).model_copy(update=changes)
 
 
@@ -62,7 +65,9 @@ class FakeTraining(Growing):
 
     def __init__(self, scores: dict[Stages, int], otherwise: int = 0) -> None:
         self.scores, self.otherwise, self.base_correct = scores, otherwise, 500
+        self.full = 800  # what full training brings, whatever it is given
         self.tried: list[tuple[Stages, int, int]] = []
+        self.trained_fully: list[Stages] = []
         self.models: dict[Stages, Classifier] = {}
 
     def measure(self, model: Classifier) -> Cost:
@@ -77,6 +82,10 @@ class FakeTraining(Growing):
         self.models[stages] = model
         torch.rand(len(self.tried))  # training moves the global generator
         return Score(N, self.scores.get(stages, self.otherwise), 0.5)
+
+    def train_fully(self, model: Classifier) -> Score:
+        self.trained_fully.append(stages_of(model))
+        return Score(N, self.full, 0.5)
 
 
 def grown(
@@ -97,9 +106,11 @@ def grown(
         max_modules=max_modules,
         noticeable_gain=noticeable_gain,
         patience=patience,
-        max_params=max_params,
-        max_flops=max_flops,
-        max_memory_mib=None if max_memory_bytes is None else max_memory_bytes / 2**20,
+        bounds=Bounds(
+            params=max_params,
+            flops=max_flops,
+            memory_mib=None if max_memory_bytes is None else max_memory_bytes / 2**20,
+        ),
         start="parent" if inherit else "scratch",
     )
     training.base_correct = base_correct
@@ -127,17 +138,19 @@ def test_each_iteration_tries_a_module_in_every_stage_and_goes_on_from_the_best(
     assert stages_of(best) == (2, 2, 1)
     assert best is training.models[(2, 2, 1)]
     assert "2 modules allowed" in reason
-    assert [stages_in(each) for each in history] == [(1, 1, 1), *(stages for stages, _, _ in training.tried)]
-    assert [stages_in(each) for each in history if each["chosen"]] == [(1, 2, 1), (2, 2, 1)]
+    tried = [stages for stages, _, _ in training.tried]
+    assert [stages_in(each) for each in history] == [(1, 1, 1), *tried, (2, 2, 1)]
+    assert [stages_in(each) for each in history[:-1] if each["chosen"]] == [(1, 2, 1), (2, 2, 1)]
     assert (history[0]["iteration"], history[0]["grown_stage"]) == (0, "")
 
 
 def test_growing_goes_on_from_an_iterations_best_even_under_the_best_so_far() -> None:
-    training = FakeTraining({(1, 1, 2): 480, (2, 1, 2): 490}, otherwise=400)
-    best, history, _ = grown(training, base_correct=500)
-    assert (1, 1, 3) in [stages for stages, _, _ in training.tried]
-    assert stages_of(best) == (1, 1, 1)
-    assert [stages_in(each) for each in history if each["chosen"]] == [(1, 1, 2), (2, 1, 2)]
+    training = FakeTraining({(1, 1, 2): 480, (2, 1, 2): 470}, otherwise=400)
+    best, history, _ = grown(training, max_modules=3)
+    assert (3, 1, 2) in [stages for stages, _, _ in training.tried]
+    assert stages_of(best) == (1, 1, 2)
+    chosen = [stages_in(each) for each in history if each["chosen"] and each["training"] == "quick"]
+    assert chosen[:2] == [(1, 1, 2), (2, 1, 2)]
 
 
 def test_the_best_of_all_is_returned_and_not_the_last() -> None:
@@ -145,30 +158,86 @@ def test_the_best_of_all_is_returned_and_not_the_last() -> None:
     assert stages_of(grown(training)[0]) == (1, 2, 1)
 
 
-def test_the_base_itself_is_returned_where_nothing_is_better() -> None:
-    base = classifier()
-    best, _, _ = grown(FakeTraining({}, otherwise=499), base=base)
-    assert best is base
+def test_a_base_that_was_trained_for_longer_does_not_stop_growth() -> None:
+    """Algorithm 2: acc_max starts from 0, and candidates, quickly trained, are held against each other."""
+    training = FakeTraining({(1, 2, 1): 520, (2, 2, 1): 560, (2, 2, 2): 590}, otherwise=400)
+    best, _, reason = grown(training, base_correct=900, max_modules=3, noticeable_gain=0.001, patience=1)
+    assert stages_of(best) == (2, 2, 2)
+    assert "3 modules allowed" in reason
+
+
+def test_the_best_candidate_alone_is_trained_in_full_and_has_the_last_row() -> None:
+    training = FakeTraining({(1, 2, 1): 700}, otherwise=510)
+    best, history, _ = grown(training)
+    assert training.trained_fully == [(1, 2, 1)]
+    assert best is training.models[(1, 2, 1)]
+    full = [(stages_in(each), each["n_correct"]) for each in history if each["training"] == "full"]
+    assert full == [((1, 1, 1), 500), ((1, 2, 1), training.full)]
+    assert history[-1] == history[2] | {"training": "full", "n_correct": training.full, "chosen": 1}
+
+
+def test_the_grown_net_is_returned_even_where_it_ends_below_the_base() -> None:
+    """Algorithm 2 returns a grown net; the history says what growing cost."""
+    training = FakeTraining({}, otherwise=400)
+    training.full = 450
+    best, history, _ = grown(training, base_correct=500, max_modules=1)
+    assert stages_of(best) == (2, 1, 1)
+    assert (history[0]["n_correct"], history[-1]["n_correct"]) == (500, 450)
+
+
+# CVIU Table 1: modules of each stage, top-1 accuracy in hundredths of a percent; its first row is the base.
+TABLE_1: dict[Stages, int] = {
+    **{(3, 5, 2): 7112, (3, 5, 3): 7175, (4, 5, 3): 7197, (4, 6, 3): 7203, (4, 7, 3): 7345},
+    **{(4, 7, 4): 7351, (4, 7, 5): 7369, (4, 8, 5): 7391, (5, 8, 5): 7427, (6, 8, 5): 7420},
+    **{(7, 8, 5): 7442, (7, 8, 6): 7458, (7, 8, 7): 7454, (8, 8, 7): 7464, (8, 8, 8): 7460},
+    **{(8, 8, 9): 7459, (9, 8, 9): 7477, (9, 8, 10): 7460, (10, 8, 10): 7501, (10, 8, 11): 7471},
+}
+
+
+class Replay(FakeTraining):
+    """Table 1's own accuracies; every other candidate is a little worse than the base."""
+
+    def train(self, model: Classifier, iteration: int, stage: int) -> Score:
+        return Score(10_000, TABLE_1.get(stages_of(model), 7000), 0.5)
+
+
+def test_the_imagenet_presets_rule_replays_table_1_to_inception_88() -> None:
+    """The rule alone, which stops three modules further; the preset's number of modules ends at it, too."""
+    rules = read_params(ROOT / "presets/imagenet.yaml").grow
+    assert rules is not None
+    best, history, reason = grown(
+        Replay({}),
+        base=classifier((2, 5, 2)),
+        base_correct=7064,
+        max_modules=99,
+        noticeable_gain=rules.noticeable_gain,
+        patience=rules.patience,
+    )
+    path = [stages_in(each) for each in history if each["chosen"] and each["training"] == "quick"]
+    assert path[:20] == list(TABLE_1)
+    assert path[rules.max_modules - 1] == stages_of(best) == (10, 8, 10)
+    assert isinstance(best.net, Inception)
+    assert best.net.title == "Inception-88"
+    assert "3 iterations in a row" in reason
 
 
 def test_equally_accurate_candidates_give_the_smaller() -> None:
     training = FakeTraining({}, otherwise=600)
     best, history, _ = grown(training, max_modules=1)
     assert stages_of(best) == (2, 1, 1)
-    assert [stages_in(each) for each in history if each["chosen"]] == [(2, 1, 1)]
+    assert [stages_in(each) for each in history[:-1] if each["chosen"]] == [(2, 1, 1)]
 
 
 def test_a_larger_net_as_accurate_as_the_best_so_far_does_not_replace_it() -> None:
-    base = classifier()
-    assert grown(FakeTraining({}, otherwise=500), base=base)[0] is base
+    assert stages_of(grown(FakeTraining({}, otherwise=500))[0]) == (2, 1, 1)
 
 
 def test_growing_stops_at_the_modules_allowed() -> None:
-    for max_modules in (0, 1, 3):
+    for max_modules in (1, 3):
         training = FakeTraining({}, otherwise=510)
         _, history, reason = grown(training, max_modules=max_modules)
         assert len(training.tried) == 3 * max_modules
-        assert len(history) == 1 + 3 * max_modules
+        assert len(history) == 1 + 3 * max_modules + 1
         assert f"{max_modules} modules allowed" in reason
 
 
@@ -183,16 +252,14 @@ def test_growing_stops_after_so_many_iterations_in_a_row_without_noticeable_gain
 
 
 @pytest.mark.parametrize("gain", [0.001, 0.01, 0.07, 0.29])
-@pytest.mark.parametrize("base_correct", [300, 501, 570, 699])
+@pytest.mark.parametrize("before", [300, 501, 570, 699])
 def test_exactly_the_noticeable_gain_is_noticeable_and_one_image_less_is_not(
-    gain: float, base_correct: int
+    gain: float, before: int
 ) -> None:
-    enough = base_correct + round(gain * N)
+    enough = before + round(gain * N)
     for n_correct, stopped in ((enough, False), (enough - 1, True)):
-        training = FakeTraining({}, otherwise=n_correct)
-        _, _, reason = grown(
-            training, base_correct=base_correct, max_modules=1, noticeable_gain=gain, patience=1
-        )
+        training = FakeTraining({(2, 1, 1): before, (3, 1, 1): n_correct})
+        _, _, reason = grown(training, max_modules=2, noticeable_gain=gain, patience=1)
         assert ("in a row" in reason) == stopped
 
 
@@ -224,11 +291,12 @@ def test_each_bound_stops_growth_with_a_reason_that_names_it(bound: str, size: f
     _, history, reason = grown(training, max_modules=9, **{bound: size})  # type: ignore[arg-type]
     # Exactly one candidate of the first iteration is at the bound, none of the second is within it.
     assert len(training.tried) == 1
-    assert len(history) == 2
+    assert len(history) == 1 + 1 + 1
     assert reason == f"every candidate is {words}"
     just_under = FakeTraining({}, otherwise=600)
     _, history, reason = grown(just_under, max_modules=9, **{bound: size - 1})  # type: ignore[arg-type]
     assert just_under.tried == []
+    assert just_under.trained_fully == []
     assert [stages_in(each) for each in history] == [(1, 1, 1)]
 
 
@@ -271,7 +339,7 @@ def test_the_bounds_may_be_those_of_measured_nets() -> None:
     _, history, _ = grown(training, base=base, max_modules=1, max_memory_bytes=smallest)
     within = [stage for stage, cost in enumerate(sizes) if cost.memory_bytes <= smallest]
     assert [stage for _, _, stage in training.tried] == within
-    assert len(history) == 1 + len(within)
+    assert len(history) == 1 + len(within) + 1
     assert 1 <= len(within) < 3
 
 
@@ -403,7 +471,7 @@ def test_a_net_without_stages_is_refused() -> None:
 
 
 def test_a_row_of_the_history_counts_stages_from_one() -> None:
-    row = candidate((2, 1, 1), 510, 1, 0).row(chosen=True)
+    row = candidate((2, 1, 1), 510, 1, 0).row("quick", chosen=True)
     assert row == {
         "name": "Inception-16",
         "iteration": 1,
@@ -412,11 +480,12 @@ def test_a_row_of_the_history_counts_stages_from_one() -> None:
         "params": params_of((2, 1, 1)),
         "flops": 1150,
         "memory_bytes": 6500,
+        "training": "quick",
         "n": N,
         "n_correct": 510,
         "chosen": 1,
     }
-    assert candidate((1, 1, 1), 500).row()["grown_stage"] == ""
+    assert candidate((1, 1, 1), 500).row("full")["grown_stage"] == ""
 
 
 def growing(folder: Path, *, seed: int = 0, **changes: Any) -> Growing:
@@ -427,10 +496,10 @@ def test_the_record_of_a_net_is_its_cost_and_its_score_on_validation(tmp_path: P
     model = classifier((1, 2, 1))
     cost, score = measure_cost(model, (1, 8, 8)), evaluate(model, parts().validation, batch_size=4)
     # With a bound that no candidate is within, the base is all there is.
-    best, rows, _ = growing(tmp_path, max_params=1).grow(model)
+    best, rows, _ = growing(tmp_path, bounds=Bounds(params=1, flops=None, memory_mib=None)).grow(model)
     assert best == Candidate(model, 0, None, cost, score)
     assert (score.n, best.name, best.stages) == (15, "Inception-16", (1, 2, 1))
-    assert rows == [best.row()]
+    assert rows == [best.row("full")]
     fc = build_model("fc", 3, in_features=64, hidden=(4,))
     plain = Classifier(fc, image_shape=(1, 8, 8), mean=[0.4], std=[0.3], classes=("x", "y", "z"))
     named = Candidate(plain, 0, None, cost, score)
@@ -459,6 +528,21 @@ def test_a_candidate_is_trained_by_the_params_and_resumes_by_itself(
     assert torch.equal(weights(again), weights(trained))
 
 
+def test_the_grown_net_goes_on_from_its_quick_training_and_is_trained_by_the_full_schedule(
+    tmp_path: Path,
+) -> None:
+    schedules = growing(tmp_path, max_modules=1)
+    best, history, _ = schedules.grow(classifier())
+    loaded = ResumePoint(tmp_path).child("full").load()
+    assert loaded is not None
+    assert [row["epoch"] for row in loaded[1]["history"]] == [1, 2, 3]
+    alone = extend(classifier(), best.grown_stage or 0, inherit=True)  # as if trained in full from the parent
+    growing(tmp_path / "alone").train_fully(alone)
+    assert not torch.equal(weights(best.model), weights(alone))
+    assert history[-1] == best.row("full", chosen=True)
+    assert best.score == evaluate(best.model, parts().validation, batch_size=4)
+
+
 def test_each_candidate_has_batches_of_its_own(tmp_path: Path) -> None:
     trained = []
     for idx, (seed, iteration, stage) in enumerate([(0, 1, 0), (0, 1, 1), (0, 2, 0), (1, 1, 0)]):
@@ -472,9 +556,9 @@ def test_each_candidate_has_batches_of_its_own(tmp_path: Path) -> None:
     ("start", "stages", "expected"),
     [
         ("parent", (1, 1, 1), 7),  # the base itself
-        ("parent", (2, 1, 2), 7 + 2 * 2),  # a module an iteration, each from the one before
+        ("parent", (2, 1, 2), 7 + 2 * 2 + 3),  # a module an iteration, each from the one before; then in full
         ("scratch", (1, 1, 1), 7),
-        ("scratch", (2, 1, 2), 2),  # of its own alone
+        ("scratch", (2, 1, 2), 2 + 3),  # of its own alone
     ],
 )
 def test_the_epochs_behind_the_kept_net_are_its_ancestors_too_where_it_inherits(

@@ -5,7 +5,7 @@ from typing import Annotated, Any, get_args, get_origin
 
 import pytest
 from pydantic import BaseModel, TypeAdapter, ValidationError
-from tiny_params import TINY, assert_one_error, errors_of, params_of
+from tiny_params import TINY, Change, assert_one_error, errors_of, params_of
 
 from pipeline.params.params import Params
 from pipeline.params.pruning import COMPETITORS
@@ -136,12 +136,17 @@ def test_noise_with_the_name_of_an_attack_from_one_of_several_sources_is_refused
     assert_one_error("noise", *words, changes=[noise, second])
 
 
+AFTER_THE_FACT = {**TINY["prune"], "retraining": {**TINY["prune"]["retraining"], "push": "none"}}
+
+
 @pytest.mark.parametrize(
     ("key", "values"),
     [
         ("seeds", [3, 3]),
         ("prune.etas", [0.5, 1.0, 0.5]),
         ("prune.sizes", [0.5, 0.5]),
+        ("after_the_fact.etas", [0.5, 1.0, 0.5]),
+        ("after_the_fact.sizes", [0.5, 0.5]),
         ("compare.competitors", ["l1", "scratch", "l1"]),
         ("lineup.competitors", ["l1", "scratch", "l1"]),
         ("white_box", ["pgd", "pgd"]),
@@ -149,7 +154,8 @@ def test_noise_with_the_name_of_an_attack_from_one_of_several_sources_is_refused
     ],
 )
 def test_repeats_are_refused(key: str, values: list[Any]) -> None:
-    assert_one_error(key, "expected no repeats", f"got {values}", changes=[(key, values)])
+    after_the_fact: Change = ("after_the_fact", dict(AFTER_THE_FACT))
+    assert_one_error(key, "expected no repeats", f"got {values}", changes=[after_the_fact, (key, values)])
 
 
 def test_every_list_of_values_that_name_jobs_is_in_the_test_of_repeats() -> None:
@@ -159,7 +165,13 @@ def test_every_list_of_values_that_name_jobs_is_in_the_test_of_repeats() -> None
     folds = {f"data.{part}_folds" for part in ("train", "validation", "test")}
     assert lists - nets - folds - {"report.notes"} == {
         *("seeds", "prune.etas", "prune.sizes", "compare.sizes", "compare.competitors"),
-        *("lineup.competitors", "white_box", "report.headline"),
+        *(
+            "after_the_fact.etas",
+            "after_the_fact.sizes",
+            "lineup.competitors",
+            "white_box",
+            "report.headline",
+        ),
     }
 
 

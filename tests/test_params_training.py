@@ -7,7 +7,7 @@ from tiny_params import assert_one_error, errors_of, params_of, sections_with
 
 # Batches of the push's loss hold as many images of each class; so do those of what is compared with it.
 BALANCED = ["push.training", "prune.retraining", "compare.retraining"]
-SHUFFLED = ["train.training", "grow.training", "sources.resnet.training"]
+SHUFFLED = ["train.training", "grow.training", "grow.full_training", "sources.resnet.training"]
 
 
 def test_the_schedules_are_those_of_the_preset() -> None:
@@ -78,10 +78,10 @@ def test_shuffled_batches_have_a_size_of_two_or_more(section: str) -> None:
         ("max_modules", -1, ("greater than 0", "got -1")),
         ("noticeable_gain", 1.1, ("equal to 1", "got 1.1")),
         ("patience", 0, ("greater than 0", "got 0")),
-        ("max_params", 0, ("greater than 0", "got 0")),
-        ("max_flops", 1.5, ("integer", "got 1.5")),
-        ("max_memory_mib", 0.0, ("greater than 0", "got 0.0")),
-        ("max_memory_mib", ..., ("missing",)),
+        ("bounds.params", 0, ("greater than 0", "got 0")),
+        ("bounds.flops", 1.5, ("integer", "got 1.5")),
+        ("bounds.memory_mib", 0.0, ("greater than 0", "got 0.0")),
+        ("bounds.memory_mib", ..., ("missing",)),
         ("start", "fresh", ("'parent' or 'scratch'", 'got "fresh"')),
     ],
 )
@@ -90,11 +90,11 @@ def test_a_bad_rule_of_growing_is_named_on_one_line(key: str, value: Any, words:
 
 
 def test_bounds_of_growth_are_null_or_positive() -> None:
-    bounds = (("grow.max_params", 5000), ("grow.max_flops", 10**9), ("grow.max_memory_mib", 0.5))
+    bounds = (("grow.bounds.params", 5000), ("grow.bounds.flops", 10**9), ("grow.bounds.memory_mib", 0.5))
     for changes, expected in ((bounds, (5000, 10**9, 0.5)), ((), (None, None, None))):
         grow = params_of(*changes).grow
         assert grow is not None
-        assert (grow.max_params, grow.max_flops, grow.max_memory_mib) == expected
+        assert (grow.bounds.params, grow.bounds.flops, grow.bounds.memory_mib) == expected
 
 
 @pytest.mark.parametrize(

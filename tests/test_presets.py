@@ -30,7 +30,7 @@ MODULES = {stage: import_module(f"stages.{stage}") for stage in STAGES}
 SPEAKING = {
     *("source", "name", "attribute", "attributes", "architecture", "hidden", "dropout", "competitors"),
     *("train_folds", "validation_folds", "test_folds", "validation_fraction", "test_fraction"),
-    *("learning_rate", "momentum", "weight_decay", "warmup_epochs", "max_flops", "max_memory_mib"),
+    *("learning_rate", "momentum", "weight_decay", "warmup_epochs"),
     *("gamma", "lambda", "beta", "noise_seed", "gallery_seed"),
     *("min_validation_accuracy", "target_params_fraction"),
 }
@@ -106,9 +106,10 @@ def _n_jobs(params: Params) -> dict[str, int]:
     compared = 1 + len(params.compare.competitors) + len(params.compare.fixed_nets) if params.compare else 0
     once = {"prepare": 1, "noise": len(params.noise), "report": 1}
     of_each_seed = {
-        **dict.fromkeys(("train", "grow", "select", "evaluate"), 1),
+        **dict.fromkeys(("train", "grow", "evaluate"), 1),
+        "select": 1 if params.after_the_fact is None else 2,
         "push": 2 + len(params.push.variants),
-        "prune": params.prune.rounds,
+        "prune": params.prune.rounds + getattr(params.after_the_fact, "rounds", 0),
         "compare": compared,
         "source": sources,
         "craft": sources * attacks,

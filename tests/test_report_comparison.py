@@ -49,7 +49,15 @@ def comparison(n_seeds: int) -> pd.DataFrame:
 
 def scores(n_seeds: int) -> pd.DataFrame:
     return pd.DataFrame(
-        {"seed": seed, "model": "base", "split": "test", "n": N, "n_correct": 970, "params": 9000, "flops": 1}
+        {
+            "seed": seed,
+            "model": "original",
+            "split": "test",
+            "n": N,
+            "n_correct": 970,
+            "params": 9000,
+            "flops": 1,
+        }
         for seed in range(n_seeds)
     )
 
@@ -225,7 +233,7 @@ def test_the_figure_draws_every_method_once_and_ours_in_both_panels(tmp_path: Pa
     labels = re.findall(r"<text[^>]*>([^<]*)</text>", drawing)
     for label, n_panels in (
         ("push and prune (ours)", 2),
-        ("base, unpruned", 2),
+        ("original, unpruned", 2),
         ("L1 norm (Li et al.)", 1),
         ("single weights (Han et al.)", 1),
         ("ours, trained from scratch", 1),

@@ -11,7 +11,7 @@ from report_builders import results_with
 from tiny_params import params_of
 
 from pipeline.report.latent import variants_section
-from pipeline.report.pruning import draw_layers, layerwise
+from pipeline.report.layers import draw_layers, layerwise, profile_section
 from pipeline.report.results import Results
 
 FIELDS = ["seed", "model", "layer", "kind", "in", "out", "params", "flops"]
@@ -59,10 +59,25 @@ LAYERS: list[list[Any]] = [
 
 
 def test_a_layer_that_went_with_its_branch_is_left_with_nothing() -> None:
-    before, after = layerwise(results(LAYERS), seed=0)
+    before, after = layerwise(results(LAYERS), "parameter_first", 0)
     assert before.index.tolist() == after.index.tolist() == ["stem", "branch", "decision"]
     assert after.to_numpy().tolist() == [[6, 54, 540], [0, 0, 0], [10, 30, 40]]
     assert before["kind"].tolist() == ["3x3", "1x1", "linear"]
+
+
+@pytest.mark.parametrize(
+    ("kept", "words"),
+    [((8, 4, 1), "as in the papers"), ((1, 4, 8), "not as in the papers")],
+)
+def test_the_profile_of_a_pruned_net_is_held_against_the_papers(kept: tuple[int, ...], words: str) -> None:
+    layers = [
+        [0, model, f"layer{idx}", "3x3", 8, n, 9, 9]
+        for model in ("pushed", "accuracy_first", "parameter_first")
+        for idx, n in enumerate([*((8, 8, 8) if model == "pushed" else kept), 10])
+    ]
+    lines = profile_section(results(layers)).splitlines()
+    first, _, last = (f"{100 * n / 8:.2f}" for n in kept)
+    assert f"| pruned, parameter first | {first} | {last} | {words} |" in lines
 
 
 def test_layers_are_drawn_with_one_gone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

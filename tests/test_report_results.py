@@ -64,9 +64,10 @@ EVERY_HEADING = [
     "## Models",
     "## Accuracy against size",
     "## Selected models",
+    "## Which layers are pruned",
     "## Layer by layer",
     "## Ours and others at the same sizes",
-    "## Discriminants before and after pushing",
+    "## Discriminants with and without the push",
     "## Collapse: the paper's separation term and ours",
     "## How many latent neurons are needed",
     "## Growth",
@@ -99,9 +100,12 @@ def test_a_whole_report_has_every_section_and_every_table(tmp_path: Path) -> Non
             shares = (table["n_correct"] / table["n"]).tolist()
             assert table["accuracy"].tolist() == pytest.approx(shares, abs=1e-6), name
     means = tables["accuracy_means"].set_index("what")["accuracy"]
-    assert means["clean, base"] == pytest.approx(0.895)  # 90 and 89 of 100
+    assert means["clean, original"] == pytest.approx(0.895)  # 90 and 89 of 100
     assert len(tables["pushing"]) == 2 * 2  # epochs of the main push; the control has none there
-    stopped = "* seed 1: no sample of round1 reached 80.00 %\n* seed 0: every round ran; more could follow\n"
+    stopped = (
+        "* grow, push, prune, seed 0: every round ran; more could follow\n"
+        "* grow, push, prune, seed 1: no sample of round1 reached 80.00 %\n"
+    )
     assert stopped in pages(folder)["pruning"]
     # The params without those that change nothing but the time.
     written = (folder / "params.yaml").read_text(encoding="utf-8")
@@ -168,7 +172,7 @@ def test_what_the_params_leave_out_is_left_out(
     competitors = params.compare.competitors if params.compare else []
     assert ("Attacks are crafted once on a third model" in text) == bool(params.attacks)
     assert ("a white-box column stands beside it" in text) == bool(params.white_box)
-    assert ("(`grow` is null): the grown model is the base." in text) == (params.grow is None)
+    assert ("(`grow` is null): the original is the base." in text) == (params.grow is None)
     assert ("Less ours, in points" in text) == ("comparisons ours is better" in text) == bool(competitors)
     assert ("Fixed nets, trained" in text) == bool(params.compare and params.compare.fixed_nets)
     (calibration,) = [line for line in text.splitlines() if line.startswith("| model | ECE")]
@@ -207,8 +211,12 @@ OPTIONAL = ["grow/growth", "compare/comparison", "white_box/white_box", "robustn
     [
         *(f"{name}.csv" for name in OPTIONAL),
         *("evaluate/scores.csv", "prune/samples.csv", "push/history.csv", "robustness/pairs.csv"),
-        *("push/1/main/latent.safetensors", "push/0/ours/latent.safetensors", "prune/1/round2/round.json"),
-        *("select/1/selection.json", "evaluate/0/environment.json", "prepare/images.json"),
+        *(
+            "push/1/main/latent.safetensors",
+            "push/0/ours/latent.safetensors",
+            "prune/1/pushed/round2/round.json",
+        ),
+        *("select/1/pushed/selection.json", "evaluate/0/environment.json", "prepare/images.json"),
         *("robustness/0/pgd/gallery.csv", "robustness/0/pgd/gallery.safetensors"),
     ],
 )
@@ -261,6 +269,6 @@ def test_rows_are_those_with_the_values_in_the_order_of_the_seeds(tmp_path: Path
     results = loaded(tmp_path)
     shuffled = results.tables["scores"].sample(frac=1, random_state=3)
     results.tables["scores"] = shuffled
-    found = results.rows("scores", model="grown", split="test")
+    found = results.rows("scores", model="original", split="test")
     assert shuffled["seed"].tolist() != sorted(shuffled["seed"])
-    assert found[["seed", "n_correct"]].to_numpy().tolist() == [[0, 89], [1, 88]]
+    assert found[["seed", "n_correct"]].to_numpy().tolist() == [[0, 90], [1, 89]]

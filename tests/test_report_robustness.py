@@ -94,7 +94,7 @@ def results_of(params: Params, hits: Hits = even, *, white_box: Hits = white_box
             | {"p_value": 0.2265625}
             for seed in params.seeds
             for condition in perturbed
-            for first, second in pairs_of(params.lineup)
+            for first, second in pairs_of(params.after_the_fact, params.lineup)
         ],
         "white_box": [
             {"seed": seed, "attack": attack, "model": model, "n": N, "n_correct_clean": 190, **norms}
@@ -239,7 +239,7 @@ def test_with_one_seed_every_claim_is_undecided() -> None:
 
 
 @pytest.mark.parametrize(("clean", "attacked"), [(180, 160), (170, 150), (189, 169), (111, 91)])
-def test_losing_as_many_images_as_the_base_in_every_seed_is_undecided(clean: int, attacked: int) -> None:
+def test_losing_as_many_images_as_the_original_in_every_seed_is_undecided(clean: int, attacked: int) -> None:
     # Both lose twenty images; only the division's rounding tells the drops apart.
     hits = hits_of({("accuracy_first", CLEAN): [clean] * 3, ("accuracy_first", "fgsm"): [attacked] * 3})
     found = claims(results_of(params_of(seeds()), hits))
@@ -248,7 +248,7 @@ def test_losing_as_many_images_as_the_base_in_every_seed_is_undecided(clean: int
 
 def test_a_difference_is_paired_by_seed() -> None:
     # Drops differ by ten points between seeds, and by exactly one between the models in each.
-    hits = hits_of({("base", "fgsm"): [170, 150, 130], ("accuracy_first", "fgsm"): [172, 152, 132]})
+    hits = hits_of({("original", "fgsm"): [170, 150, 130], ("accuracy_first", "fgsm"): [172, 152, 132]})
     found = claims(results_of(params_of(seeds()), hits))["fgsm", LABELS["accuracy_first"]]
     assert "difference +1.00 ± 0.00" in found
     assert found.endswith("**supported**.")
@@ -270,15 +270,15 @@ def test_relative_drops_are_shares_of_the_models_own_clean_accuracy() -> None:
 
 
 def test_drops_follow_the_seeds_whatever_the_order_of_the_rows() -> None:
-    results = results_of(params_of(seeds()), hits_of({("base", "fgsm"): [170, 150, 130]}))
-    values = results.drops("base", "fgsm")
+    results = results_of(params_of(seeds()), hits_of({("original", "fgsm"): [170, 150, 130]}))
+    values = results.drops("original", "fgsm")
     results.tables["accuracy"] = results.tables["accuracy"].iloc[::-1].reset_index(drop=True)
-    assert results.drops("base", "fgsm") == values == [-0.1, -0.2, -0.3]
+    assert results.drops("original", "fgsm") == values == [-0.1, -0.2, -0.3]
 
 
 @pytest.mark.usefixtures("undrawn")
 def test_the_thesis_tables_show_absolute_and_relative_drops_of_the_main_models() -> None:
-    hits = hits_of({("base", CLEAN): [160] * 3, ("base", "fgsm"): [80] * 3})
+    hits = hits_of({("original", CLEAN): [160] * 3, ("original", "fgsm"): [80] * 3})
     absolute, relative = tables(section(page_of(results_of(params_of(seeds()), hits)), "Accuracy drop"))
     assert absolute[0] == relative[0] == ["perturbation", *LABELS_OF_MAIN]
     assert by_first_cell(absolute)["fgsm"][0] == "-40.00 ± 0.00"
@@ -294,7 +294,7 @@ def stronger(*changes: Change) -> Params:
 
 @pytest.mark.usefixtures("undrawn")
 def test_a_condition_outside_the_headline_is_in_the_full_tables_alone() -> None:
-    hits = hits_of({("base", "gaussian_5"): [120] * 3})
+    hits = hits_of({("original", "gaussian_5"): [120] * 3})
     page = page_of(results_of(stronger(), hits))
     for rows in tables(section(page, "Accuracy drop")):
         assert list(by_first_cell(rows)) == ["gaussian", "poisson", "speckle", "fgsm", "newton_fool"]
@@ -327,11 +327,11 @@ def test_the_white_box_stands_beside_the_same_attack_transferred() -> None:
         ("white_box", ["pgd", "fgsm_16"]),
         headline("gaussian", "fgsm"),
     )
-    hits = hits_of({("base", "pgd"): [140] * 3, ("base", "fgsm_16"): [120] * 3})
+    hits = hits_of({("original", "pgd"): [140] * 3, ("original", "fgsm_16"): [120] * 3})
     header, *_ = found = white_box_table(params, hits)
     assert header == ["model", "pgd, white box", "transferred", "fgsm_16, white box", "transferred"]
     expected = ["50.00 ± 0.00", "70.00 ± 0.00", "50.00 ± 0.00", "60.00 ± 0.00"]
-    assert by_first_cell(found)["base"] == expected
+    assert by_first_cell(found)["original"] == expected
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -349,7 +349,7 @@ def test_labels_say_the_size_and_the_source() -> None:
     assert results.models()[OURS_AT_SIZE] == "ours at 0.5"
     assert results.models()[at_size("l1")] == "l1 at 0.5"
     assert results.models()[source_name("resnet")] == "source resnet"
-    assert results.models()["base"] == LABELS["base"]
+    assert results.models()["original"] == LABELS["original"]
     assert [*results.models()] == [*MODELS, OURS_AT_SIZE, at_size("l1"), source_name("resnet")]
     assert len({*results.models().values()}) == len(results.models())
 
@@ -402,9 +402,9 @@ def test_pairs_show_each_headline_condition_pruned_model_and_seed() -> None:
 
 
 def test_calibration_shows_error_and_confidence_where_right_and_wrong() -> None:
-    hits = hits_of({("base", CLEAN): [200] * 3})
+    hits = hits_of({("original", CLEAN): [200] * 3})
     (found,) = tables(calibration_section(results_of(params_of(seeds()), hits)))
-    clean, noisy, attacked = (by_first_cell(found)["base"][at : at + 3] for at in (0, 3, 6))
+    clean, noisy, attacked = (by_first_cell(found)["original"][at : at + 3] for at in (0, 3, 6))
     assert clean == ["12.50 ± 0.00", "0.750", "-"]  # never wrong: no confidence to show
     assert noisy == attacked == ["12.50 ± 0.00", "0.750", "0.250"]
 
@@ -439,7 +439,7 @@ def test_a_headline_of_noise_or_of_attacks_alone_makes_a_page(names: tuple[str, 
 @pytest.mark.usefixtures("undrawn")
 def test_with_two_sources_the_headline_shows_the_attack_from_each() -> None:
     params = params_of(seeds(), two_sources())
-    hits = hits_of({("base", "fgsm_from_second"): [100] * 3})
+    hits = hits_of({("original", "fgsm_from_second"): [100] * 3})
     page = page_of(results_of(params, hits))
     (absolute, _) = tables(section(page, "Accuracy drop"))
     rows = by_first_cell(absolute)
@@ -459,15 +459,15 @@ def test_with_two_sources_the_summary_shows_the_attack_from_each() -> None:
 @pytest.mark.usefixtures("undrawn")
 def test_with_two_sources_the_white_box_stands_beside_the_first() -> None:
     params = params_of(seeds(), two_sources())
-    hits = hits_of({("base", "pgd_from_resnet"): [140] * 3, ("base", "pgd_from_second"): [20] * 3})
-    assert by_first_cell(white_box_table(params, hits))["base"] == ["50.00 ± 0.00", "70.00 ± 0.00"]
+    hits = hits_of({("original", "pgd_from_resnet"): [140] * 3, ("original", "pgd_from_second"): [20] * 3})
+    assert by_first_cell(white_box_table(params, hits))["original"] == ["50.00 ± 0.00", "70.00 ± 0.00"]
 
 
 def test_the_page_draws_every_figure_that_it_shows(tmp_path: Path) -> None:
     results = results_of(params_of(seeds(1), headline("gaussian", "fgsm")))
     page = robustness_report.robustness_report(results, tmp_path)
     shown = {part.split(".png")[0] for part in page.split("(figures/")[1:] if ".png" in part[:80]}
-    assert {"drops", "severities", "reliability", "gallery_fgsm_only_base"} <= shown
+    assert {"drops", "severities", "reliability", "gallery_fgsm_only_original"} <= shown
     assert {path.stem for path in tmp_path.glob("*.png")} == shown
     assert {path.stem for path in tmp_path.glob("*.svg")} == shown
     assert "No image." in section(page, "Gallery")

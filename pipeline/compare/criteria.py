@@ -23,8 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from pipeline.deconv.layer_outputs import LayerOutputs
-from pipeline.deconv.rectifiers import ObservingMode
+from pipeline.deconv.layer_outputs import LayerOutput, LayerOutputs, receive_signals
 from pipeline.machine.float64 import float64
 from pipeline.machine.memory import in_fitting_batches
 from pipeline.models.classifier import evaluation_mode, output_layer, weight_layers
@@ -94,13 +93,12 @@ def _fpgm(layer: nn.Conv2d | nn.Linear) -> Tensor:
 _OF_WEIGHTS: dict[str, Callable[[nn.Conv2d | nn.Linear], Tensor]] = {"l1": _l1, "fpgm": _fpgm}
 
 
-def _outputs(model: nn.Module, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+def _outputs(model: nn.Module, images: Tensor) -> tuple[Tensor, dict[str, LayerOutput]]:
     """Logits, and each layer's output as the layers behind it read it."""
-    recorder = LayerOutputs(model)
-    with ObservingMode(recorder.observe):
-        logits = model(images)
     wanted = _layers(model)
-    return logits, {name: output for name, output in recorder.outputs.items() if name in wanted}
+    with LayerOutputs(model) as outputs:
+        logits = model(images)
+    return logits, {name: output for name, output in outputs.found().items() if name in wanted}
 
 
 @torch.no_grad()
@@ -110,7 +108,7 @@ def _moments(model: nn.Module, images: Tensor, batch_size: int) -> Scores:
     n: dict[str, int] = {}
     for batch in torch.split(images, batch_size):
         for name, output in _outputs(model, batch)[1].items():
-            x = float64(output.detach()).transpose(0, 1).flatten(1)
+            x = float64(output.values).transpose(0, 1).flatten(1)
             found = torch.stack([x.sum(1), x.square().sum(1), (x > 0).double().sum(1)])
             sums[name], n[name] = sums.get(name, 0) + found, n.get(name, 0) + x.shape[1]
     return {name: (total / n[name]).cpu() for name, total in sums.items()}
@@ -127,15 +125,17 @@ def _taylor(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int) -
     """First-order Taylor expansion of the loss, Eq. 8 of Molchanov et al. 2017."""
     sums: Scores = {}
     for batch, targets in zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True):
+        batch = batch.detach().requires_grad_(True)
         with torch.enable_grad():
-            logits, outputs = _outputs(model, batch.detach().requires_grad_(True))
+            logits, outputs = _outputs(model, batch)
             loss = cross_entropy(logits, targets, reduction="sum")  # each image's own gradient, whatever n is
-            gradients = torch.autograd.grad(loss, list(outputs.values()), allow_unused=True)
-        for (name, output), gradient in zip(outputs.items(), gradients, strict=True):
-            product = torch.zeros_like(output) if gradient is None else gradient * output
-            per_image = (
-                float64(product.detach()).flatten(2).mean(2) if output.ndim > 2 else float64(product.detach())
-            )
-            total = per_image.abs().sum(0).cpu()
-            sums[name] = sums[name] + total if name in sums else total
+            for name, output in outputs.items():
+                sums.setdefault(name, torch.zeros(output.n_channels, dtype=torch.float64))
+
+            def receive(name: str, gradient: Tensor, outputs: dict[str, LayerOutput] = outputs) -> None:
+                product = float64(gradient * outputs[name].values)
+                sums[name] += product.reshape(*product.shape[:2], -1).mean(2).abs().sum(0).cpu()
+
+            receive_signals(outputs, receive)
+            torch.autograd.grad(loss, batch)
     return {name: total / len(images) for name, total in sums.items()}

@@ -6,17 +6,34 @@ transposed convolution, concatenation and fan-out split and sum by themselves, a
 norm is linear, traced as if folded into its convolution.
 """
 
-import copy
+from __future__ import annotations
+
+import math
 from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.deconv.layer_outputs import LayerOutputs
-from pipeline.deconv.rectifiers import DeconvolutionMode
-from pipeline.machine.float64 import float64, float64_device
+from pipeline.deconv.layer_outputs import ACTIVATIONS, POOLS, LayerOutputs, receive_signals
+from pipeline.deconv.rectifiers import deconvolved_call
+from pipeline.machine.float64 import float64
 from pipeline.machine.memory import in_fitting_batches
-from pipeline.models.classifier import decision_layer, module_path
+from pipeline.models.classifier import (
+    decision_layer,
+    evaluation_mode,
+    frozen_parameters,
+    latent_and_logits,
+    module_path,
+)
+
+if TYPE_CHECKING:
+    from pipeline.images.parts import Images
+
+# The largest entry that a trace starts from, as a power of two: float32 holds 2^-126 to 2^127. Signals shrink
+# more often than they grow; where they grow out of range, the trace starts again from the second.
+_START_EXPONENTS = (60, -60)
 
 
 @dataclass(frozen=True)
@@ -36,27 +53,32 @@ class Utility:
 
 
 def trace_utility(
-    model: nn.Module, images: Tensor, kept: Tensor, *, batch_size: int = 256
+    model: nn.Module, images: Tensor | Images, kept: Tensor, *, batch_size: int = 256
 ) -> dict[str, Utility]:
-    """Eq. 3.9-3.12: the utility of every convolution's and linear layer's output channels, in float64.
+    """Eq. 3.9-3.12: the utility of every convolution's and linear layer's output channels.
 
-    The signal starts from the latent response with the dropped dimensions set to 0. A layer's map is the
-    signal that its readers send back to its output (after its batch norm and rectifier, where it has them):
-    the `U` at the next layer's input, summed over all that read it. The decision layer is not traced.
+    The signal starts from the latent response with the dropped dimensions set to 0. A layer's map is the `U`
+    of Eq. 3.11 at its readers' input: behind batch norm, rectifier, pool and concatenation, wherever these
+    are all that reads the layer. Where several functions read it, `U` is at the point where their ways part
+    ("summed at the module beginning", CVIU 3.2), so that readers behind a pool and beside one add up at one
+    size. At a residual sum it is the sum's signal before the rectifier, which comes to the same. An image's
+    map is rectified before maps are averaged, as the rectification in every step of the deconvolution has it:
+    what does not contribute in an image has utility 0 there, not less. The decision layer is not traced.
 
     Args:
         model: a classifier with a linear decision layer; its mode and weights are left as they were.
-        images: (n, channels, height, width), as the model takes them.
+        images: (n, channels, height, width), as the model takes them, or a part of a data set.
         kept: (d,) boolean mask of the latent dimensions to trace from.
         batch_size: images at a time; memory does not grow with n.
 
     Returns:
-        A `Utility` for each traced layer, by its name in `model.named_modules()`, in the order of the forward
-        pass; a layer without a path to the latent space has a map of zeros.
+        A `Utility` for each traced layer, float64 and all layers in one unit, by its name in
+        `model.named_modules()`, in the order of the forward pass; a layer without a path to the latent space
+        has a map of zeros.
 
     Raises:
-        ValueError: for a mask of the wrong shape or without a kept dimension, no images, or a function that
-            cannot be traced (named).
+        ValueError: for a mask of the wrong shape or without a kept dimension, no images, a function that
+            cannot be traced (named), or a signal that no float32 holds.
     """
     decision = decision_layer(model)
     if kept.shape != (decision.in_features,) or kept.dtype != torch.bool or not bool(kept.any()):
@@ -66,49 +88,54 @@ def trace_utility(
         )
     if len(images) == 0:
         raise ValueError("expected at least one image to trace, got none")
-    twin = _float64_twin(model)
+    batches = partial(torch.split, images) if isinstance(images, Tensor) else images.in_batches
 
     def trace(size: int) -> dict[str, Tensor]:
         sums: dict[str, Tensor] = {}
-        for batch in torch.split(images, size):
-            for name, maps in _trace_batch(twin, float64(batch), kept).items():
+        for batch in batches(size):
+            for name, maps in _trace_batch(model, batch, kept).items():
                 sums[name] = sums[name] + maps if name in sums else maps
         return sums
 
-    sums = in_fitting_batches(trace, batch_size)
+    with evaluation_mode(model), frozen_parameters(model), torch.enable_grad():
+        sums = in_fitting_batches(trace, batch_size)
     return {name: Utility(total / len(images)) for name, total in sums.items()}
 
 
-def _float64_twin(model: nn.Module) -> nn.Module:
-    """A copy in float64 and evaluation mode.
-
-    Through dozens of layers the signal shrinks by tens of orders of magnitude, past what float32 holds.
-    """
-    twin = copy.deepcopy(model).to(float64_device(decision_layer(model).weight.device))
-    return twin.double().eval().requires_grad_(False)
-
-
 def _trace_batch(model: nn.Module, images: Tensor, kept: Tensor) -> dict[str, Tensor]:
-    recorder = LayerOutputs(model)
-    decision = decision_layer(model)
-    latent: list[Tensor] = []
-    hook = decision.register_forward_pre_hook(lambda _, inputs: latent.append(inputs[0]))
-    with hook, torch.enable_grad(), module_path(model) as path, DeconvolutionMode(recorder.observe):
+    """The sum over the images of each layer's rectified maps, float64."""
+    for exponent in _START_EXPONENTS:
+        sums = _trace_from(model, images, kept, exponent)
+        if all(bool(maps.isfinite().all()) for maps in sums.values()):
+            return sums
+    raise ValueError("expected a net that a signal comes back through, it grows out of what float32 holds")
+
+
+def _trace_from(model: nn.Module, images: Tensor, kept: Tensor, exponent: int) -> dict[str, Tensor]:
+    outputs = LayerOutputs(model, through=ACTIVATIONS | POOLS, call=deconvolved_call, keep_values=False)
+    images = images.detach().requires_grad_(True)
+    with module_path(model) as path, outputs:
         try:
-            model(images.detach().requires_grad_(True))
+            latent, _ = latent_and_logits(model, images)
         except ValueError as error:
             raise ValueError(f"{error} in {path[-1] or type(model).__name__}") from None
-    outputs = recorder.outputs
-    outputs.pop(next(name for name, module in model.named_modules() if module is decision))
-    response = latent[-1]
-    signals = torch.autograd.grad(
-        response,
-        list(outputs.values()),
-        grad_outputs=response.detach() * kept.to(response.device),
-        allow_unused=True,
-    )
-    maps = {}
-    for (name, output), signal in zip(outputs.items(), signals, strict=True):
-        total = (torch.zeros_like(output) if signal is None else signal).detach().sum(0)
-        maps[name] = total.reshape(*total.shape, *[1] * (3 - total.ndim))
-    return maps
+    found = outputs.found()
+    found.pop(next(name for name, module in model.named_modules() if module is decision_layer(model)))
+    start = latent.detach() * kept.to(latent.device)
+    # By a power of two, which is exact: through dozens of layers a signal shrinks by tens of orders of magnitude.
+    largest = float(start.abs().max())
+    scale = 2.0 ** (exponent - math.frexp(largest)[1])
+    maps: dict[str, Tensor] = {}
+
+    def receive(name: str, signal: Tensor) -> None:
+        maps[name] = _as_map(float64(signal.clamp_min(0).sum(0)) / scale)
+
+    receive_signals(found, receive)
+    torch.autograd.grad(latent, images, grad_outputs=(float64(start) * scale).to(start))
+    silent = {name: torch.zeros(output.shape[1:], dtype=torch.float64) for name, output in found.items()}
+    return {name: maps.get(name, _as_map(zeros.to(start.device))) for name, zeros in silent.items()}
+
+
+def _as_map(total: Tensor) -> Tensor:
+    """(channels, ...) as (channels, h, w)."""
+    return total.reshape(*total.shape, *[1] * (3 - total.ndim))

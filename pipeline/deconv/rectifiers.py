@@ -7,10 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
 Functions = frozenset[Callable[..., Any]]
-Observer = Callable[[Callable[..., Any], Sequence[Any], Mapping[str, Any], Any], Any]
 
 
 class _Deconvolved(torch.autograd.Function):
@@ -127,44 +125,21 @@ def _n_activations(values: Sequence[Any]) -> int:
     return sum(isinstance(value, Tensor) and value.requires_grad for value in flat)
 
 
-class ObservingMode(TorchFunctionMode):
-    """While active, every torch function is reported after it ran.
+def deconvolved_call(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """What a torch function returns; a rectifier's backward rule is that of deconvolution.
 
-    Args:
-        observe: called with (function, args, kwargs, result); gives what the model gets.
-    """
-
-    def __init__(self, observe: Observer) -> None:
-        super().__init__()
-        self._observe = observe
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        return self._observe(func, args, kwargs, self.run(func, args, kwargs))
-
-    def run(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """What the function returns."""
-        return func(*args, **kwargs)
-
-
-class DeconvolutionMode(ObservingMode):
-    """While active, rectifiers follow the deconvolution rule, in unmodified models, modules or functions.
+    Weights must not require gradients: what does, and is multiplied, is taken for an activation.
 
     Raises:
         ValueError: by name, for a function that the method cannot trace.
     """
-
-    def run(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """What the function returns; a rectifier is replaced by one of the deconvolution rule."""
-        if func in _UNTRACEABLE:
-            raise ValueError(f"expected layers that deconvolution can trace, got {_UNTRACEABLE[func]}")
-        if func in _PRODUCTS and _n_activations([*args, *kwargs.values()]) > 1:
-            raise ValueError(
-                f"expected layers that deconvolution can trace, got a product of two activations ({func.__name__})"
-            )
-        if func in RECTIFIERS:
-            call = _read_call(func, args, kwargs)
-            return _Deconvolved.apply(call.x, call.high, call.in_place)
-        return func(*args, **kwargs)
+    if func in _UNTRACEABLE:
+        raise ValueError(f"expected layers that deconvolution can trace, got {_UNTRACEABLE[func]}")
+    if func in _PRODUCTS and _n_activations([*args, *kwargs.values()]) > 1:
+        raise ValueError(
+            f"expected layers that deconvolution can trace, got a product of two activations ({func.__name__})"
+        )
+    if func in RECTIFIERS:
+        call = _read_call(func, args, kwargs)
+        return _Deconvolved.apply(call.x, call.high, call.in_place)
+    return func(*args, **kwargs)

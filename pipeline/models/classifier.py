@@ -127,6 +127,18 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def frozen_parameters(model: nn.Module) -> Iterator[None]:
+    """Inside the block no parameter requires gradients, so that what does depends on the images."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    model.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
 def module_path(model: nn.Module) -> Iterator[list[str]]:
     """Inside the block: the names of the modules that are being run, outermost first.
 

@@ -113,9 +113,10 @@ def _once(lines: list[str]) -> list[str]:
         if text == " required key is missing" and get_close_matches(name, misspelt):
             continue
         if section.endswith(_SCHEDULES):
-            if (name, text) in said:
+            mistake = (name, text.partition("; allowed: ")[0])  # retraining allows more
+            if mistake in said:
                 continue
-            said.add((name, text))
+            said.add(mistake)
         kept.append(line)
     return kept
 

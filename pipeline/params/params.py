@@ -11,7 +11,7 @@ from pipeline.params.installed_names import torchvision_classifiers
 from pipeline.params.machine import Numerics, Runtime
 from pipeline.params.nets.sections import GROWABLE, Architecture, TorchvisionModel
 from pipeline.params.perturbations import Attack, Noise
-from pipeline.params.pruning import COMPETITORS, Compare, Prune, Select, Surgery
+from pipeline.params.pruning import COMPETITORS, AfterTheFact, Compare, Prune, Select, Surgery
 from pipeline.params.robustness import Lineup, Robustness, Source
 from pipeline.params.sections import Fraction, NonNegativeInt, OpenFraction, Section, Slug
 from pipeline.params.training import Grow, Lda, Push, Train
@@ -41,7 +41,7 @@ class Report(Section):
     headline: Annotated[list[Slug], Field(min_length=1)]
     dpi: Annotated[int, Field(ge=50, le=600)]
     confidence: OpenFraction
-    target_base_test_accuracy: Fraction
+    target_original_test_accuracy: Fraction
     target_params_fraction: OpenFraction
 
 
@@ -58,6 +58,7 @@ class Params(Section):
     push: Push
     surgery: Surgery
     prune: Prune
+    after_the_fact: AfterTheFact | None
     select: Select
     compare: Compare | None
     sources: dict[Slug, Source]
@@ -83,6 +84,7 @@ class Params(Section):
             ("seeds", self.seeds),
             ("prune.etas", self.prune.etas),
             ("prune.sizes", self.prune.sizes),
+            *((f"after_the_fact.{key}", getattr(self.after_the_fact, key, ())) for key in ("etas", "sizes")),
             ("compare.competitors", self.compare.competitors if self.compare else ()),
             ("lineup.competitors", self.lineup.competitors if self.lineup else ()),
             ("white_box", self.white_box),

@@ -37,11 +37,11 @@ class Surgery(Section):
     remove_branches: bool
 
 
-class Prune(Section):
-    """The pruning step, at most `rounds` times, each from the smallest acceptable sample of the one before.
+class Rounds(Section):
+    """Pruning at most `rounds` times, each from the smallest acceptable sample of the one before.
 
     A sample is made for each of `etas` (Eq. 3.13) and for each of `sizes`, fractions of the parameters of the
-    model that the round starts from, for which eta is found by bisection. `max_drop` is how far under the base a
+    model that the round starts from, for which eta is found by bisection. `max_drop` is how far under the original a
     sample may fall on validation (t_acc).
     """
 
@@ -58,8 +58,24 @@ class Prune(Section):
         return self
 
 
+class Prune(Rounds):
+    """Rounds from the pushed net."""
+
+
+class AfterTheFact(Rounds):
+    """Chapter 3's pipeline: rounds from the original, without any push, neurons ranked by Eq. 3.8."""
+
+    @model_validator(mode="after")
+    def _no_push(self) -> Self:
+        if self.retraining.push != "none":
+            raise ValueError(
+                f"retraining.push: expected none, as chapter 3 does (got {self.retraining.push})"
+            )
+        return self
+
+
 class Select(Section):
-    """The parameter-first model is the smallest within `max_drop` of the base on validation."""
+    """The parameter-first model is the smallest within `max_drop` of the original on validation."""
 
     max_drop: Fraction
 
@@ -82,7 +98,7 @@ class FixedNet(Section):
 
 
 class Compare(Section):
-    """Ours at these fractions of the base's parameters, one after another, and who it is compared with.
+    """Ours at these fractions of the original's parameters, one after another, and who it is compared with.
 
     Every competitor goes through the same sizes with the same retraining.
     """

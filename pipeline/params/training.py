@@ -98,17 +98,24 @@ class Train(Section):
     auxiliary: Auxiliary | None
 
 
+class Bounds(Section):
+    """What no candidate of growing may exceed; null bounds nothing."""
+
+    params: PositiveInt | None
+    flops: PositiveInt | None
+    memory_mib: PositiveFloat | None
+
+
 class Grow(Section):
-    """Algorithm 2 and its stop rules; a bound that is null bounds nothing."""
+    """Algorithm 2 and its stop rules; candidates have the quick `training`, the best one `full_training` as well."""
 
     max_modules: PositiveInt
     noticeable_gain: Fraction
     patience: PositiveInt
-    max_params: PositiveInt | None
-    max_flops: PositiveInt | None
-    max_memory_mib: PositiveFloat | None
+    bounds: Bounds
     start: Literal["parent", "scratch"]
     training: ShuffledSchedule
+    full_training: ShuffledSchedule
     auxiliary: Auxiliary | None
 
 

@@ -28,8 +28,8 @@ class Selection:
     within_drop: bool
 
 
-def select_models(entries: list[Entry], *, base_n_correct: int, max_drop: float) -> Selection:
-    """Accuracy first: the best on validation. Parameter first: the smallest within `max_drop` of the base.
+def select_models(entries: list[Entry], *, original_n_correct: int, max_drop: float) -> Selection:
+    """Accuracy first: the best on validation. Parameter first: the smallest within `max_drop` of the original.
 
     Ties go to the smaller and then to the more accurate one. Where no sample is within the drop, the
     accuracy-first one stands in and `within_drop` is false.
@@ -41,14 +41,14 @@ def select_models(entries: list[Entry], *, base_n_correct: int, max_drop: float)
         raise ValueError("expected at least one pruned sample to select from, got none")
     accuracy_first = min(entries, key=lambda entry: (-entry.n_correct, entry.params))
     # In counts, with a hair for the product's rounding, so that exactly `max_drop` is within.
-    good = [e for e in entries if base_n_correct - e.n_correct <= max_drop * e.n + 1e-9 * e.n]
+    good = [e for e in entries if original_n_correct - e.n_correct <= max_drop * e.n + 1e-9 * e.n]
     if not good:
         return Selection(accuracy_first, accuracy_first, False)
     return Selection(accuracy_first, min(good, key=lambda e: (e.params, -e.n_correct)), True)
 
 
 def read_entries(pruned: Path) -> list[Entry]:
-    """All samples of a seed's rounds in their order, `round1/samples.csv` and so on; after the stop there are none."""
+    """All samples of a pipeline's rounds in their order, `round1/samples.csv` and so on; none after the stop."""
     entries, number = list[Entry](), 1
     while (table := pruned / f"round{number}" / "samples.csv").exists():
         for row in read_csv(table):

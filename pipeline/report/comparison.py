@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from pipeline.compared import OURS
+from pipeline.compared import ORIGINAL, OURS
 from pipeline.params.pruning import FILTER_CRITERIA
 from pipeline.report.figures import MARKERS, figure, label_axes, scale_by_size
 from pipeline.report.page import Names, bullets, grid, image, percent, section, table, thousands
@@ -61,7 +61,7 @@ def comparison_section(results: Results) -> str:
         image("comparison", "Test accuracy against parameters for every method"),
         "Ours takes the pushed model through the sizes, one after another; at each, every criterion keeps as many "
         f"filters in every layer as ours and retrains for the same {compare.retraining.epochs} epochs on the same "
-        "kind of batches. The others start from the grown model trained on for as many epochs without the push, "
+        "kind of batches. The others start from the original trained on for as many epochs without the push, "
         "and retrain with cross-entropy alone. Single weights (Han et al.) are zeros in the dense net: as many are "
         "left as ours has parameters, and no FLOP is saved. In the figure whiskers run from the lowest to the "
         f"highest seed. Test accuracy in %, {over_seeds(results)}:",
@@ -119,14 +119,14 @@ def draw_comparison(results: Results, folder: Path) -> None:
     filters: list[str] = [name for name in compare.competitors if name in FILTER_CRITERIA]
     others = [name for name in (*compare.competitors, *compare.fixed_nets) if name not in filters]
     panels: dict[str, list[str]] = {"which filters to keep": filters, "other ways to the same size": others}
-    base = results.estimates("scores", "model", "split")["base", "test"].mean
+    original = results.estimates("scores", "model", "split")[ORIGINAL, "test"].mean
     with figure(folder, "comparison", size=(9.5, 5.4), dpi=results.params.report.dpi) as drawing:
         axes = drawing.subplots(1, 2, sharey=True, sharex=True)
         for ax, (title, names) in zip(axes, panels.items(), strict=True):
             for idx, name in enumerate(names):
                 _draw_method(ax, results, name, color=f"C{idx}", marker=MARKERS[idx % len(MARKERS)])
             _draw_method(ax, results, OURS, color="black", marker="o", width=2.4)
-            ax.axhline(100 * base, color="grey", lw=0.8, ls=":", label="base, unpruned")
+            ax.axhline(100 * original, color="grey", lw=0.8, ls=":", label="original, unpruned")
             scale_by_size(ax)
             label_axes(ax, x="parameters (log scale)", title=title)
             ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, fontsize=7.5)

@@ -10,18 +10,25 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from pipeline.compared import AFTER_THE_FACT, PUSHED
+
 # For each model of the main flow its name for readers and its colour, of Okabe and Ito's palette: told apart by
 # colour-blind readers and on grey prints.
 _MODELS = {
-    "base": ("base", "#000000"),
-    "grown": ("grown", "#E69F00"),
-    "control": ("grown, trained on without the push", "#CC79A7"),
+    "original": ("original", "#000000"),
+    "base": ("before growing", "#E69F00"),
+    "control": ("trained on without the push", "#CC79A7"),
     "pushed": ("pushed", "#56B4E9"),
     "accuracy_first": ("pruned, accuracy first", "#009E73"),
     "parameter_first": ("pruned, parameter first", "#D55E00"),
+    "after_the_fact_accuracy_first": ("after the fact, accuracy first", "#7F7F7F"),
+    "after_the_fact_parameter_first": ("after the fact, parameter first", "#B8A200"),
 }
 LABELS = {name: label for name, (label, _) in _MODELS.items()}
 COLORS = {name: color for name, (_, color) in _MODELS.items()}
+# The two ways to a pruned model, for readers.
+PIPELINES = {PUSHED: "grow, push, prune", AFTER_THE_FACT: "after the fact (chapter 3)"}
+SIZES = {"params": "parameters", "flops": "FLOPs per image"}
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 _STYLE: dict[Any, Any] = {

@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
+from pipeline.compared import PUSHED
 from pipeline.params.pruning import SensitivityChoice
-from pipeline.report.figures import figure, label_axes
+from pipeline.report.figures import PIPELINES, figure, label_axes
 from pipeline.report.page import image, percent, section, table
 
 if TYPE_CHECKING:
@@ -19,11 +20,13 @@ if TYPE_CHECKING:
 
 
 _SEPARATIONS = {"trace": "trace (Eq. 7)", "log_det": "log det (ours)"}
-_STATES = {"before": "before pushing", "after": "after pushing"}
+# The pair of CVIU Figures 3 and 4: from the original, equally long, without and with the push.
+_PAIR = {"control": "trained without the push", "pushed": "trained with the push"}
+_STATES = {"original": "original"} | _PAIR
 
 
 def discriminants_section(results: Results) -> str:
-    """Discriminants and covariances before and after pushing (CVIU Figures 3 and 4)."""
+    """Discriminants and covariances with and without the push (CVIU Figures 3 and 4)."""
     n_discriminants = len(results.dataset["classes"]) - 1
     rows = []
     for seed, space in results.latent_spaces.items():
@@ -39,10 +42,11 @@ def discriminants_section(results: Results) -> str:
         f"top {n_discriminants}, % of sum | off-diagonal over diagonal mass"
     )
     return section(
-        "Discriminants before and after pushing",
-        image("discriminants", "The largest discriminants before and after pushing"),
+        "Discriminants with and without the push",
+        image("discriminants", "The largest discriminants with and without the push"),
+        "The original, trained on for as many epochs without the push (control) and with it. "
         "Bars: mean over seeds, whiskers from the lowest to the highest seed. On training images.",
-        image("covariances", "Covariance of the latent space before and after pushing"),
+        image("covariances", "Covariance of the latent space with and without the push"),
         table(header, rows),
         image("pushing", "The push over its epochs"),
     )
@@ -58,7 +62,19 @@ def sensitivity_section(results: Results) -> str:
         image("latent_sensitivity", "Validation accuracy against the number of latent neurons"),
         "The pushed model with only its top neurons, nothing retrained: by discriminating power (LDA, Eq. 12) and "
         f"by variance, which does not look at labels (PCA). Dotted: {rule}; utilities are traced from those.",
+        "Neurons kept in each round, a value for each seed:",
+        table("pipeline | round | neurons kept", _kept_by_round(results)),
     )
+
+
+def _kept_by_round(results: Results) -> list[list[str]]:
+    """M' over the rounds of each pipeline: whether the choice is stable."""
+    rows = []
+    for pipeline, words in PIPELINES.items():
+        for name, latent in results.rows("latent", pipeline=pipeline).groupby("round", sort=False):
+            kept = latent.groupby("seed")["kept"].sum()
+            rows.append([words, str(name), _by_seed(kept, "{:.0f}".format)])
+    return rows
 
 
 def variants_section(results: Results) -> str:
@@ -86,7 +102,7 @@ def variants_section(results: Results) -> str:
     return section(
         "Collapse: the paper's separation term and ours",
         "Eq. 7 rewards a large discriminant as much for growing as a small one, so that a strong push can end with "
-        "a single one. `log_det` is ours: log(1 + v) in the place of v. From the grown model, the same batches and "
+        "a single one. `log_det` is ours: log(1 + v) in the place of v. From the original, the same batches and "
         "epochs; a value for each seed; eigenvalues of Eq. 6 on training images; a batch counts as collapsed while "
         f"one discriminant holds more than {percent(params.lda.collapse_share)} % of the sum (last epoch).",
         table(header, rows),
@@ -108,9 +124,9 @@ def _accuracy(results: Results, values: pd.Series[float]) -> str:
 
 
 def draw_discriminants(results: Results, folder: Path) -> None:
-    """The largest discriminants before and after pushing and their running share (CVIU Figure 4)."""
+    """The largest discriminants with and without the push and their running share (CVIU Figure 4)."""
     with figure(folder, "discriminants", size=(9.5, 3.8), dpi=results.params.report.dpi) as drawing:
-        for ax, (state, title) in zip(drawing.subplots(1, 2), _STATES.items(), strict=True):
+        for ax, (state, title) in zip(drawing.subplots(1, 2), _PAIR.items(), strict=True):
             v = np.stack([np.sort(space[f"{state}.v"])[::-1] for space in results.latent_spaces.values()])
             running = np.maximum(v, 0).astype(np.float64).cumsum(1)
             shares, v = (running / np.maximum(running[:, -1:], 1e-30))[:, :20], v[:, :20]
@@ -128,13 +144,13 @@ def draw_discriminants(results: Results, folder: Path) -> None:
 
 
 def draw_covariances(results: Results, folder: Path) -> None:
-    """Total scatter of the latent space before and after pushing (CVIU Figure 3), for the first seed."""
+    """Total scatter of the latent space with and without the push (CVIU Figure 3), for the first seed."""
     seed, space = next(iter(results.latent_spaces.items()))
     # One order for both, by the pushed model's variance, so that a neuron keeps its place.
-    order = np.argsort(space["after.S_a"].diagonal())[::-1]
+    order = np.argsort(space["pushed.S_a"].diagonal())[::-1]
     with figure(folder, "covariances", size=(9.5, 4.4), dpi=results.params.report.dpi) as drawing:
         axes = drawing.subplots(1, 2)
-        for ax, (state, title) in zip(axes, _STATES.items(), strict=True):
+        for ax, (state, title) in zip(axes, _PAIR.items(), strict=True):
             matrix = np.abs(space[f"{state}.S_a"][np.ix_(order, order)])
             logarithm = np.log10(np.maximum(matrix, 1e-8))
             shown = ax.imshow(logarithm, vmin=-8, vmax=max(0.0, float(logarithm.max())), cmap="viridis")
@@ -147,7 +163,9 @@ def draw_sensitivity(results: Results, folder: Path) -> None:
     """Validation accuracy against the latent neurons kept, by LDA and by PCA (thesis Figure 3-19), first round."""
     with figure(folder, "latent_sensitivity", size=(6.5, 3.8), dpi=results.params.report.dpi) as drawing:
         ax = drawing.subplots()
-        for idx, (seed, rows) in enumerate(results.rows("latent", round="round1").groupby("seed")):
+        for idx, (seed, rows) in enumerate(
+            results.rows("latent", pipeline=PUSHED, round="round1").groupby("seed")
+        ):
             color, n_kept = f"C{idx}", int(rows["kept"].sum())
             by_lda, by_pca = 100 * rows["accuracy"], 100 * rows["n_correct_pca"] / rows["n"]
             ax.plot(rows["rank"], by_lda, color=color, label=f"seed {seed}, LDA: {n_kept} kept")

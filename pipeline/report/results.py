@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,15 @@ import numpy.typing as npt
 import pandas as pd
 from safetensors.numpy import load_file
 
-from pipeline.compared import OURS_AT_SIZE, at_size, attacked_models, source_name
+from pipeline.compared import (
+    AFTER_THE_FACT,
+    OURS_AT_SIZE,
+    PUSHED,
+    at_size,
+    attacked_models,
+    main_models,
+    source_name,
+)
 from pipeline.errors import InputError
 from pipeline.files import read_json
 from pipeline.report.figures import LABELS
@@ -44,10 +53,11 @@ class Results:
         tables: by name. Those of the stages (each row begins with its job's labels), `pushing` (one row for each
             epoch of the main push) and `variants` (what the main push and the other ones ended with; NaN where one
             diverged). With `accuracy`, where there are counts. Empty where the params leave out their stage.
-        latent_spaces: by seed, the arrays of `lda.describe_latent` before and after the main push.
-        galleries: by attack, the first seed's gallery: what base and pruned said of its images, and the images.
-        selections: by seed, `selection.json`.
-        stops: by seed, the last round's `round.json`.
+        latent_spaces: by seed, the arrays of `lda.describe_latent` of the original, of the control and of the pushed
+            net (CVIU Figures 3 and 4 hold training with and without the push, equally long, against each other).
+        galleries: by attack, the first seed's gallery: what original and pruned said of its images, and the images.
+        selections: by pipeline and seed, `selection.json`.
+        stops: by pipeline and seed, the last round's `round.json`.
         dataset: `images.json`.
         environment: `environment.json` of the first seed.
     """
@@ -56,8 +66,8 @@ class Results:
     tables: dict[str, pd.DataFrame]
     latent_spaces: dict[int, Arrays]
     galleries: dict[str, tuple[pd.DataFrame, Arrays]]
-    selections: dict[int, dict[str, Any]]
-    stops: dict[int, dict[str, Any]]
+    selections: dict[tuple[str, int], dict[str, Any]]
+    stops: dict[tuple[str, int], dict[str, Any]]
     dataset: dict[str, Any]
     environment: dict[str, Any]
 
@@ -82,6 +92,11 @@ class Results:
         """Mean `params` or `flops` of a model of the main flow over seeds."""
         return float(self.rows("scores", model=model)[column].mean())
 
+    def main_models(self) -> dict[str, str]:
+        """The models of the main flow by name, with their names for readers; one before growing if one was grown."""
+        names = main_models(Path(), 0, self.params.after_the_fact)
+        return {name: LABELS[name] for name in names if name != "base" or self.params.grow}
+
     def conditions(self) -> list[Condition]:
         """Every condition that the params name, clean first."""
         return [*list_conditions(self.params.noise, self.params.attacks, self.params.sources)]
@@ -98,8 +113,9 @@ class Results:
         if lineup is not None:
             labels[OURS_AT_SIZE] = f"ours at {lineup.fraction:g}"
             labels |= {at_size(each): f"{each} at {lineup.fraction:g}" for each in lineup.competitors}
-        models = attacked_models(Path(), 0, lineup, self.params.compare, [*sources])
-        return {name: labels[name] for name in models}
+        params = self.params
+        models = attacked_models(Path(), 0, params.after_the_fact, lineup, params.compare, [*sources])
+        return {name: labels[name] for name in models if name != "base" or params.grow}
 
     def drops(self, model: str, condition: str, *, relative: bool = False) -> list[float]:
         """Change of accuracy against clean images, a value for each seed; relative: as a share of the clean one."""
@@ -122,6 +138,9 @@ def load_results(params: Params, root: Path) -> Results:
     """
     seeds, first = params.seeds, root / "robustness" / str(params.seeds[0])
     pictures = "gallery.safetensors"
+    pipelines = {PUSHED: params.prune.rounds}
+    if params.after_the_fact is not None:
+        pipelines[AFTER_THE_FACT] = params.after_the_fact.rounds
     # What the params leave out nothing has written.
     absent = {"growth": not params.grow, "comparison": not params.compare}
     absent |= {"outcomes": not params.attacks, "white_box": not params.white_box}
@@ -137,14 +156,20 @@ def load_results(params: Params, root: Path) -> Results:
         return Results(
             params=params,
             tables={name: with_accuracy(table) for name, table in tables.items()},
-            latent_spaces={s: load_file(root / f"push/{s}/main/latent.safetensors") for s in seeds},
+            latent_spaces={seed: _latent_spaces(root / "push" / str(seed)) for seed in seeds},
             galleries={
                 each.name: (_read(first / each.name / "gallery.csv"), load_file(first / each.name / pictures))
                 for each in list_conditions(params.noise, params.attacks, params.sources)
                 if each.kind == "attack"
             },
-            selections={s: read_json(root / f"select/{s}/selection.json") for s in seeds},
-            stops={s: read_json(root / f"prune/{s}/round{params.prune.rounds}/round.json") for s in seeds},
+            selections={
+                (name, seed): read_json(root / f"select/{seed}/{name}/selection.json")
+                for name, seed in product(pipelines, seeds)
+            },
+            stops={
+                (name, seed): read_json(root / f"prune/{seed}/{name}/round{rounds}/round.json")
+                for (name, rounds), seed in product(pipelines.items(), seeds)
+            },
             dataset=read_json(root / "prepare" / "images.json"),
             environment=read_json(root / f"evaluate/{seeds[0]}/environment.json"),
         )
@@ -160,6 +185,18 @@ def _read(path: Path) -> pd.DataFrame:
 def with_accuracy(table: pd.DataFrame) -> pd.DataFrame:
     """The table with `accuracy`, the one division of its counts; one without counts as it is."""
     return table.assign(accuracy=table["n_correct"] / table["n"]) if "n_correct" in table else table
+
+
+def _latent_spaces(folder: Path) -> Arrays:
+    """What a seed's pushes wrote: the original, the control and the pushed net, by `original.v` and so on."""
+    pushed, control = (load_file(folder / push / "latent.safetensors") for push in ("main", "control"))
+    states = {"original": (pushed, "before"), "control": (control, "after"), "pushed": (pushed, "after")}
+    return {
+        f"{name}.{key.removeprefix(f'{state}.')}": array
+        for name, (arrays, state) in states.items()
+        for key, array in arrays.items()
+        if key.startswith(f"{state}.")
+    }
 
 
 def _variants(params: Params, folder: Path, history: pd.DataFrame) -> pd.DataFrame:

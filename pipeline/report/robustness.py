@@ -7,7 +7,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.compared import OURS_AT_SIZE, at_size
+from pipeline.compared import ORIGINAL, OURS_AT_SIZE, at_size
 from pipeline.params.perturbations import FoolboxAttack, ImpulseNoise, NewtonFoolAttack, PoissonNoise
 from pipeline.report import robustness_figures as draw
 from pipeline.report.figures import LABELS
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pipeline.report.results import Results
     from pipeline.robustness.conditions import Condition
 
-_FOOLED = {"only_base": "fooled the base, not the pruned model", "only_pruned": "the reverse"}
+_FOOLED = {"only_original": "fooled the original, not the pruned model", "only_pruned": "the reverse"}
 _PRUNED = ("accuracy_first", "parameter_first")
 
 
@@ -77,9 +77,9 @@ def _drops(results: Results) -> str:
         image("drops", "Accuracy drop of every model under every perturbation"),
         "Accuracy under the perturbation less accuracy on clean images, in points: mean and "
         f"{results.params.report.confidence:.0%} interval over seeds. The form of thesis Tables 5-1 to 5-3.",
-        grid("perturbation", conditions, LABELS, cell),
+        grid("perturbation", conditions, results.main_models(), cell),
         "The same in percent of the model's own clean accuracy:",
-        grid("perturbation", conditions, LABELS, partial(cell, relative=True)),
+        grid("perturbation", conditions, results.main_models(), partial(cell, relative=True)),
     )
 
 
@@ -157,9 +157,9 @@ def _outcomes(results: Results) -> str:
         return ""
     return section(
         "Who is fooled",
-        "Of the test images that the base and the parameter-first model both get right when clean:",
+        "Of the test images that the original and the parameter-first model both get right when clean:",
         frame_table(
-            "attack | seed | only the base | only the pruned | both | neither",
+            "attack | seed | only the original | only the pruned | both | neither",
             results.tables["outcomes"],
             "condition seed only_first only_second both neither",
         ),
@@ -189,10 +189,10 @@ def claims_section(results: Results) -> str:
     """A sentence for each claim of thesis 5.3: pruning along discriminants loses no more than the original."""
     lines = []
     for condition, name in product(results.headline(), _PRUNED):
-        gain = _gain(results, name, "base", condition)
+        gain = _gain(results, name, ORIGINAL, condition)
         lines.append(
-            f"{condition}: {LABELS[name]}, loses less than the base "
-            f"({_drop(results, name, condition)} against {_drop(results, 'base', condition)} points, "
+            f"{condition}: {LABELS[name]}, loses less than the original "
+            f"({_drop(results, name, condition)} against {_drop(results, ORIGINAL, condition)} points, "
             f"difference {gain.percent(signed=True)}): **{verdict(gain)}**."
         )
     return section(
@@ -228,7 +228,8 @@ def same_size_section(results: Results) -> str:
     columns = {name: label for name, label in results.models().items() if name in models}
     return section(
         "At the same size",
-        f"Models of {percent(lineup.fraction)} % of the base's parameters, with as many filters in every layer: mean "
+        f"Models of {percent(lineup.fraction)} % of the original's parameters, with as many filters in every layer: "
+        "mean "
         "change of accuracy in points, and in parentheses how much less ours loses (mean and interval over seeds).",
         grid("perturbation", {name: name for name in results.headline()}, columns, cell),
     )
@@ -236,17 +237,17 @@ def same_size_section(results: Results) -> str:
 
 def pairs_section(results: Results) -> str:
     """Within a seed: paired bootstrap over images, and McNemar's test."""
-    pairs, rows = results.rows("pairs", first="base"), []
+    pairs, rows = results.rows("pairs", first=ORIGINAL), []
     for condition, name in product(results.headline(), _PRUNED):
         for _, row in pairs[(pairs["condition"] == condition) & (pairs["second"] == name)].iterrows():
             change, low, high = (percent(row[each], signed=True) for each in ("change", "low", "high"))
             cells = [condition, LABELS[name], row["seed"], f"{change} [{low}, {high}]"]
             rows.append([*cells, row["only_first"], row["only_second"], f"{row['p_value']:.3g}"])
-    header = "perturbation | against the base | seed | change, points | "
-    header += "right: only base | right: only pruned | McNemar p"
+    header = "perturbation | against the original | seed | change, points | "
+    header += "right: only original | right: only pruned | McNemar p"
     return section(
         "Pair by pair, on the same images",
-        f"Change: how much less accuracy the pruned model loses than the base, with a {CONFIDENCE_LEVEL:.0%} "
+        f"Change: how much less accuracy the pruned model loses than the original, with a {CONFIDENCE_LEVEL:.0%} "
         f"interval from {results.params.robustness.bootstrap_resamples} paired resamples of the images within the "
         "seed. McNemar's exact test compares the two models' hits on the perturbed images. No correction is made "
         "for the number of tests. All pairs and conditions: `tables/pairs.csv`.",

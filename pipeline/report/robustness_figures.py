@@ -23,15 +23,15 @@ KINDS = {CLEAN: "clean", "noise": "noisy", "attack": "attacked"}
 def draw_drops(results: Results, folder: Path) -> None:
     """Accuracy drop of every model under every perturbation, mean and interval over seeds."""
     conditions = results.headline()
-    positions, width = np.arange(len(conditions)), 0.8 / len(LABELS)
+    positions, width = np.arange(len(conditions)), 0.8 / len(results.main_models())
     error_kw = {"lw": 0.8, "capsize": 2, "ecolor": "#999999"}
     with figure(folder, "drops", size=(9.5, 4.2), dpi=results.params.report.dpi) as drawing:
         ax = drawing.subplots()
-        for idx, (name, label) in enumerate(LABELS.items()):
+        for idx, (name, label) in enumerate(results.main_models().items()):
             drops = [results.drop(name, condition) for condition in conditions]
             means = [100 * each.mean for each in drops]
             errors = [100 * np.nan_to_num(each.half_width) for each in drops]
-            x = positions + (idx - (len(LABELS) - 1) / 2) * width
+            x = positions + (idx - (len(results.main_models()) - 1) / 2) * width
             ax.bar(x, means, width, yerr=errors, color=COLORS[name], error_kw=error_kw, label=label)
         ax.axhline(0, color="black", lw=0.8)
         ax.set_xticks(positions, conditions)
@@ -57,7 +57,7 @@ def draw_severities(results: Results, folder: Path) -> bool:
     columns = min(3, len(panels))
     n_rows = -(-len(panels) // columns)
     # The legend has as many columns as there are panels: three would be wider than one panel.
-    size = (3.2 * columns, 2.7 * n_rows + 0.22 * -(-len(LABELS) // columns) + 0.15)
+    size = (3.2 * columns, 2.7 * n_rows + 0.22 * -(-len(results.main_models()) // columns) + 0.15)
     with figure(folder, "severities", size=size, dpi=results.params.report.dpi) as drawing:
         axes = list(np.asarray(drawing.subplots(n_rows, columns, squeeze=False)).flat)
         first_of: dict[str, Axes] = {}
@@ -77,7 +77,7 @@ def draw_severities(results: Results, folder: Path) -> bool:
 def _draw_family(ax: Axes, results: Results, conditions: list[Condition]) -> None:
     strengths = [0.0, *(each.strength for each in conditions)]
     names = [CLEAN, *(each.name for each in conditions)]
-    for model, label in LABELS.items():
+    for model, label in results.main_models().items():
         rows = results.rows("accuracy", model=model)
         by_seed = 100 * rows.pivot_table(index="seed", columns="condition", values="accuracy")[names]
         ax.plot(strengths, by_seed.mean(), color=COLORS[model], marker=".", lw=1.2, label=label)
@@ -85,7 +85,7 @@ def _draw_family(ax: Axes, results: Results, conditions: list[Condition]) -> Non
 
 
 def draw_gallery(results: Results, attack: str, fooled: str, name: str, folder: Path) -> bool:
-    """The first seed's clean images, perturbations, attacked images, and what base and pruned said; False if none."""
+    """The first seed's clean images, perturbations, attacked images, and what both models said; False if none."""
     rows, images = results.galleries[attack]
     rows = rows[rows["fooled"] == fooled]
     if rows.empty:
@@ -115,7 +115,7 @@ def draw_gallery(results: Results, attack: str, fooled: str, name: str, folder: 
 def _said(row: pd.Series[Any], state: str, classes: list[str]) -> str:
     return "\n".join(
         f"{name}: {classes[int(row[f'{model}_{state}_class'])]} ({row[f'{model}_{state}_confidence']:.2f})"
-        for name, model in (("base", "first"), ("pruned", "second"))
+        for name, model in (("original", "first"), ("pruned", "second"))
     )
 
 
@@ -134,7 +134,7 @@ def draw_reliability(results: Results, folder: Path) -> None:
         axes = drawing.subplots(1, len(rows_of), sharex=True, sharey=True)
         for ax, (kind, rows) in zip(axes, rows_of.items(), strict=True):
             ax.plot([0, 100], [0, 100], color="grey", lw=0.8, ls=":", label="perfectly calibrated")
-            for name in ("base", "pushed", "accuracy_first", "parameter_first"):
+            for name in ("original", "pushed", "accuracy_first", "parameter_first"):
                 bins = rows[rows["model"] == name].groupby("bin")[["n", "n_correct", "confidence"]].sum()
                 bins = bins[bins["n"] >= 10]
                 x, y = 100 * bins["confidence"] / bins["n"], 100 * bins["n_correct"] / bins["n"]

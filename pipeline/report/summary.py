@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.report.figures import LABELS
+from pipeline.compared import ORIGINAL
 from pipeline.report.page import bullets, counted, percent, table, thousands
 
 if TYPE_CHECKING:
@@ -20,21 +20,21 @@ def over_seeds(results: Results) -> str:
 
 
 def sizes(results: Results, model: str, column: str) -> str:
-    """A model's mean parameters or FLOPs, and the share of the base's."""
+    """A model's mean parameters or FLOPs, and the share of the original's."""
     size = results.size(model, column)
-    return f"{thousands(size)} ({percent(size / results.size('base', column))} %)"
+    return f"{thousands(size)} ({percent(size / results.size(ORIGINAL, column))} %)"
 
 
 def summary(results: Results) -> str:
     """A table of models (size, accuracy, drops) and whether the expectations in the params were met."""
     conditions = results.headline()
     scores, rows = results.estimates("scores", "model", "split"), []
-    for name, label in LABELS.items():
+    for name, label in results.main_models().items():
         size = sizes(results, name, "params"), thousands(results.size(name, "flops"))
         drops = [results.drop(name, condition).percent(signed=True) for condition in conditions]
         rows.append([label, *size, scores[name, "test"].percent(), *drops])
     n_test = int(results.rows("scores", split="test")["n"].iloc[0])
-    header = " | ".join(["model | parameters (of base) | FLOPs | test accuracy, %", *conditions])
+    header = " | ".join(["model | parameters (of original) | FLOPs | test accuracy, %", *conditions])
     blocks = (
         table(header, rows),
         f"{over_seeds(results).capitalize()}; {counted(n_test, 'test image')}. The columns after the accuracy "
@@ -48,17 +48,18 @@ def expectations(results: Results) -> str:
     """A sentence for each expectation, saying whether this run met it."""
     report, max_drop = results.params.report, results.params.select.max_drop
     scores = results.estimates("scores", "model", "split")
-    base, smallest = scores["base", "test"].mean, scores["parameter_first", "validation"].mean
-    fraction = results.size("parameter_first", "params") / results.size("base", "params")
-    drop = scores["base", "validation"].mean - smallest
+    target = report.target_original_test_accuracy
+    original, smallest = scores[ORIGINAL, "test"].mean, scores["parameter_first", "validation"].mean
+    fraction = results.size("parameter_first", "params") / results.size(ORIGINAL, "params")
+    drop = scores[ORIGINAL, "validation"].mean - smallest
     # Accuracies are ratios of counts: a hair forgives the division, not an image.
     within = drop <= max_drop + 1e-9 and fraction <= report.target_params_fraction
     return bullets(
         [
-            f"Base: {percent(base)} % mean test accuracy; expected at least "
-            f"{percent(report.target_base_test_accuracy)} %: **{_met(base >= report.target_base_test_accuracy)}**.",
-            f"Parameter-first model: {percent(fraction)} % of the base's parameters at "
-            f"{percent(-drop, signed=True)} points of the base's validation accuracy (means over seeds); expected "
+            f"Original: {percent(original)} % mean test accuracy; expected at least "
+            f"{percent(target)} %: **{_met(original >= target)}**.",
+            f"Parameter-first model: {percent(fraction)} % of the original's parameters at "
+            f"{percent(-drop, signed=True)} points of the original's validation accuracy (means over seeds); expected "
             f"at most {percent(report.target_params_fraction)} % within {percent(max_drop)} points: "
             f"**{_met(within)}**.",
         ]

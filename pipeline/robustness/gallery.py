@@ -8,6 +8,7 @@ import numpy as np
 from safetensors.torch import save_file
 from torch import Tensor
 
+from pipeline.compared import ORIGINAL
 from pipeline.files import write_csv
 from pipeline.robustness.outcomes import Predictions
 
@@ -38,19 +39,19 @@ def save_gallery(
     Args:
         folder: where.
         labels: (n,) the true labels.
-        models: the base and the parameter-first model's predictions.
+        models: the original and the parameter-first model's predictions.
         clean: (n, channels, height, width) images in [0, 1].
         attacked: the same images under the attack.
         n_images: at most, of either kind.
-        seed_of: from `only_base` or `only_pruned` to the seed that draws them.
+        seed_of: from `only_original` or `only_pruned` to the seed that draws them.
     """
-    base, pruned = models["base"], models["parameter_first"]
-    outcomes = compare_outcomes(labels, base, pruned)
+    original, pruned = models[ORIGINAL], models["parameter_first"]
+    outcomes = compare_outcomes(labels, original, pruned)
     rows: list[dict[str, Any]] = []
     images = {}
-    for fooled, kind in (("only_base", "only_first"), ("only_pruned", "only_second")):
+    for fooled, kind in (("only_original", "only_first"), ("only_pruned", "only_second")):
         chosen = pick_examples(outcomes[kind], n_images, seed_of(fooled))
-        rows += [{"fooled": fooled} | row for row in gallery_rows(chosen, labels, base, pruned)]
+        rows += [{"fooled": fooled} | row for row in gallery_rows(chosen, labels, original, pruned)]
         images[f"{fooled}.clean"] = clean[chosen].cpu()
         images[f"{fooled}.attacked"] = attacked[chosen].cpu()
     write_csv(folder / "outcomes.csv", [{kind: int(mask.sum()) for kind, mask in outcomes.items()}])
