@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
-
-from torch import Tensor
 
 from pipeline.cost import Cost, measure_cost
 from pipeline.machine.seeding import derive_seed, seed_torch
@@ -14,29 +11,25 @@ from pipeline.models import build_model
 from pipeline.models.classifier import Classifier, blueprint_of
 from pipeline.models.inception import Inception
 from pipeline.training.fresh import train_plainly
+from pipeline.training.objectives import heads_of, set_heads
 from pipeline.training.predict import Score, evaluate
 
 if TYPE_CHECKING:
     from pipeline.images.parts import Parts
     from pipeline.params.machine import Numerics
     from pipeline.params.training import Grow, ShuffledSchedule
-    from pipeline.training.fit import Outcome
     from pipeline.training.resume import ResumePoint
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A net that was trained, its cost, its score on validation, the state of its auxiliary heads.
-
-    `grown_stage`, from 0, is None for the base.
-    """
+    """A net that was trained, its cost and its score on validation; `grown_stage`, from 0, is None for the base."""
 
     model: Classifier
     iteration: int
     grown_stage: int | None
     cost: Cost
     score: Score
-    heads: Mapping[str, Tensor]
 
     @property
     def name(self) -> str:
@@ -78,8 +71,8 @@ def extend(model: Classifier, stage: int, *, inherit: bool) -> Classifier:
         model: a `Classifier` around an Inception net; left untouched.
         stage: which stage gets the module, from 0.
         inherit: start from the parent's weights, all but the new module's (and those of a layer that reads
-            it, where it is wider than the module underneath); else everything is fresh. Fresh weights come
-            from torch's global generator.
+            it, where it is wider than the module underneath), and from its auxiliary heads; else everything is
+            fresh. Fresh weights come from torch's global generator.
 
     Raises:
         ValueError: if the model has no stages to grow.
@@ -97,13 +90,15 @@ def extend(model: Classifier, stage: int, *, inherit: bool) -> Classifier:
         fresh = net.state_dict()
         inherited = {n: t for n, t in model.net.state_dict().items() if t.shape == fresh[n].shape}
         net.load_state_dict(inherited, strict=False)
-    return Classifier(
+    extended = Classifier(
         net,
         image_shape=model.image_shape,
         mean=model.mean.flatten().tolist(),
         std=model.std.flatten().tolist(),
         classes=model.classes,
     )
+    set_heads(extended, heads_of(model) if inherit else {})
+    return extended
 
 
 class Growing:
@@ -120,9 +115,7 @@ class Growing:
         self._settings, self._parts, self._seed = settings, parts, seed
         self._resume, self._numerics = resume, numerics
 
-    def grow(
-        self, base: Classifier, heads: Mapping[str, Tensor]
-    ) -> tuple[Candidate, list[dict[str, Any]], str]:
+    def grow(self, base: Classifier) -> tuple[Candidate, list[dict[str, Any]], str]:
         """Search for the best extension of the base by quick training, then train it in full.
 
         As in Algorithm 2, what is returned is a grown net even where it ends below the base on validation: the
@@ -131,19 +124,17 @@ class Growing:
 
         Args:
             base: the trained net to start from.
-            heads: the state of its auxiliary heads, for candidates that start from their parent's weights.
 
         Returns:
             The grown net, a row for each one in the order of training (the base first, the grown net again at
             the end), and why growing stopped.
         """
-        start = Candidate(base, 0, None, self.measure(base), self.score(base), heads)
+        start = Candidate(base, 0, None, self.measure(base), self.score(base))
         best, history, reason = self._search(start)
         history.insert(0, start.row("full"))
         if best is None:
             return start, history, reason
-        outcome = self.train_fully(best.model, best.heads)
-        grown = replace(best, score=outcome.validation, heads=outcome.heads)
+        grown = replace(best, score=self.train_fully(best.model))
         return grown, [*history, grown.row("full", chosen=True)], reason
 
     def _search(self, start: Candidate) -> tuple[Candidate | None, list[dict[str, Any]], str]:
@@ -163,9 +154,8 @@ class Growing:
                 model = extend(current.model, stage, inherit=rules.start == "parent")
                 cost = self.measure(model)  # known before training
                 if all(size <= bound for bound, size, _ in self._bounds(cost)):
-                    inherited = current.heads if rules.start == "parent" else {}
-                    outcome = self.train(model, iteration, stage, heads=inherited)
-                    tried.append(Candidate(model, iteration, stage, cost, outcome.validation, outcome.heads))
+                    score = self.train(model, iteration, stage)
+                    tried.append(Candidate(model, iteration, stage, cost, score))
             if not tried:
                 bounds = ", ".join(f"{bound:,.0f} {unit}" for bound, _, unit in self._bounds(current.cost))
                 return best, history, f"every candidate is larger than {bounds}"
@@ -189,27 +179,25 @@ class Growing:
         """Its score on validation, without training."""
         return evaluate(model, self._parts.validation, batch_size=self._numerics.eval_batch_size)
 
-    def train(self, model: Classifier, iteration: int, stage: int, *, heads: Mapping[str, Tensor]) -> Outcome:
-        """Train a candidate quickly, in place, its auxiliary heads from their parent's state."""
-        return self._train(model, self._settings.training, heads, iteration, stage)
+    def train(self, model: Classifier, iteration: int, stage: int) -> Score:
+        """Train a candidate quickly, in place; its score on validation."""
+        return self._train(model, self._settings.training, iteration, stage)
 
-    def train_fully(self, model: Classifier, heads: Mapping[str, Tensor]) -> Outcome:
-        """Train the best candidate and its heads on, in full and in place."""
-        return self._train(model, self._settings.full_training, heads, "full")
+    def train_fully(self, model: Classifier) -> Score:
+        """Train the best candidate on, in full and in place; its score on validation."""
+        return self._train(model, self._settings.full_training, "full")
 
-    def _train(
-        self, model: Classifier, schedule: ShuffledSchedule, heads: Mapping[str, Tensor], *names: object
-    ) -> Outcome:
-        return train_plainly(
+    def _train(self, model: Classifier, schedule: ShuffledSchedule, *names: object) -> Score:
+        outcome = train_plainly(
             model,
             schedule,
             self._parts,
             auxiliary=self._settings.auxiliary,
-            heads=heads,
             seed=derive_seed(self._seed, "/".join(["grow", *map(str, names)])),
             resume=self._resume.child(*names),
             numerics=self._numerics,
         )
+        return outcome.validation
 
     def epochs_behind(self, grown: Candidate, *, before: int) -> int:
         """The epochs of training behind the grown net: its own, and where it inherited, its ancestors'."""

@@ -51,6 +51,7 @@ def work(
     from pipeline.grow import Growing
     from pipeline.images.parts import load_parts
     from pipeline.machine.device import configure_torch
+    from pipeline.training.objectives import heads_of, set_heads
     from pipeline.training.resume import ResumePoint
 
     device, model, epochs = configure_torch(numerics), load_classifier(base), read_about(base)["epochs"]
@@ -59,12 +60,13 @@ def work(
         copyfile(heads, place.out / "heads.safetensors")
         return "nothing is grown"
     parts = load_parts(prepared, device, workers=place.workers)
+    set_heads(model, load_file(heads))
     growing = Growing(settings, parts, seed=seed, resume=ResumePoint(place.resume), numerics=numerics)
-    grown, history, reason = growing.grow(model.to(device), load_file(heads))
+    grown, history, reason = growing.grow(model.to(device))
     epochs = growing.epochs_behind(grown, before=epochs)
     about = {"stage": "grow", "seed": seed, "epochs": epochs, "stopped": reason}
     save_model(grown.model, place.out / "model", about=about)
-    save_file({**grown.heads}, place.out / "heads.safetensors")
+    save_file(heads_of(grown.model), place.out / "heads.safetensors")
     write_csv(place.out / "growth.csv", history)
     n_tried = sum(row["training"] == "quick" for row in history)
     correct = f"{grown.score.n_correct} of {grown.score.n} correct on validation, the base {history[0]['n_correct']}"

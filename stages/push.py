@@ -68,6 +68,7 @@ def work(
     from pipeline.machine.device import configure_torch
     from pipeline.machine.seeding import derive_seed
     from pipeline.training.fit import DivergedError
+    from pipeline.training.objectives import set_heads
     from pipeline.training.predict import latent_features
     from pipeline.training.push_objective import train_with_push
     from pipeline.training.resume import ResumePoint
@@ -75,6 +76,7 @@ def work(
     device = configure_torch(numerics)
     parts = load_parts(prepared, device, workers=place.workers)
     model, train = load_classifier(grown).to(device), parts.train
+    set_heads(model, load_file(heads))
     spaces = {}
 
     def look(state: str) -> None:
@@ -90,7 +92,6 @@ def work(
             parts,
             lda,
             auxiliary=auxiliary,
-            heads=load_file(heads),
             seed=derive_seed(seed, "push"),  # the same batches for every push
             resume=ResumePoint(place.resume / "fit"),
             numerics=numerics,

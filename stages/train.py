@@ -45,6 +45,7 @@ def work(
     from pipeline.machine.seeding import derive_seed, seed_torch
     from pipeline.training.classifiers import build_classifier
     from pipeline.training.fresh import train_plainly
+    from pipeline.training.objectives import heads_of
     from pipeline.training.resume import ResumePoint
 
     parts = load_parts(prepared, configure_torch(numerics), workers=place.workers)
@@ -61,7 +62,7 @@ def work(
     )
     about = {"stage": "train", "seed": seed, "epochs": settings.training.epochs}
     save_model(model, place.out / "model", about=about | {"validation": outcome.validation.as_dict()})
-    save_file(outcome.heads, place.out / "heads.safetensors")
+    save_file(heads_of(model), place.out / "heads.safetensors")
     write_csv(place.out / "history.csv", outcome.history)
     return f"validation accuracy {outcome.validation.accuracy:.2%}"
 

@@ -35,8 +35,9 @@ from pipeline.params.pruning import COMPETITORS, FILTER_CRITERIA, FilterCriterio
 from pipeline.params.training import Auxiliary, Train
 from pipeline.prune.target_size import prune_to_size
 from pipeline.training.classifiers import build_classifier
+from pipeline.training.fit import Outcome
 from pipeline.training.objectives import Objective
-from pipeline.training.predict import evaluate
+from pipeline.training.predict import Score, evaluate
 from pipeline.training.resume import ResumePoint
 
 NUMERICS = builders.NUMERICS.model_copy(update={"eval_batch_size": 64})
@@ -115,6 +116,7 @@ def contest(folder: Path, method: str = "some", *, seed: int = 0, epochs_before:
     return Contest(
         parts=parts(),
         retraining=params.compare.retraining,
+        auxiliary=params.train.auxiliary,
         lda=params.lda,
         surgery=params.surgery,
         epochs_before=epochs_before,
@@ -125,6 +127,7 @@ def contest(folder: Path, method: str = "some", *, seed: int = 0, epochs_before:
     )
 
 
+OUTCOME = Outcome([{"epoch": 1, "collapsed": 1}], Score(50, 40, 0.5))
 HEADS = Auxiliary(weight=0.3, batch_norm=False)
 
 
@@ -220,7 +223,7 @@ def test_every_criterion_keeps_as_many_channels_in_every_layer_as_ours(
 
 def test_criteria_keep_different_channels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without retraining: what differs is what the criterion kept."""
-    monkeypatch.setattr(Contest, "retrain", lambda *_: None)
+    monkeypatch.setattr(Contest, "retrain", lambda *_: OUTCOME)
     kept = {
         criterion: states(play(contest(tmp_path, criterion), ours=references()[:1]))[0]
         for criterion in FILTER_CRITERIA
@@ -231,7 +234,7 @@ def test_criteria_keep_different_channels(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_random_filters_follow_the_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Contest, "retrain", lambda *_: None)
+    monkeypatch.setattr(Contest, "retrain", lambda *_: OUTCOME)
     one, again, other = (states(play(contest(tmp_path, "random", seed=seed))) for seed in (0, 0, 1))
     assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))
     assert not any(torch.equal(a, b) for a, b in zip(one, other, strict=True))
@@ -383,7 +386,7 @@ def test_streams_are_apart_by_seed_method_purpose_and_step(tmp_path: Path) -> No
 
 def test_a_row_of_the_comparison_holds_counts_on_validation_and_test(tmp_path: Path) -> None:
     played = contest(tmp_path, "l1", seed=3)
-    entrant = played.enter(start(), 1)
+    entrant = played.enter(start(), 1, OUTCOME)
     validation, test = (
         evaluate(entrant.model, part, batch_size=50) for part in (parts().validation, parts().test)
     )
@@ -393,6 +396,7 @@ def test_a_row_of_the_comparison_holds_counts_on_validation_and_test(tmp_path: P
         "params": cost.params,
         "flops": cost.flops,
         "epochs": 4,
+        "collapsed": 1,
         "validation_n": 50,
         "validation_n_correct": validation.n_correct,
         "test_n": 50,
@@ -401,7 +405,7 @@ def test_a_row_of_the_comparison_holds_counts_on_validation_and_test(tmp_path: P
 
 
 def test_weights_that_are_zero_do_not_count_as_parameters_of_an_entrant(tmp_path: Path) -> None:
-    assert contest(tmp_path).enter(start(), 0, n_params=123).params == 123
+    assert contest(tmp_path).enter(start(), 0, OUTCOME, n_params=123).params == 123
 
 
 @pytest.mark.parametrize("name", [OURS, "l1"])

@@ -15,7 +15,7 @@ from pipeline.models.inception import Inception
 from pipeline.params.training import Schedule
 from pipeline.training.batches import balanced_batches, shuffled_batches
 from pipeline.training.fit import DivergedError, Outcome, fit
-from pipeline.training.objectives import AuxiliaryObjective, Objective
+from pipeline.training.objectives import AuxiliaryObjective, Objective, heads_of
 from pipeline.training.predict import evaluate, predict_logits
 from pipeline.training.push_objective import PushObjective
 from pipeline.training.resume import ResumePoint
@@ -666,11 +666,12 @@ def test_heads_of_a_run_are_handed_on_as_they_were_trained(tmp_path: Path) -> No
     torch.manual_seed(0)
     model = with_auxiliary_heads()
     objective = objective_for(model)
-    outcome = run(model, objective, tmp_path)
-    assert set(outcome.heads) == set(objective.state_dict())
-    assert all(torch.equal(tensor, objective.state_dict()[name]) for name, tensor in outcome.heads.items())
-    later = AuxiliaryObjective(
-        Objective(), model, parts().train.scaled()[:4], weight=0.3, inherited=outcome.heads
-    )
-    assert all(torch.equal(later.state_dict()[name], tensor) for name, tensor in outcome.heads.items())
-    assert run(fully_connected(), Objective(), tmp_path / "plain").heads == {}
+    run(model, objective, tmp_path)
+    heads = heads_of(model)
+    assert set(heads) == set(objective.state_dict())
+    assert all(torch.equal(tensor, objective.state_dict()[name]) for name, tensor in heads.items())
+    later = AuxiliaryObjective(Objective(), model, parts().train.scaled()[:4], weight=0.3, inherited=heads)
+    assert all(torch.equal(later.state_dict()[name], tensor) for name, tensor in heads.items())
+    plain = fully_connected()
+    run(plain, Objective(), tmp_path / "plain")
+    assert heads_of(plain) == {}

@@ -16,7 +16,12 @@ from pipeline.models.classifier import Classifier, decision_layer, latent_and_lo
 from pipeline.models.inception import Inception
 from pipeline.params.training import Auxiliary
 from pipeline.prune import prune_model
-from pipeline.training.objectives import AuxiliaryObjective, Objective, with_auxiliary_heads
+from pipeline.training.objectives import (
+    AuxiliaryObjective,
+    Objective,
+    heads_of,
+    with_auxiliary_heads,
+)
 from pipeline.training.push_objective import PushObjective, push_objective, train_with_push
 from pipeline.training.resume import ResumePoint
 
@@ -424,6 +429,6 @@ def test_pushing_has_heads_of_its_own_seed_whatever_came_before(tmp_path: Path) 
             numerics=NUMERICS,
         )
         histories.append(outcome.history)
-        assert outcome.heads
+        assert heads_of(model)
     assert histories[0] == histories[1]
     assert {"train_auxiliary", "train_l_lda"} <= set(histories[0][0])

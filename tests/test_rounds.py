@@ -1,6 +1,7 @@
 """One round of pruning: a sample for each eta and size, retrained one after another, and its tables."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from pipeline.prune import prune_model
 from pipeline.prune.latent import LatentChoice
 from pipeline.prune.rounds import (
     Sample,
+    history_rows,
     latent_rows,
     layer_rows,
     prune_round,
@@ -22,12 +24,13 @@ from pipeline.prune.rounds import (
 )
 from pipeline.prune.target_size import prune_to_size
 from pipeline.prune.task_utility import TaskUtility
+from pipeline.training.fit import Outcome
 from pipeline.training.predict import Score
 
 SURGERY = Surgery(
     latent=OtsuChoice(method="otsu"), trace_images_per_class=1, round_to=2, remove_branches=False
 )
-SCORE = Score(100, 90, 0.5)
+OUTCOME = Outcome([{"epoch": 1, "collapsed": 0}], Score(100, 90, 0.5))
 
 
 def net() -> nn.Module:
@@ -56,9 +59,14 @@ def utility() -> TaskUtility:
     )
 
 
+def outcome(n_correct: int, *, collapsed: int = 0) -> Outcome:
+    rows = [{"epoch": 1, "collapsed": 1}, {"epoch": 2, "collapsed": collapsed}]
+    return Outcome(rows, Score(100, n_correct, 0.1))
+
+
 def sample(name: str, params: int, n_correct: int) -> Sample:
     cost = Cost(params, 10 * params, 4 * params, ())
-    return Sample(name, 0.5, nn.Identity(), cost, Score(100, n_correct, 0.1), [])
+    return Sample(name, 0.5, nn.Identity(), cost, outcome(n_correct), [])
 
 
 def state(model: nn.Module) -> Tensor:
@@ -69,10 +77,10 @@ def run(etas: Sequence[float], sizes: Sequence[float]) -> tuple[list[Sample], li
     """The samples, and what was retrained in which order: a name and a number of parameters."""
     retrained: list[tuple[str, int]] = []
 
-    def retrain(model: nn.Module, name: str) -> tuple[Score, Cost]:
+    def retrain(model: nn.Module, name: str) -> tuple[Outcome, Cost]:
         cost = measure_cost(model, (1, 8, 8))
         retrained.append((name, cost.params))
-        return SCORE, cost
+        return OUTCOME, cost
 
     model = net()
     before = state(model).clone()
@@ -90,7 +98,7 @@ def test_a_sample_is_made_for_each_eta_and_each_size_and_retrained_in_their_orde
         expected, rows = prune_model(net(), utility().utilities, eta, image, round_to=2)
         assert torch.equal(state(each.model), state(expected))
         assert (each.eta, each.layers) == (eta, rows)
-        assert each.score == SCORE
+        assert each.outcome == OUTCOME
     n_params = round(0.5 * count_params(net()))
     expected, rows, eta = prune_to_size(net(), utility().utilities, n_params, image, round_to=2)
     assert torch.equal(state(samples[2].model), state(expected))
@@ -118,14 +126,24 @@ def test_of_equally_small_samples_the_more_accurate_is_taken() -> None:
 
 
 def test_rows_of_samples_say_which_are_acceptable_and_which_is_chosen() -> None:
-    samples = [sample("eta1", 300, 90), sample("eta2", 100, 70)]
+    samples = [sample("eta1", 300, 90), replace(sample("eta2", 100, 70), outcome=outcome(70, collapsed=1))]
     assert sample_rows(samples, samples[0], acceptable=0.9, latent_kept=2) == [
         {"sample": "eta1", "eta": 0.5, "latent_kept": 2, "params": 300, "flops": 3000}
-        | {"n": 100, "n_correct": 90, "acceptable": 1, "chosen": 1},
+        | {"n": 100, "n_correct": 90, "collapsed": 0, "acceptable": 1, "chosen": 1},
         {"sample": "eta2", "eta": 0.5, "latent_kept": 2, "params": 100, "flops": 1000}
-        | {"n": 100, "n_correct": 70, "acceptable": 0, "chosen": 0},
+        | {"n": 100, "n_correct": 70, "collapsed": 1, "acceptable": 0, "chosen": 0},
     ]
     assert {row["chosen"] for row in sample_rows(samples, None, acceptable=0.9, latent_kept=2)} == {0}
+
+
+def test_rows_of_history_are_every_epoch_of_every_samples_retraining() -> None:
+    samples = [sample("eta1", 300, 90), replace(sample("eta2", 100, 70), outcome=outcome(70, collapsed=1))]
+    assert history_rows(samples) == [
+        {"sample": "eta1", "epoch": 1, "collapsed": 1},
+        {"sample": "eta1", "epoch": 2, "collapsed": 0},
+        {"sample": "eta2", "epoch": 1, "collapsed": 1},
+        {"sample": "eta2", "epoch": 2, "collapsed": 1},
+    ]
 
 
 def test_rows_of_layers_are_the_surgerys() -> None:

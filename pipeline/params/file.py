@@ -113,7 +113,7 @@ def _once(lines: list[str]) -> list[str]:
         if text == " required key is missing" and get_close_matches(name, misspelt):
             continue
         if section.endswith(_SCHEDULES):
-            mistake = name, text.partition("; allowed: ")[0]
+            mistake = (name, text.partition("; allowed: ")[0])  # retraining allows more
             if mistake in said:
                 continue
             said.add(mistake)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -21,6 +21,7 @@ from pipeline.machine.seeding import derive_seed, generator
 from pipeline.models.classifier import load_state
 from pipeline.progress import tell
 from pipeline.training.descent import Descent
+from pipeline.training.objectives import set_heads
 from pipeline.training.predict import Score, evaluate
 from pipeline.training.step import Step, gradient_scaler, training_step
 
@@ -46,7 +47,7 @@ class DivergedError(InputError):
 
 @dataclass(frozen=True)
 class Outcome:
-    """A finished run: a row an epoch, the validation score of the last one, and the state of auxiliary heads.
+    """A finished run: a row an epoch, and the validation score of the last one.
 
     A row's `collapsed` is 1 where validation is at chance: no better than the largest class's share, within two
     standard deviations of guessing; or where the push is in that state in most batches (`PushTerms.collapsed`).
@@ -54,7 +55,6 @@ class Outcome:
 
     history: list[dict[str, Any]]
     validation: Score
-    heads: dict[str, Tensor] = field(compare=False)
 
     @property
     def collapsed(self) -> bool:
@@ -76,7 +76,8 @@ def fit(
     """Train `model` in place on the training part; score it on the validation part after every epoch.
 
     The last epoch's weights, or their running average, are the result; none is picked by its validation accuracy. A
-    collapse is logged in one line after the epoch that it shows in, and training goes on. Batches, shifts and
+    collapse is logged in one line after the epoch that it shows in, and training goes on. The objective's own state,
+    auxiliary heads, stays with the model (`heads_of`). Batches, shifts and
     dropout depend on `seed` and the epoch alone, so that a run which resumes ends with the same bits.
 
     Args:
@@ -136,7 +137,8 @@ def fit(
     model.eval()
     last = history[-1]
     score = Score(last["validation_n"], last["validation_n_correct"], last["validation_loss"])
-    return Outcome(history, score, {name: t.detach().cpu() for name, t in objective.state_dict().items()})
+    set_heads(model, {name: tensor.detach().cpu() for name, tensor in objective.state_dict().items()})
+    return Outcome(history, score)
 
 
 def _train_epoch(

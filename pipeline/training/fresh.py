@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from pipeline.models.initialisation import draw_weights
 from pipeline.training.batches import shuffled_batches
 from pipeline.training.fit import Outcome, fit
-from pipeline.training.objectives import Objective, with_auxiliary_heads
+from pipeline.training.objectives import Objective, set_heads, with_auxiliary_heads
 
 if TYPE_CHECKING:
     from pipeline.images.parts import Parts
@@ -28,20 +26,18 @@ def train_plainly(
     parts: Parts,
     *,
     auxiliary: Auxiliary | None,
-    heads: Mapping[str, Tensor] | None = None,
     seed: int,
     resume: ResumePoint,
     numerics: Numerics,
 ) -> Outcome:
     """Train a classifier on shuffled batches with cross-entropy, in place.
 
-    The model is moved to the device of the data. Auxiliary heads, where there are to be any, start from `heads`, the
-    state of those of the net that this one has its weights from; fresh ones draw their weights from torch's global
-    generator: seed it first. Everything else is as for `fit`.
+    The model is moved to the device of the data. Auxiliary heads, where there are to be any, draw fresh
+    weights from torch's global generator: seed it first. Everything else is as for `fit`.
     """
     model.to(parts.train.device)
     plain = Objective(label_smoothing=settings.label_smoothing)
-    objective = with_auxiliary_heads(plain, model, parts.train.first(2), auxiliary, inherited=heads)
+    objective = with_auxiliary_heads(plain, model, parts.train.first(2), auxiliary)
     return fit(
         model,
         objective,
@@ -59,4 +55,5 @@ def fresh_copy(model: Classifier, *, seed: int) -> Classifier:
     torch.manual_seed(seed)
     fresh = copy.deepcopy(model)
     draw_weights(fresh.net)
+    set_heads(fresh, {})
     return fresh

@@ -57,7 +57,7 @@ class AuxiliaryObjective(Objective):
         example_images: (n >= 2, channels, height, width) normalised images, for the heads' shapes.
         weight: of each head's cross-entropy.
         batch_norm: whether the heads' hidden layers are batch-normalised ("Rethinking Inception" section 4).
-        inherited: state of earlier heads; what fits by name and shape is where the heads start from.
+        inherited: state of earlier heads; what fits by name and shape is where these start from.
     """
 
     def __init__(
@@ -120,19 +120,18 @@ def with_auxiliary_heads(
     images: Tensor,
     auxiliary: Auxiliary | None,
     *,
-    inherited: Mapping[str, Tensor] | None = None,
     deep_only: bool = False,
 ) -> Objective:
     """An objective with auxiliary heads beside it where they have a weight and the net has places for them.
 
-    Fresh heads draw their weights from torch's global generator.
+    They start from those that the model has been trained with (`heads_of`), as far as they fit: surgery leaves less for
+    a head to read, whose first layer is then fresh. Fresh weights come from torch's global generator.
 
     Args:
         main: the objective.
         model: a classifier, pruned or not.
         images: two or more in [0, 1], for the shapes of the heads.
         auxiliary: section of the params; None for no heads.
-        inherited: as for `AuxiliaryObjective`.
         deep_only: only where "after the first module of the second stage and before the last" are two places, as they
             are in the grown nets that the papers train with heads (CVIU section 4).
     """
@@ -146,5 +145,16 @@ def with_auxiliary_heads(
         (images - model.mean) / model.std,
         weight=auxiliary.weight,
         batch_norm=auxiliary.batch_norm,
-        inherited=inherited,
+        inherited=heads_of(model),
     )
+
+
+def heads_of(model: nn.Module) -> dict[str, Tensor]:
+    """The state of the auxiliary heads that a model was last trained with, on the CPU; empty without any."""
+    found: dict[str, Tensor] = getattr(model, "heads", {})
+    return found
+
+
+def set_heads(model: nn.Module, heads: Mapping[str, Tensor]) -> None:
+    """Remember a model's auxiliary heads; a plain attribute, as they are no part of the net that they have served."""
+    model.heads = dict(heads)  # type: ignore[assignment]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -100,15 +99,13 @@ def train_with_push(
     *,
     push: PushSchedule = "full",
     auxiliary: Auxiliary | None = None,
-    heads: Mapping[str, Tensor] | None = None,
     seed: int,
     resume: ResumePoint,
     numerics: Numerics,
 ) -> Outcome:
     """`fit` on class-balanced batches with `push_objective`; both are the params' section `lda`.
 
-    Deep Inception nets have auxiliary heads beside it (`with_auxiliary_heads`), which start from `heads`; without them
-    they are fresh, as after surgery, which has changed what the heads read.
+    Deep Inception nets have auxiliary heads beside it (`with_auxiliary_heads`).
     """
     torch.manual_seed(derive_seed(seed, "heads"))
     objective = with_auxiliary_heads(
@@ -116,7 +113,6 @@ def train_with_push(
         model,
         parts.train.first(2),
         auxiliary,
-        inherited=heads,
         deep_only=True,
     )
     batching = balanced_batches(weights.samples_per_class, weights.classes_per_batch)
