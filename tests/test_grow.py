@@ -1,4 +1,3 @@
-from collections.abc import Mapping
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from pipeline.models.classifier import Classifier, blueprint_of
 from pipeline.models.inception import Inception
 from pipeline.params.file import read_params
 from pipeline.params.training import Auxiliary, Bounds, Grow, ShuffledSchedule
-from pipeline.training.fit import Outcome
 from pipeline.training.predict import Score, evaluate
 from pipeline.training.resume import ResumePoint
 
@@ -51,12 +49,7 @@ def cost_of(stages: Stages) -> Cost:
 
 
 def candidate(stages: Stages, n_correct: int, iteration: int = 0, stage: int | None = None) -> Candidate:
-    return Candidate(classifier(stages), iteration, stage, cost_of(stages), Score(N, n_correct, 0.5), {})
-
-
-def outcome(n_correct: int, *, heads: str) -> Outcome:
-    """A finished training, with the state of the net's heads under a name that says whose they are."""
-    return Outcome([], Score(N, n_correct, 0.5), {heads: torch.zeros(1)})
+    return Candidate(classifier(stages), iteration, stage, cost_of(stages), Score(N, n_correct, 0.5))
 
 
 def settings(**changes: Any) -> Grow:
@@ -76,7 +69,6 @@ class FakeTraining(Growing):
         self.tried: list[tuple[Stages, int, int]] = []
         self.trained_fully: list[Stages] = []
         self.models: dict[Stages, Classifier] = {}
-        self.inherited: list[str] = []  # whose heads each training started from
 
     def measure(self, model: Classifier) -> Cost:
         return cost_of(stages_of(model))
@@ -84,18 +76,16 @@ class FakeTraining(Growing):
     def score(self, model: Classifier) -> Score:
         return Score(N, self.base_correct, 0.5)
 
-    def train(self, model: Classifier, iteration: int, stage: int, *, heads: Mapping[str, Tensor]) -> Outcome:
+    def train(self, model: Classifier, iteration: int, stage: int) -> Score:
         stages = stages_of(model)
         self.tried.append((stages, iteration, stage))
         self.models[stages] = model
         torch.rand(len(self.tried))  # training moves the global generator
-        self.inherited.append(next(iter(heads), ""))
-        return outcome(self.scores.get(stages, self.otherwise), heads="-".join(map(str, stages)))
+        return Score(N, self.scores.get(stages, self.otherwise), 0.5)
 
-    def train_fully(self, model: Classifier, heads: Mapping[str, Tensor]) -> Outcome:
+    def train_fully(self, model: Classifier) -> Score:
         self.trained_fully.append(stages_of(model))
-        self.inherited.append(next(iter(heads)))
-        return outcome(self.full, heads="full")
+        return Score(N, self.full, 0.5)
 
 
 def grown(
@@ -126,7 +116,7 @@ def grown(
     training.base_correct = base_correct
     folder = ResumePoint(Path("nowhere"))
     Growing.__init__(training, rules, parts(), seed=seed, resume=folder, numerics=NUMERICS)
-    best, history, reason = training.grow(base or classifier(), {"base": torch.zeros(1)})
+    best, history, reason = training.grow(base or classifier())
     return best.model, history, reason
 
 
@@ -207,8 +197,8 @@ TABLE_1: dict[Stages, int] = {
 class Replay(FakeTraining):
     """Table 1's own accuracies; every other candidate is a little worse than the base."""
 
-    def train(self, model: Classifier, iteration: int, stage: int, *, heads: Mapping[str, Tensor]) -> Outcome:
-        return Outcome([], Score(10_000, TABLE_1.get(stages_of(model), 7000), 0.5), dict(heads))
+    def train(self, model: Classifier, iteration: int, stage: int) -> Score:
+        return Score(10_000, TABLE_1.get(stages_of(model), 7000), 0.5)
 
 
 def test_the_imagenet_presets_rule_replays_table_1_to_inception_88() -> None:
@@ -370,11 +360,9 @@ def test_candidates_are_the_same_whatever_training_did_to_the_global_generator()
     class Noisy(FakeTraining):
         noise = 0
 
-        def train(
-            self, model: Classifier, iteration: int, stage: int, *, heads: Mapping[str, Tensor]
-        ) -> Outcome:
+        def train(self, model: Classifier, iteration: int, stage: int) -> Score:
             torch.rand(self.noise + stage)
-            return super().train(model, iteration, stage, heads=heads)
+            return super().train(model, iteration, stage)
 
     def states(noise: int) -> dict[Stages, torch.Tensor]:
         training = Noisy({(1, 2, 1): 600}, otherwise=510)
@@ -508,13 +496,13 @@ def test_the_record_of_a_net_is_its_cost_and_its_score_on_validation(tmp_path: P
     model = classifier((1, 2, 1))
     cost, score = measure_cost(model, (1, 8, 8)), evaluate(model, parts().validation, batch_size=4)
     # With a bound that no candidate is within, the base is all there is.
-    best, rows, _ = growing(tmp_path, bounds=Bounds(params=1, flops=None, memory_mib=None)).grow(model, {})
-    assert best == Candidate(model, 0, None, cost, score, {})
+    best, rows, _ = growing(tmp_path, bounds=Bounds(params=1, flops=None, memory_mib=None)).grow(model)
+    assert best == Candidate(model, 0, None, cost, score)
     assert (score.n, best.name, best.stages) == (15, "Inception-16", (1, 2, 1))
     assert rows == [best.row("full")]
     fc = build_model("fc", 3, in_features=64, hidden=(4,))
     plain = Classifier(fc, image_shape=(1, 8, 8), mean=[0.4], std=[0.3], classes=("x", "y", "z"))
-    named = Candidate(plain, 0, None, cost, score, {})
+    named = Candidate(plain, 0, None, cost, score)
     assert (named.name, named.stages) == ("fc", ())
 
 
@@ -527,7 +515,7 @@ def test_a_candidate_is_trained_by_the_params_and_resumes_by_itself(
     auxiliary: Auxiliary | None, tmp_path: Path
 ) -> None:
     before, trained = weights(classifier()), classifier()
-    score = growing(tmp_path, auxiliary=auxiliary).train(trained, 2, 1, heads={}).validation
+    score = growing(tmp_path, auxiliary=auxiliary).train(trained, 2, 1)
     assert not torch.equal(weights(trained), before)
     assert score == evaluate(trained, parts().validation, batch_size=4)
     loaded = ResumePoint(tmp_path).child(2, 1).load()
@@ -536,7 +524,7 @@ def test_a_candidate_is_trained_by_the_params_and_resumes_by_itself(
     assert [row["epoch"] for row in rows] == [1, 2]
     assert ("train_auxiliary" in rows[0]) == (auxiliary is not None)
     again = classifier(seed=5)
-    assert growing(tmp_path, auxiliary=auxiliary).train(again, 2, 1, heads={}).validation == score
+    assert growing(tmp_path, auxiliary=auxiliary).train(again, 2, 1) == score
     assert torch.equal(weights(again), weights(trained))
 
 
@@ -544,32 +532,22 @@ def test_the_grown_net_goes_on_from_its_quick_training_and_is_trained_by_the_ful
     tmp_path: Path,
 ) -> None:
     schedules = growing(tmp_path, max_modules=1)
-    best, history, _ = schedules.grow(classifier(), {})
+    best, history, _ = schedules.grow(classifier())
     loaded = ResumePoint(tmp_path).child("full").load()
     assert loaded is not None
     assert [row["epoch"] for row in loaded[1]["history"]] == [1, 2, 3]
     alone = extend(classifier(), best.grown_stage or 0, inherit=True)  # as if trained in full from the parent
-    growing(tmp_path / "alone").train_fully(alone, {})
+    growing(tmp_path / "alone").train_fully(alone)
     assert not torch.equal(weights(best.model), weights(alone))
     assert history[-1] == best.row("full", chosen=True)
     assert best.score == evaluate(best.model, parts().validation, batch_size=4)
-
-
-def test_heads_live_on_from_the_base_to_the_grown_net() -> None:
-    training = FakeTraining({(1, 2, 1): 600, (1, 2, 2): 700})
-    grown(training, max_modules=2)
-    # Three candidates from the base, three from the best of them, and that one in full.
-    assert training.inherited == [*["base"] * 3, *["1-2-1"] * 3, "1-2-2"]
-    fresh = FakeTraining({(1, 2, 1): 600})
-    grown(fresh, max_modules=1, inherit=False)
-    assert fresh.inherited == ["", "", "", "1-2-1"]
 
 
 def test_each_candidate_has_batches_of_its_own(tmp_path: Path) -> None:
     trained = []
     for idx, (seed, iteration, stage) in enumerate([(0, 1, 0), (0, 1, 1), (0, 2, 0), (1, 1, 0)]):
         model = classifier()
-        growing(tmp_path / str(idx), seed=seed).train(model, iteration, stage, heads={})
+        growing(tmp_path / str(idx), seed=seed).train(model, iteration, stage)
         trained.append(weights(model))
     assert not any(torch.equal(one, other) for one, other in combinations(trained, 2))
 
