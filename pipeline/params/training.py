@@ -70,7 +70,7 @@ class Bounds(Section):
 
 
 class Grow(Section):
-    """Algorithm 2 and its stop rules: candidates have the quick `training`, the best of them `full_training` as well."""
+    """Algorithm 2 and its stop rules: candidates have the quick `training`, the best one `full_training` as well."""
 
     max_modules: PositiveInt
     noticeable_gain: Fraction
