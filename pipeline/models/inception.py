@@ -156,8 +156,9 @@ class Inception(nn.Module):
 
     def _build(self, place: str, in_channels: int, row: ModuleRow | ReductionRow) -> InceptionModule:
         """The module of a row, without the branches that `without` names; those names are ticked off."""
-        options = {"kernel": self._kernel, "batch_norm": self.batch_norm, "padded": self._padded}
-        module = build_module(in_channels, row, **options)
+        module = build_module(
+            in_channels, row, kernel=self._kernel, batch_norm=self.batch_norm, padded=self._padded
+        )
         for name in module.branch_names:
             if f"{place}.{name}" in self._without:
                 module.remove_branch(name)

@@ -224,8 +224,10 @@ def _path_from(in_channels: int, batch_norm: bool) -> MakePath:
     ) -> nn.Sequential:
         made, channels = nn.Sequential(), in_channels if reads is None else reads
         for idx, (filters, kernel) in enumerate(layers, start=1):
-            last = {"stride": stride, "padded": padded} if idx == len(layers) else {}
-            made.append(ConvBnRelu(channels, filters, kernel, **last, batch_norm=batch_norm))
+            step, zeros = (stride, padded) if idx == len(layers) else (1, True)
+            made.append(
+                ConvBnRelu(channels, filters, kernel, stride=step, padded=zeros, batch_norm=batch_norm)
+            )
             channels = filters
         return made
 
