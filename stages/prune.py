@@ -106,6 +106,7 @@ def work(
         train=parts.train,
         validation=parts.validation,
         surgery=surgery,
+        lda=lda,
         seed=derive_seed(seed, "prune", name),
         batch_size=batch_size,
     )

@@ -86,6 +86,7 @@ class Contest:
             train=self.parts.train,
             validation=self.parts.validation,
             surgery=self.surgery,
+            lda=self.lda,
             seed=self.stream("images", step),
             batch_size=self.numerics.eval_batch_size,
         )
@@ -162,7 +163,7 @@ def push_and_prune(contest: Contest, start: Classifier, n_params: Sequence[int])
             model,
             utility.utilities,
             target,
-            utility.images[:1],
+            utility.images.first(1),
             round_to=contest.surgery.round_to,
             remove_branches=contest.surgery.remove_branches,
         )
