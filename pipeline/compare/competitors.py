@@ -93,6 +93,7 @@ class Contest:
             train=self.parts.train,
             validation=self.parts.validation,
             surgery=self.surgery,
+            lda=self.lda,
             seed=self.stream("images", step),
             batch_size=self.numerics.eval_batch_size,
         )
@@ -175,7 +176,7 @@ def push_and_prune(contest: Contest, start: Classifier, n_params: Sequence[int])
             model,
             utility.utilities,
             target,
-            utility.images[:1],
+            utility.images.first(1),
             round_to=contest.surgery.round_to,
             remove_branches=contest.surgery.remove_branches,
         )
