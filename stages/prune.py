@@ -11,7 +11,7 @@ from pipeline.jobs.stage import run_stage
 
 if TYPE_CHECKING:
     from pipeline.params.machine import Numerics
-    from pipeline.params.pruning import Prune, Surgery
+    from pipeline.params.pruning import Prune, Sizes, Surgery
     from pipeline.params.training import Lda, Schedule
 
 TRAINS = True
@@ -32,7 +32,7 @@ def jobs(
                 settings | {"retraining": prune.retraining},
                 {
                     "prepared": runs / "prepare",
-                    "base": runs / "train" / str(seed) / "model",
+                    "original": runs / "grow" / str(seed) / "model",
                     "previous": previous[seed],
                 },
             )
@@ -49,17 +49,18 @@ def work(
     lda: Lda,
     surgery: Surgery,
     etas: list[float],
-    sizes: list[float],
+    sizes: Sizes,
     max_drop: float,
     retraining: Schedule,
     prepared: Path,
-    base: Path,
+    original: Path,
     previous: Path,
 ) -> str:
     """From the round before to a model for the next one, and this round's samples.
 
     Writes `model` (the smallest acceptable sample), `round.json` (whether the rounds go on), `samples.csv`,
-    `layers.csv`, `latent.csv`, and each sample's weights under `samples/`. After the stop there is `round.json` alone.
+    `layers.csv`, `latent.csv`, and each sample's weights under `samples/`. After the stop there is `round.json` alone,
+    and so where every size asked for is behind.
     """
     from functools import partial
     from shutil import copyfile
@@ -74,6 +75,7 @@ def work(
     from pipeline.machine.device import configure_torch
     from pipeline.machine.seeding import derive_seed
     from pipeline.prune.rounds import latent_rows, layer_rows, prune_round, sample_rows, smallest_acceptable
+    from pipeline.prune.target_size import measure_size
     from pipeline.prune.task_utility import unravel_utility
     from pipeline.training.predict import Score, evaluate
     from pipeline.training.push_objective import train_with_push
@@ -86,7 +88,9 @@ def work(
     device, batch_size = configure_torch(numerics), numerics.eval_batch_size
     parts = load_parts(prepared, device, workers=place.workers)
     model = load_classifier(previous / "model").to(device)
-    base_score = evaluate(load_classifier(base).to(device), parts.validation, batch_size=batch_size)
+    started_from = load_classifier(original).to(device)
+    original_score = evaluate(started_from, parts.validation, batch_size=batch_size)
+    image_shape = parts.image_set.image_shape
 
     def retrain(pruned: nn.Module, sample: str) -> tuple[Score, Cost]:
         outcome = train_with_push(
@@ -98,7 +102,7 @@ def work(
             resume=ResumePoint(place.resume / sample),
             numerics=numerics,
         )
-        return outcome.validation, measure_cost(pruned, parts.image_set.image_shape)
+        return outcome.validation, measure_cost(pruned, image_shape)
 
     utility = unravel_utility(
         model,
@@ -109,8 +113,20 @@ def work(
         seed=derive_seed(seed, "prune", name),
         batch_size=batch_size,
     )
-    samples = prune_round(model, utility, etas=etas, sizes=sizes, surgery=surgery, retrain=retrain)
-    acceptable = base_score.accuracy - max_drop
+    samples = prune_round(
+        model,
+        utility,
+        etas=etas,
+        sizes=sizes,
+        original={unit: measure_size(started_from, unit, image_shape) for unit in sizes},
+        surgery=surgery,
+        retrain=retrain,
+    )
+    if not samples:
+        reason = f"{name} starts under every size of prune.sizes"
+        write_json(place.out / "round.json", {"stopped": True, "reason": reason})
+        return f"stop: {reason}"
+    acceptable = original_score.accuracy - max_drop
     chosen = smallest_acceptable(samples, acceptable)
     n_kept = int(utility.choice.kept.sum())
     rows = sample_rows(samples, chosen, acceptable=acceptable, latent_kept=n_kept)

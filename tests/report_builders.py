@@ -110,7 +110,13 @@ def _samples(params: Params) -> Iterator[Row]:
         for eta in params.prune.etas:
             counts = {"params": 800 - 100 * number, "flops": 500, "n": _N, "n_correct": 80 - number}
             yield (
-                {"round": f"round{number}", "sample": f"eta{eta:g}", "eta": eta, "latent_kept": 3}
+                {
+                    "round": f"round{number}",
+                    "sample": f"eta{eta:g}",
+                    "target": f"eta{eta:g}",
+                    "eta": eta,
+                    "latent_kept": 3,
+                }
                 | counts
                 | {"acceptable": 1, "chosen": int(eta == params.prune.etas[-1])}
             )
@@ -145,7 +151,9 @@ def _comparison(params: Params) -> Iterator[Row]:
         return
     for method in (OURS, *compare.competitors, *compare.fixed_nets):
         for step in (
-            range(len(compare.sizes)) if method not in compare.fixed_nets else [len(compare.sizes) - 1]
+            range(len(compare.fractions))
+            if method not in compare.fixed_nets
+            else [len(compare.fractions) - 1]
         ):
             size = {"params": 500 - 100 * step, "flops": 400, "epochs": 7}
             counts = {

@@ -82,7 +82,7 @@ class Params(Section):
         everywhere: tuple[tuple[str, Sequence[object]], ...] = (
             ("seeds", self.seeds),
             ("prune.etas", self.prune.etas),
-            ("prune.sizes", self.prune.sizes),
+            *((f"prune.sizes.{unit}", fractions) for unit, fractions in self.prune.sizes.items()),
             ("compare.competitors", self.compare.competitors if self.compare else ()),
             ("lineup.competitors", self.lineup.competitors if self.lineup else ()),
             ("white_box", self.white_box),
@@ -99,8 +99,9 @@ class Params(Section):
         for name in ("main", "control"):
             if name in self.push.variants:
                 yield f"push.variants: expected another name than that of a push of the main flow (got {name!r})"
-        for name in sorted({"ours", *COMPETITORS} & set(self.compare.fixed_nets if self.compare else ())):
-            yield f"compare.fixed_nets: expected another name than a method's (got {name!r})"
+        for name in self.compare.fixed_nets if self.compare else ():
+            if name in COMPETITORS or name.startswith("ours"):
+                yield f"compare.fixed_nets: expected another name than a method's (got {name!r})"
         for key, section in (("noise", self.noise), ("attacks", self.attacks)):
             if "clean" in section:
                 yield f"{key}: expected another name than that of unperturbed images (got 'clean')"
@@ -129,8 +130,8 @@ class Params(Section):
         for idx, competitor in enumerate(self.lineup.competitors):
             if competitor not in compared:
                 yield f"lineup.competitors.{idx}: {_one_of(compared)} (got {competitor!r})"
-        if self.lineup.fraction not in self.compare.sizes:
-            sizes = ", ".join(map(str, self.compare.sizes))
+        if self.lineup.fraction not in self.compare.fractions:
+            sizes = ", ".join(map(str, self.compare.fractions))
             yield f"lineup.fraction: expected one of compare.sizes, {sizes} (got {self.lineup.fraction})"
 
     def _unfit_nets(self) -> Iterator[str]:

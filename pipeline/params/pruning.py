@@ -1,5 +1,6 @@
 """Sections on pruning: the choice of latent neurons, rounds, selection, and who ours is compared with."""
 
+from itertools import pairwise
 from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
@@ -25,35 +26,65 @@ class OtsuChoice(Section):
 LatentChoiceRule = Annotated[SensitivityChoice | OtsuChoice, Field(discriminator="method")]
 
 
-class Surgery(Section):
+# What a utility is, how wide layers stay, what a channel's removal saves, and what a net's size is counted in.
+UtilityReading = Literal["deconvolution", "saliency"]
+Widths = Literal["layer", "global", "uniform"]
+CostUnit = Literal["params", "flops"]
+SizeUnit = Literal["params", "flops", "milliseconds"]
+
+
+class Widened(Section):
+    """Which reading of the kept discriminants ranks filters, and how wide each layer stays.
+
+    `widths`: `layer` is Eq. 3.13, eta times each layer's own standard deviation; `global` one threshold over all
+    layers' scores, each layer's scaled to norm 1, and `per_cost` divides a score by the parameters or FLOPs that
+    the channel costs; `uniform` takes the same share of every layer.
+    """
+
+    utility: UtilityReading
+    widths: Widths
+    per_cost: CostUnit | None = None
+
+    @model_validator(mode="after")
+    def _costs_between_layers(self) -> Self:
+        if self.per_cost is not None and self.widths != "global":
+            raise ValueError(f"per_cost: expected null, as widths is {self.widths} (got {self.per_cost})")
+        return self
+
+
+class Surgery(Widened):
     """From utilities to channels: how latent neurons are chosen, how many images trace, what is cut.
 
     `round_to` keeps channel counts at multiples of it; `remove_branches` lets whole branches go.
     """
 
+    per_cost: CostUnit | None
     latent: LatentChoiceRule
     trace_images_per_class: PositiveInt
     round_to: PositiveInt
     remove_branches: bool
 
 
+# Fractions of the original: the net that pushing starts from.
+Sizes = dict[SizeUnit, list[OpenFraction]]
+
+
 class Prune(Section):
     """The pruning step, at most `rounds` times, each from the smallest acceptable sample of the one before.
 
-    A sample is made for each of `etas` (Eq. 3.13) and for each of `sizes`, fractions of the parameters of the
-    model that the round starts from, for which eta is found by bisection. `max_drop` is how far under the base a
-    sample may fall on validation (t_acc).
+    A sample is made for each of `etas` (see `Surgery.widths`) and for each of `sizes` that is smaller than the
+    model that the round starts from. `max_drop` is how far under the original a sample may fall on validation (t_acc).
     """
 
     rounds: PositiveInt
     etas: list[PositiveFloat]
-    sizes: list[OpenFraction]
+    sizes: Sizes
     max_drop: Fraction
     retraining: BalancedSchedule
 
     @model_validator(mode="after")
     def _some_sample(self) -> Self:
-        if not self.etas and not self.sizes:
+        if not self.etas and not any(self.sizes.values()):
             raise ValueError("etas: expected at least one eta, or one of sizes (got none of either)")
         return self
 
@@ -65,9 +96,21 @@ class Select(Section):
 
 
 # Rank filters, and keep as many in each layer as ours does (thesis 3.3.3).
-FilterCriterion = Literal[
+_AtOurWidths = Literal[
     "l1", "taylor", "activation_mean", "activation_variance", "apoz", "fpgm", "random", "lda_after_the_fact"
 ]
+# The same at the widths that are best for them, as many parameters or FLOPs left as ours has.
+_AtOwnWidths = Literal[
+    "l1_own",
+    "taylor_own",
+    "activation_mean_own",
+    "activation_variance_own",
+    "apoz_own",
+    "fpgm_own",
+    "random_own",
+    "lda_after_the_fact_own",
+]
+FilterCriterion = Literal[_AtOurWidths, _AtOwnWidths]
 FILTER_CRITERIA: tuple[str, ...] = get_args(FilterCriterion)
 # han: single weights are set to zero by magnitude (Han et al. 2015); scratch: our architectures with fresh weights.
 Competitor = Literal[FilterCriterion, "han", "scratch"]
@@ -82,18 +125,31 @@ class FixedNet(Section):
 
 
 class Compare(Section):
-    """Ours at these fractions of the base's parameters, one after another, and who it is compared with.
+    """Ours at these fractions of the original, one after another, and who it is compared with.
 
-    Every competitor goes through the same sizes with the same retraining.
+    Every competitor goes through the same sizes with the same retraining. `variants`: ours once more, from the same
+    pushed net, by another utility or other widths.
     """
 
-    sizes: Annotated[list[OpenFraction], Field(min_length=1)]
+    sizes: Annotated[Sizes, Field(min_length=1, max_length=1)]
     retraining: BalancedSchedule
+    variants: dict[Slug, Widened]
     competitors: list[Competitor]
     fixed_nets: dict[Slug, FixedNet]
 
+    @property
+    def unit(self) -> SizeUnit:
+        """What the sizes are counted in."""
+        return next(iter(self.sizes))
+
+    @property
+    def fractions(self) -> list[float]:
+        """The sizes in their unit."""
+        return self.sizes[self.unit]
+
     @model_validator(mode="after")
     def _sizes_descend(self) -> Self:
-        if any(after >= before for before, after in zip(self.sizes, self.sizes[1:], strict=False)):
-            raise ValueError(f"sizes: expected descending fractions (got {self.sizes})")
+        found = self.fractions
+        if not found or any(after >= before for before, after in pairwise(found)):
+            raise ValueError(f"sizes.{self.unit}: expected descending fractions (got {found})")
         return self

@@ -74,7 +74,7 @@ def _models(results: Results) -> str:
 
 def _samples(results: Results) -> str:
     samples = results.tables["samples"]
-    name = samples["round"] + samples["eta"].map(", eta {:.4g}".format)
+    name = samples["round"] + ", " + samples["sample"]
     fate = np.where(samples["chosen"], "next round", np.where(samples["acceptable"], "acceptable", ""))
     samples = samples.assign(name=name, fate=fate)
     ended = [f"seed {seed}: {each['reason']}" for seed, each in results.stops.items() if each["stopped"]]
@@ -85,8 +85,9 @@ def _samples(results: Results) -> str:
     return section(
         "Accuracy against size",
         image("accuracy_size", "Validation accuracy against parameters and FLOPs"),
-        "Each point is a pruned architecture after retraining (Eq. 3.13's eta and the round make the sample); "
-        "the line joins the means over the seeds that came as far as the sample, so a single seed can bend it; "
+        "Each point is a pruned architecture after retraining (its name: the round, and the "
+        "threshold or the share of the original that was reached); the line joins the means over the seeds that "
+        "came as far as the sample, so a single seed can bend it; "
         "stars are the models of the table above with their intervals.",
         frame_table(
             "sample | seed | latent neurons kept | parameters | FLOPs | validation, % | ",
@@ -117,7 +118,7 @@ def draw_samples(results: Results, folder: Path) -> None:
                     s=22,
                     label=label,
                 )
-            means = samples.groupby(["round", "sample"])[[column, "percent"]].mean().sort_values(column)
+            means = samples.groupby(["round", "target"])[[column, "percent"]].mean().sort_values(column)
             ax.plot(means[column], means["percent"], color="#0072B2", lw=1, label="pruned samples, mean")
             for name, label in LABELS.items():
                 interval = scores[name, "validation"]
@@ -135,7 +136,7 @@ def _selected(results: Results) -> str:
     rows = []
     for (seed, selection), name in product(results.selections.items(), ("accuracy_first", "parameter_first")):
         base, chosen = (selection[each]["n_correct"] / selection[each]["n"] for each in ("base", name))
-        sample = f"{selection[name]['round']}, eta {selection[name]['eta']:.4g}"
+        sample = f"{selection[name]['round']}, {selection[name]['sample']}"
         row = [LABELS[name], seed, sample, thousands(selection[name]["params"]), percent(chosen)]
         met = selection["within_drop"] or name == "accuracy_first"
         rows.append(
