@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 # The method of this project in the comparison's tables.
 OURS = "ours"
+# Before a variant's name: ours by another utility or other widths.
+_VARIANT = "ours_"
 # Our model at the size where it is compared with competitors.
 OURS_AT_SIZE = "ours_at_size"
 
@@ -36,6 +38,16 @@ MODELS_AFTER_THE_FACT = {
 }
 
 
+def variant_name(variant: str) -> str:
+    """The name of the method that a section of `compare.variants` describes."""
+    return f"{_VARIANT}{variant}"
+
+
+def is_ours(method: str) -> bool:
+    """Whether a method starts from the pushed net, and retrains with the push."""
+    return method == OURS or method.startswith(_VARIANT)
+
+
 def main_models(runs: Path, seed: int, after_the_fact: AfterTheFact | None) -> dict[str, Path]:
     """The models of the main flow by name, and those of chapter 3 where the params have it."""
     models = MODELS | (MODELS_AFTER_THE_FACT if after_the_fact is not None else {})
@@ -53,7 +65,7 @@ def attacked_models(
     """Those of the main flow; ours and its competitors at one size of the comparison; the sources themselves."""
     models = main_models(runs, seed, after_the_fact)
     if lineup is not None and compare is not None:
-        step = f"step{compare.sizes.index(lineup.fraction)}"
+        step = f"step{compare.fractions.index(lineup.fraction)}"
         models[OURS_AT_SIZE] = runs / "compare" / str(seed) / OURS / step
         for name in lineup.competitors:
             models[at_size(name)] = runs / "compare" / str(seed) / name / step

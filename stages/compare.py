@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.compared import OURS
+from pipeline.compared import OURS, is_ours, variant_name
 from pipeline.jobs.job import Input, Job, Workplace
 from pipeline.jobs.stage import run_stage
 
 if TYPE_CHECKING:
     from pipeline.params.machine import Numerics
-    from pipeline.params.pruning import Compare, FixedNet, Surgery
+    from pipeline.params.pruning import Compare, FixedNet, Sizes, Surgery
     from pipeline.params.training import Auxiliary, Lda, Retraining, Train
 
 TRAINS = True
@@ -34,17 +34,20 @@ def jobs(
     """One for each seed and method: ours, which the others follow, the competitors, the fixed nets."""
     if compare is None:
         return
-    shared: dict[str, Any] = {"numerics": numerics, "lda": lda, "surgery": surgery}
-    shared |= {"sizes": compare.sizes, "retraining": compare.retraining, "auxiliary": train.auxiliary}
+    shared: dict[str, Any] = {"numerics": numerics, "lda": lda, "sizes": compare.sizes}
+    shared |= {"retraining": compare.retraining, "auxiliary": train.auxiliary}
+    variants = {variant_name(name): each for name, each in compare.variants.items()}
+    surgeries = {name: surgery.model_copy(update=dict(each)) for name, each in variants.items()}
     others = sorted(compare.competitors, key=lambda name: name not in _LONGEST_FIRST)
     ours: dict[int, Job] = {}
-    for name in [OURS, *compare.fixed_nets, *others]:
+    for name in [OURS, *variants, *compare.fixed_nets, *others]:
         net = compare.fixed_nets.get(name)
         shared |= {"net": net, "training": train if net or name == "scratch" else None}
+        shared |= {"surgery": surgeries.get(name, surgery)}
         for seed in seeds:
-            pushed = runs / "push" / str(seed) / ("main" if name == OURS else "control")
+            pushed = runs / "push" / str(seed) / ("main" if is_ours(name) else "control")
             inputs: dict[str, Input] = {"prepared": runs / "prepare", "start": pushed / "model"}
-            if name == OURS:
+            if is_ours(name):
                 inputs["original"] = runs / "grow" / str(seed) / "model"
             elif net is None:
                 inputs["ours"] = ours[seed]
@@ -62,7 +65,7 @@ def work(
     numerics: Numerics,
     lda: Lda,
     surgery: Surgery,
-    sizes: list[float],
+    sizes: Sizes,
     retraining: Retraining,
     auxiliary: Auxiliary | None,
     training: Train | None,
@@ -75,10 +78,10 @@ def work(
     """From the net that a method starts from to `step0`, `step1`, ... and `comparison.csv`."""
     from pipeline.checkpoint import load_classifier, read_about, save_model
     from pipeline.compare.competitors import Contest, comparison_row, entrants
-    from pipeline.cost import count_params
     from pipeline.files import write_csv
     from pipeline.images.parts import load_parts
     from pipeline.machine.device import configure_torch
+    from pipeline.prune.target_size import Target, measure_size
     from pipeline.training.resume import ResumePoint
 
     device = configure_torch(numerics)
@@ -94,17 +97,22 @@ def work(
         resume=ResumePoint(place.resume / "fit"),
         numerics=numerics,
     )
+    ((unit, fractions),) = sizes.items()
+    whole = 0.0
+    if original:
+        model = load_classifier(original).to(device)
+        whole = measure_size(model, unit, contest.parts.image_set.image_shape)
     rows = []
     for entrant in entrants(
         contest,
         load_classifier(start).to(device),
-        n_params=[round(size * count_params(load_classifier(original))) for size in sizes]
-        if original
+        targets=[Target(unit, fraction * whole) for fraction in fractions],
+        ours=[load_classifier(ours / f"step{step}").to(device) for step in range(len(fractions))]
+        if ours
         else [],
-        ours=[load_classifier(ours / f"step{step}").to(device) for step in range(len(sizes))] if ours else [],
         training=training,
         net=net,
-        n_steps=len(sizes),
+        n_steps=len(fractions),
     ):
         rows.append(comparison_row(contest, entrant))
         save_model(entrant.model, place.out / f"step{entrant.step}")

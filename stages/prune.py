@@ -13,7 +13,7 @@ from pipeline.jobs.stage import run_stage
 
 if TYPE_CHECKING:
     from pipeline.params.machine import Numerics
-    from pipeline.params.pruning import AfterTheFact, Prune, Rounds, Surgery
+    from pipeline.params.pruning import AfterTheFact, Prune, Rounds, Sizes, Surgery
     from pipeline.params.training import Auxiliary, Lda, Retraining, Train
     from pipeline.training.fit import Outcome
 
@@ -61,7 +61,7 @@ def work(
     lda: Lda,
     surgery: Surgery,
     etas: list[float],
-    sizes: list[float],
+    sizes: Sizes,
     max_drop: float,
     retraining: Retraining,
     auxiliary: Auxiliary | None,
@@ -73,7 +73,7 @@ def work(
 
     Writes `model` (the smallest acceptable sample), `round.json` (whether the rounds go on), `samples.csv`,
     `history.csv` (of each sample's retraining), `layers.csv`, `latent.csv`, and each sample's weights under `samples/`.
-    After the stop there is `round.json` alone.
+    After the stop there is `round.json` alone, and so where every size asked for is behind.
     """
     from functools import partial
     from shutil import copyfile
@@ -95,6 +95,7 @@ def work(
         sample_rows,
         smallest_acceptable,
     )
+    from pipeline.prune.target_size import measure_size
     from pipeline.prune.task_utility import unravel_utility
     from pipeline.training.predict import evaluate
     from pipeline.training.push_objective import train_with_push
@@ -107,7 +108,9 @@ def work(
     device, batch_size = configure_torch(numerics), numerics.eval_batch_size
     parts = load_parts(prepared, device, workers=place.workers)
     model = load_classifier(previous / "model").to(device)
-    original_score = evaluate(load_classifier(original).to(device), parts.validation, batch_size=batch_size)
+    started_from = load_classifier(original).to(device)
+    original_score = evaluate(started_from, parts.validation, batch_size=batch_size)
+    image_shape = parts.image_set.image_shape
 
     def retrain(pruned: nn.Module, sample: str) -> tuple[Outcome, Cost]:
         outcome = train_with_push(
@@ -121,7 +124,7 @@ def work(
             resume=ResumePoint(place.resume / sample),
             numerics=numerics,
         )
-        return outcome, measure_cost(pruned, parts.image_set.image_shape)
+        return outcome, measure_cost(pruned, image_shape)
 
     utility = unravel_utility(
         model,
@@ -135,7 +138,19 @@ def work(
         seed=derive_seed(seed, "prune", pipeline, name),
         batch_size=batch_size,
     )
-    samples = prune_round(model, utility, etas=etas, sizes=sizes, surgery=surgery, retrain=retrain)
+    samples = prune_round(
+        model,
+        utility,
+        etas=etas,
+        sizes=sizes,
+        original={unit: measure_size(started_from, unit, image_shape) for unit in sizes},
+        surgery=surgery,
+        retrain=retrain,
+    )
+    if not samples:
+        reason = f"{name} starts under every size of prune.sizes"
+        write_json(place.out / "round.json", {"stopped": True, "reason": reason})
+        return f"stop: {reason}"
     acceptable = original_score.accuracy - max_drop
     chosen = smallest_acceptable(samples, acceptable)
     n_kept = int(utility.choice.kept.sum())

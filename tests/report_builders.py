@@ -116,6 +116,7 @@ def _samples(params: Params) -> Iterator[Row]:
                     "pipeline": pipeline,
                     "round": f"round{number}",
                     "sample": f"eta{eta:g}",
+                    "target": f"eta{eta:g}",
                     "eta": eta,
                     "latent_kept": 3,
                 }
@@ -161,7 +162,9 @@ def _comparison(params: Params) -> Iterator[Row]:
         return
     for method in (OURS, *compare.competitors, *compare.fixed_nets):
         for step in (
-            range(len(compare.sizes)) if method not in compare.fixed_nets else [len(compare.sizes) - 1]
+            range(len(compare.fractions))
+            if method not in compare.fixed_nets
+            else [len(compare.fractions) - 1]
         ):
             size = {"params": 500 - 100 * step, "flops": 400, "epochs": 7}
             counts = {

@@ -32,7 +32,9 @@ def after_the_fact() -> AfterTheFact:
 def compare() -> Compare:
     found = read_params(ROOT / "presets/tiny.yaml").compare
     assert found is not None
-    return found.model_copy(update={"sizes": [0.5, 0.25], "competitors": ["l1", "random", "scratch"]})
+    return found.model_copy(
+        update={"sizes": {"params": [0.5, 0.25]}, "competitors": ["l1", "random", "scratch"]}
+    )
 
 
 def test_the_main_flows_models_lie_where_its_stages_save_them() -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,18 +23,18 @@ from pipeline.compare.competitors import (
     entrants,
 )
 from pipeline.compare.criteria import score_filters
-from pipeline.compared import OURS
+from pipeline.compared import OURS, is_ours
 from pipeline.cost import count_params, measure_cost
 from pipeline.errors import InputError
 from pipeline.images.image_set import ImageSet
 from pipeline.images.parts import Images, Parts
-from pipeline.models.classifier import Classifier
+from pipeline.models.classifier import Classifier, decision_layer
 from pipeline.params.file import read_params
 from pipeline.params.nets.sections import InceptionModel, ResNetModel, TorchvisionModel
 from pipeline.params.params import Params
-from pipeline.params.pruning import COMPETITORS, FILTER_CRITERIA, FilterCriterion, FixedNet
+from pipeline.params.pruning import COMPETITORS, FILTER_CRITERIA, FilterCriterion, FixedNet, SizeUnit
 from pipeline.params.training import Auxiliary, Train
-from pipeline.prune.target_size import prune_to_size
+from pipeline.prune.target_size import Target
 from pipeline.training.classifiers import build_classifier
 from pipeline.training.fit import Outcome
 from pipeline.training.objectives import Objective
@@ -55,7 +55,8 @@ NET = InceptionModel(
 )
 RESNET = ResNetModel(architecture="resnet", config="c16", width=0.25, stem="small", dropout=0.2)
 FIXED = FixedNet(learning_rate=0.1, model=RESNET)
-SIZES = (0.5, 0.2)
+SIZES = (0.3, 0.15)
+AT_OUR_WIDTHS = [each for each in FILTER_CRITERIA if not each.endswith("_own")]
 
 
 @cache
@@ -85,14 +86,8 @@ def start(seed: int = 1) -> Classifier:
     return build_classifier(NET, parts().image_set, wanted_for="model")
 
 
-@pytest.fixture(autouse=True)
-def _coarse_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """How near ours comes to a size is tested elsewhere, and takes dozens of prunings."""
-    monkeypatch.setattr(competitors, "prune_to_size", partial(prune_to_size, tolerance=0.5))
-
-
-def targets() -> list[int]:
-    return [round(size * count_params(start())) for size in SIZES]
+def targets() -> list[Target]:
+    return [Target("params", size * count_params(start())) for size in SIZES]
 
 
 @cache
@@ -146,13 +141,13 @@ def play(
     training: Train | None = None,
     net: FixedNet | None = None,
     n_steps: int = len(SIZES),
-    n_params: Sequence[int] | None = None,
+    sizes: Sequence[Target] | None = None,
 ) -> Iterator[Entrant]:
     """The contest's method, given what all are given."""
     return entrants(
         played,
         model or start(),
-        n_params=n_params or targets(),
+        targets=sizes or targets(),
         ours=references() if ours is None else ours,
         training=training or base_training(),
         net=net,
@@ -191,7 +186,7 @@ def test_ours_goes_through_the_sizes_one_after_another_and_is_retrained_with_the
         cost = measure_cost(entrant.model, (1, 8, 8))
         assert entrant.step == step
         assert (entrant.params, entrant.flops) == (cost.params, cost.flops)
-        assert entrant.params <= target
+        assert entrant.params == pytest.approx(target.value, rel=0.02)
         assert entrant.epochs == 3 + (step + 1) * 1
         assert row["epoch"] == 1
         assert {"train_l_lda", "train_l_cov", "train_l_align"} <= set(row)
@@ -202,7 +197,7 @@ def test_ours_goes_through_the_sizes_one_after_another_and_is_retrained_with_the
     assert len(before) < len(channels(start())), "expected a branch to go"
 
 
-@pytest.mark.parametrize("criterion", FILTER_CRITERIA)
+@pytest.mark.parametrize("criterion", AT_OUR_WIDTHS)
 def test_every_criterion_keeps_as_many_channels_in_every_layer_as_ours(
     criterion: FilterCriterion, tmp_path: Path
 ) -> None:
@@ -222,12 +217,60 @@ def test_every_criterion_keeps_as_many_channels_in_every_layer_as_ours(
     assert torch.equal(state(model), untouched)
 
 
+OWN = {
+    "l1_own": "uniform",
+    "fpgm_own": "uniform",
+    "apoz_own": "uniform",
+    "activation_mean_own": "uniform",
+    "activation_variance_own": "uniform",
+    "random_own": "uniform",
+    "taylor_own": "global",
+    "lda_after_the_fact_own": "layer",
+}
+
+
+@pytest.mark.parametrize("criterion", OWN)
+def test_at_its_own_widths_a_criterion_is_as_large_as_ours(
+    criterion: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Contest, "retrain", lambda *_: OUTCOME)
+    for entrant, reference in zip(play(contest(tmp_path, criterion)), references(), strict=True):
+        assert entrant.params == pytest.approx(count_params(reference), rel=0.02)
+        assert channels(entrant.model) != channels(reference)
+        assert entrant.flops == measure_cost(entrant.model, (1, 8, 8)).flops
+        if OWN[criterion] != "layer":  # that one chooses its latent neurons itself
+            n_latent = decision_layer(entrant.model).in_features
+            assert n_latent == pytest.approx(decision_layer(reference).in_features, abs=3)
+
+
+@pytest.mark.parametrize("unit", ["flops", "milliseconds"])
+def test_where_ours_is_at_a_number_of_flops_or_milliseconds_the_others_match_its_flops(
+    unit: SizeUnit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Contest, "retrain", lambda *_: OUTCOME)
+    sizes = [Target(unit, 1.0), Target(unit, 0.5)]
+    for entrant, reference in zip(play(contest(tmp_path, "l1_own"), sizes=sizes), references(), strict=True):
+        assert entrant.flops == pytest.approx(measure_cost(reference, (1, 8, 8)).flops, rel=0.02)
+
+
+def test_uniform_widths_take_the_same_share_of_every_layer_but_the_latent_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Contest, "retrain", lambda *_: OUTCOME)
+    entrant = next(play(contest(tmp_path, "l1_own"), ours=references()[:1]))
+    before, after = channels(start()), channels(entrant.model)
+    inside = [name for name in after if "stages.2" not in name and "decision" not in name]
+    shares = [after[name][0] / before[name][0] for name in inside if before[name][0] >= 8]
+    assert len(shares) > 2
+    assert max(shares) - min(shares) < 0.2  # a channel of eight is an eighth
+
+
 def test_criteria_keep_different_channels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without retraining: what differs is what the criterion kept."""
     monkeypatch.setattr(Contest, "retrain", lambda *_: OUTCOME)
     kept = {
         criterion: states(play(contest(tmp_path, criterion), ours=references()[:1]))[0]
-        for criterion in FILTER_CRITERIA
+        for criterion in AT_OUR_WIDTHS
     }
     for criterion, weights in kept.items():
         equal = [other for other, theirs in kept.items() if torch.equal(weights, theirs)]
@@ -248,7 +291,7 @@ def test_taylor_is_accumulated_over_all_training_images_and_the_others_see_as_ma
             return model
 
         monkeypatch.setattr(competitors, "prune_like", record)
-        monkeypatch.setattr(Contest, "retrain", lambda *_: None)
+        monkeypatch.setattr(Contest, "retrain", lambda *_: OUTCOME)
         list(play(contest(tmp_path, criterion), ours=references()[:1]))
     train = parts().train
     for criterion, on_all in (("taylor", True), ("apoz", False)):
@@ -268,14 +311,13 @@ def test_random_filters_follow_the_seed(tmp_path: Path, monkeypatch: pytest.Monk
     assert len(one) == 2
 
 
-METHODS = [OURS, "l1", "random", "han", "scratch", "fixed"]
+METHODS = [OURS, "ours_global", "l1", "random", "random_own", "han", "scratch", "fixed"]
 
 
 def method(name: str, folder: Path) -> list[Tensor]:
     """Ours at one size alone, as its search for an eta takes the longest."""
-    net, n_params = FIXED if name == "fixed" else None, targets()[:1]
     played = contest(folder, name, epochs_before=3)
-    return states(play(played, model=start(2), net=net, n_params=n_params))
+    return states(play(played, model=start(2), net=FIXED if name == "fixed" else None, sizes=targets()[:1]))
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -283,7 +325,7 @@ def test_a_methods_bits_depend_on_its_name_and_seed_alone_and_come_back_from_its
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = [ours()[0][1]] if name == OURS else method(name, tmp_path / "first")
-    assert len(expected) == (1 if name in ("fixed", OURS) else 2)
+    assert len(expected) == (1 if name == "fixed" or is_ours(name) else 2)
     method("l1" if name == "random" else "random", tmp_path / "second")  # another before it
     torch.manual_seed(99)
     torch.rand(17)
@@ -299,7 +341,7 @@ def test_a_methods_bits_depend_on_its_name_and_seed_alone_and_come_back_from_its
 
 
 def test_every_competitor_that_params_may_name_is_among_the_methods_tried_here() -> None:
-    assert {*METHODS, *FILTER_CRITERIA} - {OURS, "fixed"} == set(COMPETITORS)
+    assert {*METHODS, *FILTER_CRITERIA} - {OURS, "ours_global", "fixed"} == set(COMPETITORS)
 
 
 def test_single_weights_keep_the_dense_flops_and_the_references_number_of_weights(tmp_path: Path) -> None:

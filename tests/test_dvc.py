@@ -197,7 +197,7 @@ EVERYTHING = tuple(job for stage in STAGES for job in of(stage))
             id="chapter-3-added",
         ),
         pytest.param(("surgery.round_to", 2), (*of("compare"), *PRUNED), id="surgery"),
-        pytest.param(("compare.sizes", [0.5, 0.2]), (*of("compare"), *ATTACKED), id="sizes"),
+        pytest.param(("compare.sizes", {"params": [0.5, 0.2]}), (*of("compare"), *ATTACKED), id="sizes"),
         pytest.param(
             ("compare.competitors", ["l1", "han", "scratch", "random"]),
             ("compare 0 random", "report"),

@@ -17,6 +17,7 @@ OWN_NAMES: dict[str, Any] = {
     "noise": TINY["noise"]["gaussian"],
     "attacks": TINY["attacks"]["fgsm"],
     "push.variants": TINY["push"]["variants"]["ours"],
+    "compare.variants": {"utility": "saliency", "widths": "global"},
     "compare.fixed_nets": TINY["compare"]["fixed_nets"]["resnet6"],
 }
 OPTIONS = "attacks.pgd.options"
@@ -64,7 +65,8 @@ def test_no_key_is_one_that_dvc_does_not_see() -> None:
 
 def test_names_that_dvc_does_not_see_are_refused_wherever_a_user_makes_names() -> None:
     mappings = {key.removesuffix(".*"): kind for key, kind in KEYS.items() if key.endswith(".*")}
-    assert set(mappings) == {*OWN_NAMES, "attacks.*.options"}
+    units = {"prune.sizes", "compare.sizes"}  # whose names are not the user's
+    assert set(mappings) - units == {*OWN_NAMES, "attacks.*.options"}
     for kind in mappings.values():
         assert TypeAdapter(kind).validate_python("steps") == "steps"
         for name in ("size", "nfiles"):
@@ -113,6 +115,7 @@ def test_a_name_of_forty_letters_is_one(section: str) -> None:
         pytest.param("push.variants", "main", id="the-main-push"),
         pytest.param("push.variants", "control", id="the-control"),
         pytest.param("compare.fixed_nets", "ours", id="ours"),
+        pytest.param("compare.fixed_nets", "ours_saliency", id="a-variant-of-ours"),
         *(pytest.param("compare.fixed_nets", name, id=name) for name in COMPETITORS),
         pytest.param("noise", "clean", id="images-without-noise"),
         pytest.param("attacks", "clean", id="images-without-attack"),
@@ -144,9 +147,8 @@ AFTER_THE_FACT = {**TINY["prune"], "retraining": {**TINY["prune"]["retraining"],
     [
         ("seeds", [3, 3]),
         ("prune.etas", [0.5, 1.0, 0.5]),
-        ("prune.sizes", [0.5, 0.5]),
+        ("prune.sizes.params", [0.5, 0.5]),
         ("after_the_fact.etas", [0.5, 1.0, 0.5]),
-        ("after_the_fact.sizes", [0.5, 0.5]),
         ("compare.competitors", ["l1", "scratch", "l1"]),
         ("lineup.competitors", ["l1", "scratch", "l1"]),
         ("white_box", ["pgd", "pgd"]),
@@ -159,19 +161,13 @@ def test_repeats_are_refused(key: str, values: list[Any]) -> None:
 
 
 def test_every_list_of_values_that_name_jobs_is_in_the_test_of_repeats() -> None:
-    """Of the schema's other lists none names jobs: filters, folds and notes may repeat."""
+    """Of the schema's other lists none names jobs: filters, folds and notes may repeat. Sizes are lists by unit."""
     lists = {key for key, kind in KEYS.items() if get_origin(kind) is list}
     nets = {key for key in lists if key.split(".")[-1] in {"hidden", "stages", "base"}}
     folds = {f"data.{part}_folds" for part in ("train", "validation", "test")}
     assert lists - nets - folds - {"report.notes"} == {
-        *("seeds", "prune.etas", "prune.sizes", "compare.sizes", "compare.competitors"),
-        *(
-            "after_the_fact.etas",
-            "after_the_fact.sizes",
-            "lineup.competitors",
-            "white_box",
-            "report.headline",
-        ),
+        *("seeds", "prune.etas", "compare.competitors"),
+        *("after_the_fact.etas", "lineup.competitors", "white_box", "report.headline"),
     }
 
 

@@ -9,8 +9,9 @@ from pipeline.params.pruning import COMPETITORS, OtsuChoice
 
 CRITERIA = [
     *("l1", "taylor", "activation_mean", "activation_variance", "apoz", "fpgm", "random"),
-    *("lda_after_the_fact", "han", "scratch"),
+    "lda_after_the_fact",
 ]
+CRITERIA += [f"{each}_own" for each in CRITERIA] + ["han", "scratch"]
 
 
 @pytest.mark.parametrize(
@@ -44,6 +45,10 @@ def test_otsu_needs_nothing_but_its_name() -> None:
     [
         ("round_to", 0, ("greater than 0", "got 0")),
         ("remove_branches", 0, ("boolean", "got 0")),
+        ("utility", "activation", ("'deconvolution' or 'saliency'", 'got "activation"')),
+        ("widths", "thin", ("'layer', 'global' or 'uniform'", 'got "thin"')),
+        ("per_cost", "milliseconds", ("'params' or 'flops'", 'got "milliseconds"')),
+        ("per_cost", ..., ("missing",)),
         ("trace_images_per_class", 0, ("greater than 0", "got 0")),
     ],
 )
@@ -51,14 +56,22 @@ def test_a_bad_rule_of_surgery_is_named_on_one_line(key: str, value: Any, words:
     assert_one_error(f"surgery.{key}", *words, changes=[(f"surgery.{key}", value)])
 
 
+@pytest.mark.parametrize("widths", ["layer", "uniform"])
+def test_costs_are_weighed_between_layers_alone(widths: str) -> None:
+    changes = [("surgery.widths", widths), ("surgery.per_cost", "params")]
+    assert_one_error("surgery.per_cost", "expected null", f"widths is {widths}", changes=changes)
+    assert errors_of(("surgery.widths", "global"), ("surgery.per_cost", "params")) == []
+
+
 @pytest.mark.parametrize(
     ("changes", "key", "words"),
     [
-        ({"etas": [], "sizes": []}, "etas", ("expected at least one eta", "sizes", "got none")),
-        ({"sizes": [0.5, 0.5]}, "sizes", ("no repeats", "got [0.5, 0.5]")),
+        ({"etas": [], "sizes": {}}, "etas", ("expected at least one eta", "sizes", "got none")),
+        ({"sizes": {"flops": [0.5, 0.5]}}, "sizes.flops", ("no repeats", "got [0.5, 0.5]")),
+        ({"sizes": {"seconds": [0.5]}}, "sizes.seconds", ("'params', 'flops' or 'milliseconds'",)),
         ({"etas": [0.5, 1.0, 0.5]}, "etas", ("no repeats", "got [0.5, 1.0, 0.5]")),
-        ({"sizes": [1.0]}, "sizes.0", ("less than 1", "got 1.0")),
-        ({"sizes": [0.0]}, "sizes.0", ("greater than 0", "got 0.0")),
+        ({"sizes": {"params": [1.0]}}, "sizes.params.0", ("less than 1", "got 1.0")),
+        ({"sizes": {"params": [0.0]}}, "sizes.params.0", ("greater than 0", "got 0.0")),
         ({"etas": [0.5, 0.0]}, "etas.1", ("greater than 0", "got 0.0")),
         ({"etas": ...}, "etas", ("missing",)),
         ({"max_drop": 1.5}, "max_drop", ("equal to 1", "got 1.5")),
@@ -74,33 +87,40 @@ def test_a_bad_rule_of_pruning_is_named_on_one_line(
     )
 
 
-@pytest.mark.parametrize(("etas", "sizes"), [([], [0.5]), ([0.5], []), ([0.5], [0.25, 0.5])])
-def test_samples_may_be_by_eta_by_size_or_by_both(etas: list[float], sizes: list[float]) -> None:
+@pytest.mark.parametrize(
+    ("etas", "sizes"), [([], {"flops": [0.5]}), ([0.5], {}), ([0.5], {"params": [0.25, 0.5], "flops": [0.5]})]
+)
+def test_samples_may_be_by_eta_by_size_or_by_both(etas: list[float], sizes: dict[str, list[float]]) -> None:
     assert errors_of(("prune.etas", etas), ("prune.sizes", sizes)) == []
 
 
 @pytest.mark.parametrize(
     ("sizes", "key", "words"),
     [
-        ([0.25, 0.5], "", ("descending", "got [0.25, 0.5]")),
-        ([0.5, 0.1, 0.2], "", ("descending", "got [0.5, 0.1, 0.2]")),
-        ([0.5, 0.5], "", ("descending", "got [0.5, 0.5]")),
-        ([], "", ("at least 1", "got []")),
-        (0.5, "", ("array", "got 0.5")),
-        ([1.0, 0.5], ".0", ("less than 1", "got 1.0")),
-        ([0.5, 0.0], ".1", ("greater than 0", "got 0.0")),
-        ([0.5, -0.1], ".1", ("greater than 0", "got -0.1")),
-        ([0.5, "small"], ".1", ("number", 'got "small"')),
+        ([0.25, 0.5], ".params", ("descending", "got [0.25, 0.5]")),
+        ([0.5, 0.1, 0.2], ".params", ("descending", "got [0.5, 0.1, 0.2]")),
+        ([0.5, 0.5], ".params", ("descending", "got [0.5, 0.5]")),
+        ([], ".params", ("descending", "got []")),
+        (0.5, ".params", ("array", "got 0.5")),
+        ([1.0, 0.5], ".params.0", ("less than 1", "got 1.0")),
+        ([0.5, 0.0], ".params.1", ("greater than 0", "got 0.0")),
+        ([0.5, -0.1], ".params.1", ("greater than 0", "got -0.1")),
+        ([0.5, "small"], ".params.1", ("number", 'got "small"')),
     ],
 )
 def test_the_sizes_of_the_comparison_descend_between_one_and_zero(
     sizes: Any, key: str, words: tuple[str, ...]
 ) -> None:
-    assert_one_error(f"compare.sizes{key}", *words, changes=[("compare.sizes", sizes)])
+    assert_one_error(f"compare.sizes{key}", *words, changes=[("compare.sizes", {"params": sizes})])
 
 
 def test_one_size_is_enough() -> None:
-    assert errors_of(("compare.sizes", [0.5])) == []
+    assert errors_of(("compare.sizes", {"flops": [0.5]})) == []
+
+
+@pytest.mark.parametrize("sizes", [{}, {"params": [0.5], "flops": [0.5]}])
+def test_the_comparison_is_at_sizes_of_one_unit(sizes: Any) -> None:
+    assert_one_error("compare.sizes", "1", changes=[("compare.sizes", sizes)])
 
 
 @pytest.mark.parametrize("criterion", CRITERIA)
@@ -140,6 +160,19 @@ def test_an_unknown_competitor_is_named_beside_the_known_ones(place: str, name: 
 )
 def test_a_bad_fixed_net_is_named_on_one_line(net: Any, key: str, words: tuple[str, ...]) -> None:
     assert_one_error(f"compare.fixed_nets.other{key}", *words, changes=[("compare.fixed_nets.other", net)])
+
+
+@pytest.mark.parametrize(
+    ("variant", "key", "words"),
+    [
+        ({"utility": "saliency"}, ".widths", ("missing",)),
+        ({"utility": "saliency", "widths": "uniform", "per_cost": "flops"}, ".per_cost", ("expected null",)),
+        ({"utility": "saliency", "widths": "global", "round_to": 2}, ".round_to", ("unknown key",)),
+    ],
+)
+def test_a_bad_variant_of_ours_is_named_on_one_line(variant: Any, key: str, words: tuple[str, ...]) -> None:
+    changes = [("compare.variants", {"other": variant})]
+    assert_one_error(f"compare.variants.other{key}", *words, changes=changes)
 
 
 @pytest.mark.parametrize("fraction", [0.3, 0.05, 0.999])

@@ -125,7 +125,12 @@ def test_a_section_says_what_it_is_or_what_its_first_key_is(preset: str) -> None
 def _n_jobs(params: Params) -> dict[str, int]:
     """How many jobs the params stand for, counted by hand from the README's description of the flow."""
     n, attacks, sources = len(params.seeds), len(params.attacks), len(params.sources)
-    compared = 1 + len(params.compare.competitors) + len(params.compare.fixed_nets) if params.compare else 0
+    others = (
+        (params.compare.variants, params.compare.competitors, params.compare.fixed_nets)
+        if params.compare
+        else ()
+    )
+    compared = 1 + sum(map(len, others)) if params.compare else 0
     once = {"prepare": 1, "noise": len(params.noise), "report": 1}
     of_each_seed = {
         **dict.fromkeys(("train", "grow", "evaluate"), 1),

@@ -11,7 +11,8 @@ from pipeline.deconv import Utility, trace_utility
 from pipeline.models import build_model
 from pipeline.models.blocks import BatchNormNoScale
 from pipeline.models.classifier import blueprint_of, decision_layer
-from pipeline.prune import n_channels, prune_like, prune_model, utility_spread, utility_threshold
+from pipeline.prune import n_channels, prune_like, prune_model, utility_threshold
+from pipeline.prune.widths import utility_spread
 
 torch.set_num_threads(1)  # on nets this small two threads spend their time waiting
 
@@ -399,7 +400,7 @@ def test_pruning_like_a_reference_keeps_the_channels_of_the_highest_score() -> N
     scores = random_scores(model)
     scores["hidden2"][4] = -7.0
     alike = prune_like(model, scores, reference, images_of(1))
-    n_kept = n_channels(reference, "hidden2")
+    n_kept = n_channels(reference)["hidden2"]
     assert 1 < n_kept < 20
     best = scores["hidden2"].argsort(descending=True)[:n_kept]
     assert weight_of(alike, "hidden2")[:, 0].int().tolist() == sorted(best.tolist())
@@ -412,14 +413,14 @@ def test_of_equal_scores_the_first_channels_stay() -> None:
     reference, _ = prune_model(model, random_utilities(model), 2.0, images_of(1))
     scores = random_scores(model) | {"hidden2": torch.full((20,), 0.1)}
     alike = prune_like(model, scores, reference, images_of(1))
-    n_kept = n_channels(reference, "hidden2")
+    n_kept = n_channels(reference)["hidden2"]
     assert weight_of(alike, "hidden2")[:, 0].int().tolist() == list(range(n_kept))
 
 
 def test_coupled_layers_go_by_the_average_of_their_scores_in_units_of_each_layers_deviation() -> None:
     model = marked_resnet()
     reference, _ = prune_model(model, random_utilities(model), 2.4, images_of(1))
-    n_kept = n_channels(reference, SUMMED[0])
+    n_kept = n_channels(reference)[SUMMED[0]]
     assert 1 < n_kept < 8
     random = torch.Generator().manual_seed(11)
     scores = random_scores(model)

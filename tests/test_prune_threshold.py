@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from pipeline.deconv import Utility
-from pipeline.prune import prune_model, utility_spread, utility_threshold
+from pipeline.prune import prune_model, utility_threshold
+from pipeline.prune.widths import utility_spread
 
 torch.set_num_threads(1)  # on nets this small two threads spend their time waiting
 

@@ -187,6 +187,7 @@ LABELS = {
     "random": "random filters",
     "lda_after_the_fact": "deep LDA after the fact",
 }
+LABELS |= {f"{name}_own": f"{label}, own widths" for name, label in LABELS.items()}
 
 
 @pytest.mark.parametrize("criterion", FILTER_CRITERIA)
@@ -195,6 +196,18 @@ def test_every_criterion_has_a_label(criterion: str) -> None:
     changes: list[Change] = [("compare.competitors", [criterion]), ("lineup.competitors", [])]
     section = comparison_section(results(3, *changes, table=table))
     assert tables(section)[0][LABELS[criterion]] == ["96.00 ± 0.50", "88.00 ± 1.49"]
+
+
+def test_a_variant_of_ours_stands_beside_ours() -> None:
+    table = comparison(3).replace({"method": {"l1": "ours_saliency"}})
+    variants = {"saliency": {"utility": "saliency", "widths": "global"}}
+    changes: list[Change] = [
+        ("compare.variants", variants),
+        ("compare.competitors", []),
+        ("lineup.competitors", []),
+    ]
+    section = comparison_section(results(3, *changes, table=table))
+    assert tables(section)[0]["ours, saliency"] == ["96.00 ± 0.50", "88.00 ± 1.49"]
 
 
 def test_without_competitors_ours_and_the_fixed_nets_stand_alone() -> None:

@@ -5,9 +5,8 @@ from typing import Literal
 
 import pytest
 import torch
-from torch import Tensor, nn
-
 from builders import lda_weights
+from torch import Tensor, nn
 
 from pipeline.deconv import trace_utility
 from pipeline.images.parts import Images

@@ -1,7 +1,8 @@
 """Competing methods under the papers' protocol: as many filters in every layer as ours, the same retraining.
 
 Ours goes through a list of sizes, one after another; each other method follows it through the same sizes, from the
-same net trained for as many epochs without the push (thesis 3.3.3, CVIU 5.2-5.3).
+same net trained for as many epochs without the push (thesis 3.3.3, CVIU 5.2-5.3). A filter criterion stands twice
+where the params name it so: at our widths, and at the widths that are best for it (`OWN_WIDTHS`).
 """
 
 from __future__ import annotations
@@ -16,12 +17,15 @@ from torch import Tensor
 
 from pipeline.compare.criteria import accumulate_taylor, score_filters
 from pipeline.compare.magnitude import magnitude_masks, masked
-from pipeline.compared import OURS
+from pipeline.compared import is_ours
 from pipeline.cost import count_params, measure_cost
+from pipeline.deconv import Utility
 from pipeline.lda import discriminants, discriminants_decorrelated
 from pipeline.machine.seeding import derive_seed, generator, seed_torch
+from pipeline.models.classifier import decision_layer
 from pipeline.prune import prune_like
-from pipeline.prune.target_size import prune_to_size
+from pipeline.prune.rounds import surgery_options
+from pipeline.prune.target_size import Target, measure_size, prune_to_size
 from pipeline.prune.task_utility import Discriminants, TaskUtility, trace_images, unravel_utility
 from pipeline.training.classifiers import build_classifier
 from pipeline.training.fresh import fresh_copy, train_plainly
@@ -29,10 +33,11 @@ from pipeline.training.predict import evaluate
 from pipeline.training.push_objective import train_with_push
 
 if TYPE_CHECKING:
+    from pipeline.compare.criteria import Criterion
     from pipeline.images.parts import Parts
     from pipeline.models.classifier import Classifier
     from pipeline.params.machine import Numerics
-    from pipeline.params.pruning import FilterCriterion, FixedNet, Surgery
+    from pipeline.params.pruning import FixedNet, SizeUnit, Surgery, Widths
     from pipeline.params.training import Auxiliary, Lda, Retraining, Train
     from pipeline.training.fit import Outcome
     from pipeline.training.resume import ResumePoint
@@ -40,6 +45,21 @@ if TYPE_CHECKING:
 # Of the output layer's weights, what single weights keep at least (Gale et al. 2019, "The State of Sparsity"). One
 # threshold for all layers left two of 320 on the way to a hundredth of MNIST's net: eight classes without an input.
 _OUTPUT_SHARE = 0.2
+
+_OWN = "_own"
+# Random filters at uniform widths beat most criteria at ours; Molchanov et al. 2017 rank over all layers with each
+# layer's scores scaled to norm 1; chapter 3 of the thesis cuts by Eq. 3.13. The latent layer is as wide as ours but for
+# the last, which has a choice of latent neurons of its own.
+OWN_WIDTHS: dict[str, Widths] = {
+    "l1": "uniform",
+    "activation_mean": "uniform",
+    "activation_variance": "uniform",
+    "apoz": "uniform",
+    "fpgm": "uniform",
+    "random": "uniform",
+    "taylor": "global",
+    "lda_after_the_fact": "layer",
+}
 
 
 @dataclass(frozen=True)
@@ -105,7 +125,7 @@ class Contest:
             self.retraining,
             self.parts,
             self.lda,
-            push=self.retraining.push if self.method == OURS else "none",
+            push=self.retraining.push if is_ours(self.method) else "none",
             auxiliary=self.auxiliary,
             seed=self.stream("retrain", step),
             resume=self.resume.child(step),
@@ -136,7 +156,7 @@ def entrants(
     contest: Contest,
     start: Classifier,
     *,
-    n_params: Sequence[int],
+    targets: Sequence[Target],
     ours: Sequence[Classifier],
     training: Train | None,
     net: FixedNet | None,
@@ -145,67 +165,91 @@ def entrants(
     """The contest's method at every size.
 
     Args:
-        contest: its method is one of `params.pruning.COMPETITORS`, ours, or a fixed net's name.
+        contest: its method is one of `params.pruning.COMPETITORS`, ours or a variant of it, or a fixed net's name.
         start: the net to start from: the pushed one for ours, the control for the others.
-        n_params: the sizes of ours, in parameters; of use for ours alone.
+        targets: the sizes of ours; their unit is that in which competitors at their own widths match ours.
         ours: our models at these sizes; of use for the others, but not for fixed nets.
         training: the base's, for what is trained from scratch.
         net: a fixed net's section.
         n_steps: how many sizes there are.
     """
-    if contest.method == OURS:
-        yield from push_and_prune(contest, start, n_params)
+    if is_ours(contest.method):
+        yield from push_and_prune(contest, start, targets)
     elif net is not None and training is not None:
         yield fixed_net(contest, net, training, n_steps - 1)
     elif contest.method == "scratch" and training is not None:
         yield from from_scratch(contest, ours, training)
     elif contest.method == "han":
         yield from prune_weights(contest, start, ours)
+    elif contest.method.endswith(_OWN):
+        yield from prune_filters_at_own_widths(contest, start, ours, targets[0].unit)
     else:
-        yield from prune_filters(contest, start, ours, cast("FilterCriterion", contest.method))
+        yield from prune_filters(contest, start, ours)
 
 
-def push_and_prune(contest: Contest, start: Classifier, n_params: Sequence[int]) -> Iterator[Entrant]:
-    """Ours: Eq. 3.13 with the eta that leads to each size, retrained with the push."""
+def push_and_prune(contest: Contest, start: Classifier, targets: Sequence[Target]) -> Iterator[Entrant]:
+    """Ours: cut by the kept discriminants' utility to each size, retrained with the push."""
     model = start
-    for step, target in enumerate(n_params):
-        lda = contest.lda
-        v = partial(discriminants, ridge=lda.ridge, active_variance=lda.active_variance)
+    lda = contest.lda
+    v = partial(discriminants, ridge=lda.ridge, active_variance=lda.active_variance)
+    for step, target in enumerate(targets):
         utility = contest.unravel(model, v, step)
-        model, _, _ = prune_to_size(
-            model,
-            utility.utilities,
-            target,
-            utility.images.first(1),
-            round_to=contest.surgery.round_to,
-            remove_branches=contest.surgery.remove_branches,
-        )
+        options = surgery_options(contest.surgery, utility)
+        model, *_ = prune_to_size(model, utility.utilities, target, utility.images.first(1), **options)
         yield contest.enter(model, step, contest.retrain(model, step))
 
 
-def prune_filters(
-    contest: Contest, start: Classifier, references: Sequence[Classifier], criterion: FilterCriterion
-) -> Iterator[Entrant]:
-    """Filters by a criterion of `criteria`, or by after-the-fact deep LDA (thesis chapter 3)."""
+def prune_filters(contest: Contest, start: Classifier, references: Sequence[Classifier]) -> Iterator[Entrant]:
+    """Filters by a criterion of `criteria`, or by after-the-fact deep LDA (thesis chapter 3), at our widths."""
     model = start
     for step, reference in enumerate(references):
-        scores = _scores(contest, model, criterion, step)
+        if contest.method == "lda_after_the_fact":
+            found = _after_the_fact(contest, model, step).utilities
+            scores = {name: utility.channels for name, utility in found.items()}
+        else:
+            scores = _scores(contest, model, contest.method, step)
         model = prune_like(model, scores, reference, contest.parts.train.first(1))
         yield contest.enter(model, step, contest.retrain(model, step))
 
 
-def _scores(contest: Contest, model: Classifier, criterion: FilterCriterion, step: int) -> dict[str, Tensor]:
+def prune_filters_at_own_widths(
+    contest: Contest, start: Classifier, references: Sequence[Classifier], unit: SizeUnit
+) -> Iterator[Entrant]:
+    """The same at the widths that are best for the criterion, to as many parameters or FLOPs as ours has."""
+    model, criterion = start, contest.method.removesuffix(_OWN)
+    # Measured times do not repeat to the digit; FLOPs do.
+    unit = "flops" if unit == "milliseconds" else unit
+    for step, reference in enumerate(references):
+        target = Target(unit, measure_size(reference, unit, contest.parts.image_set.image_shape))
+        if criterion == "lda_after_the_fact":
+            found = _after_the_fact(contest, model, step)
+            utilities, options = found.utilities, surgery_options(contest.surgery, found)
+        else:
+            scores = _scores(contest, model, criterion, step)
+            utilities = {name: Utility(score.view(-1, 1, 1)) for name, score in scores.items()}
+            options = {"latent_kept": decision_layer(reference).in_features}
+            options |= {
+                "round_to": contest.surgery.round_to,
+                "remove_branches": contest.surgery.remove_branches,
+            }
+        options |= {"widths": OWN_WIDTHS[criterion], "per_cost": None}
+        model, *_ = prune_to_size(model, utilities, target, contest.parts.train.first(1), **options)
+        yield contest.enter(model, step, contest.retrain(model, step))
+
+
+def _after_the_fact(contest: Contest, model: Classifier, step: int) -> TaskUtility:
+    return contest.unravel(model, discriminants_decorrelated, step)
+
+
+def _scores(contest: Contest, model: Classifier, criterion: str, step: int) -> dict[str, Tensor]:
     train = contest.parts.train
-    if criterion == "lda_after_the_fact":
-        found = contest.unravel(model, discriminants_decorrelated, step)
-        return {name: utility.channels for name, utility in found.utilities.items()}
     if criterion == "taylor":
         return accumulate_taylor(model, train, batch_size=contest.numerics.eval_batch_size)
     # As many images as ours traces: no other criterion sees more of the data.
     seen = trace_images(train, contest.surgery.trace_images_per_class, seed=contest.stream("images", step))
     return score_filters(
         model,
-        criterion,
+        cast("Criterion", criterion),
         seen.scaled(),
         seen.labels,
         random=generator(contest.stream("scores", step), "scores"),

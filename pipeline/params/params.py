@@ -11,7 +11,7 @@ from pipeline.params.installed_names import torchvision_classifiers
 from pipeline.params.machine import Numerics, Runtime
 from pipeline.params.nets.sections import GROWABLE, Architecture, TorchvisionModel
 from pipeline.params.perturbations import Attack, Noise
-from pipeline.params.pruning import COMPETITORS, AfterTheFact, Compare, Prune, Select, Surgery
+from pipeline.params.pruning import COMPETITORS, Ablate, AfterTheFact, Compare, Prune, Select, Surgery
 from pipeline.params.robustness import Lineup, Robustness, Source
 from pipeline.params.sections import Fraction, NonNegativeInt, OpenFraction, Section, Slug
 from pipeline.params.training import Grow, Lda, Push, Train
@@ -61,6 +61,7 @@ class Params(Section):
     after_the_fact: AfterTheFact | None
     select: Select
     compare: Compare | None
+    ablate: Ablate | None
     sources: dict[Slug, Source]
     noise_seed: NonNegativeInt
     noise: dict[Slug, Noise]
@@ -83,9 +84,10 @@ class Params(Section):
         everywhere: tuple[tuple[str, Sequence[object]], ...] = (
             ("seeds", self.seeds),
             ("prune.etas", self.prune.etas),
-            ("prune.sizes", self.prune.sizes),
-            *((f"after_the_fact.{key}", getattr(self.after_the_fact, key, ())) for key in ("etas", "sizes")),
+            ("after_the_fact.etas", self.after_the_fact.etas if self.after_the_fact else ()),
+            *((f"prune.sizes.{unit}", fractions) for unit, fractions in self.prune.sizes.items()),
             ("compare.competitors", self.compare.competitors if self.compare else ()),
+            *((f"ablate.{key}", getattr(self.ablate, key, ())) for key in ("scores", "widths")),
             ("lineup.competitors", self.lineup.competitors if self.lineup else ()),
             ("white_box", self.white_box),
             ("report.headline", self.report.headline),
@@ -101,8 +103,9 @@ class Params(Section):
         for name in ("main", "control"):
             if name in self.push.variants:
                 yield f"push.variants: expected another name than that of a push of the main flow (got {name!r})"
-        for name in sorted({"ours", *COMPETITORS} & set(self.compare.fixed_nets if self.compare else ())):
-            yield f"compare.fixed_nets: expected another name than a method's (got {name!r})"
+        for name in self.compare.fixed_nets if self.compare else ():
+            if name in COMPETITORS or name.startswith("ours"):
+                yield f"compare.fixed_nets: expected another name than a method's (got {name!r})"
         for key, section in (("noise", self.noise), ("attacks", self.attacks)):
             if "clean" in section:
                 yield f"{key}: expected another name than that of unperturbed images (got 'clean')"
@@ -120,6 +123,8 @@ class Params(Section):
         for idx, name in enumerate(self.white_box):
             if name not in self.attacks:
                 yield f"white_box.{idx}: {_one_of(self.attacks)} (got {name!r})"
+        if self.ablate is not None and self.ablate.noise not in (None, *self.noise):
+            yield f"ablate.noise: {_one_of(self.noise)} (got {self.ablate.noise!r})"
         if self.attacks and not self.sources:
             yield "sources: expected a net that attacks are crafted on (got none)"
         if self.lineup is None:
@@ -131,8 +136,8 @@ class Params(Section):
         for idx, competitor in enumerate(self.lineup.competitors):
             if competitor not in compared:
                 yield f"lineup.competitors.{idx}: {_one_of(compared)} (got {competitor!r})"
-        if self.lineup.fraction not in self.compare.sizes:
-            sizes = ", ".join(map(str, self.compare.sizes))
+        if self.lineup.fraction not in self.compare.fractions:
+            sizes = ", ".join(map(str, self.compare.fractions))
             yield f"lineup.fraction: expected one of compare.sizes, {sizes} (got {self.lineup.fraction})"
 
     def _unfit_nets(self) -> Iterator[str]:

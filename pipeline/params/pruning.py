@@ -1,12 +1,13 @@
 """Sections on pruning: the choice of latent neurons, rounds, selection, and who ours is compared with."""
 
+from itertools import pairwise
 from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from pipeline.params.nets.sections import Architecture
 from pipeline.params.sections import Fraction, OpenFraction, Section, Slug
-from pipeline.params.training import Retraining
+from pipeline.params.training import BalancedSchedule, Retraining
 
 
 class SensitivityChoice(Section):
@@ -25,36 +26,65 @@ class OtsuChoice(Section):
 LatentChoiceRule = Annotated[SensitivityChoice | OtsuChoice, Field(discriminator="method")]
 
 
-class Surgery(Section):
+# What a utility is, how wide layers stay, what a channel's removal saves, and what a net's size is counted in.
+UtilityReading = Literal["deconvolution", "saliency"]
+Widths = Literal["layer", "global", "uniform"]
+CostUnit = Literal["params", "flops"]
+SizeUnit = Literal["params", "flops", "milliseconds"]
+
+
+class Widened(Section):
+    """Which reading of the kept discriminants ranks filters, and how wide each layer stays.
+
+    `widths`: `layer` is Eq. 3.13, eta times each layer's own standard deviation; `global` one threshold over all
+    layers' scores, each layer's scaled to norm 1, and `per_cost` divides a score by the parameters or FLOPs that
+    the channel costs; `uniform` takes the same share of every layer.
+    """
+
+    utility: UtilityReading
+    widths: Widths
+    per_cost: CostUnit | None = None
+
+    @model_validator(mode="after")
+    def _costs_between_layers(self) -> Self:
+        if self.per_cost is not None and self.widths != "global":
+            raise ValueError(f"per_cost: expected null, as widths is {self.widths} (got {self.per_cost})")
+        return self
+
+
+class Surgery(Widened):
     """From utilities to channels: how latent neurons are chosen, how many images trace, what is cut.
 
     `round_to` keeps channel counts at multiples of it; `remove_branches` lets whole branches go.
     """
 
+    per_cost: CostUnit | None
     latent: LatentChoiceRule
-    utility: Literal["deconvolution", "saliency"] = "deconvolution"
     trace_images_per_class: PositiveInt | None
     round_to: PositiveInt
     remove_branches: bool
 
 
+# Fractions of the original: the net that pushing starts from.
+Sizes = dict[SizeUnit, list[OpenFraction]]
+
+
 class Rounds(Section):
     """Pruning at most `rounds` times, each from the smallest acceptable sample of the one before.
 
-    A sample is made for each of `etas` (Eq. 3.13) and for each of `sizes`, fractions of the parameters of the
-    model that the round starts from, for which eta is found by bisection. `max_drop` is how far under the original a
-    sample may fall on validation (t_acc).
+    A sample is made for each of `etas` (see `Surgery.widths`) and for each of `sizes` that is smaller than the
+    model that the round starts from. `max_drop` is how far under the original a sample may fall on validation (t_acc).
     """
 
     rounds: PositiveInt
     etas: list[PositiveFloat]
-    sizes: list[OpenFraction]
+    sizes: Sizes
     max_drop: Fraction
     retraining: Retraining
 
     @model_validator(mode="after")
     def _some_sample(self) -> Self:
-        if not self.etas and not self.sizes:
+        if not self.etas and not any(self.sizes.values()):
             raise ValueError("etas: expected at least one eta, or one of sizes (got none of either)")
         return self
 
@@ -75,6 +105,43 @@ class AfterTheFact(Rounds):
         return self
 
 
+# What ranks filters where what pays is taken apart: two readings of ours, chapter 3's, and others' criteria.
+Score = Literal[
+    "deconvolution",
+    "saliency",
+    "lda_after_the_fact",
+    "l1",
+    "taylor",
+    "random",
+    "deconvolution_noisy",
+    "saliency_noisy",
+]
+_NOISY: dict[str, Score] = {"deconvolution": "deconvolution_noisy", "saliency": "saliency_noisy"}
+
+
+class Ablate(Section):
+    """What pays, taken apart: each of `scores` by each of `widths`, from the pushed net and from its control.
+
+    `sizes` are fractions of the original, each cut in one shot. `noise` names one: utilities are traced on images under
+    it as well, and every net is scored on test images under it.
+    """
+
+    sizes: Annotated[Sizes, Field(min_length=1, max_length=1)]
+    scores: Annotated[
+        list[Literal["deconvolution", "saliency", "lda_after_the_fact", "l1", "taylor", "random"]],
+        Field(min_length=1),
+    ]
+    widths: Annotated[list[Widths], Field(min_length=1)]
+    noise: Slug | None
+    retraining: BalancedSchedule
+
+    @property
+    def every_score(self) -> list[Score]:
+        """The scores, and those of them that are traced on noisy images as well."""
+        noisy = [_NOISY[score] for score in self.scores if score in _NOISY] if self.noise else []
+        return [*self.scores, *noisy]
+
+
 class Select(Section):
     """The parameter-first model is the smallest within `max_drop` of the original on validation."""
 
@@ -82,9 +149,21 @@ class Select(Section):
 
 
 # Rank filters, and keep as many in each layer as ours does (thesis 3.3.3).
-FilterCriterion = Literal[
+_AtOurWidths = Literal[
     "l1", "taylor", "activation_mean", "activation_variance", "apoz", "fpgm", "random", "lda_after_the_fact"
 ]
+# The same at the widths that are best for them, as many parameters or FLOPs left as ours has.
+_AtOwnWidths = Literal[
+    "l1_own",
+    "taylor_own",
+    "activation_mean_own",
+    "activation_variance_own",
+    "apoz_own",
+    "fpgm_own",
+    "random_own",
+    "lda_after_the_fact_own",
+]
+FilterCriterion = Literal[_AtOurWidths, _AtOwnWidths]
 FILTER_CRITERIA: tuple[str, ...] = get_args(FilterCriterion)
 # han: single weights are set to zero by magnitude (Han et al. 2015); scratch: our architectures with fresh weights.
 Competitor = Literal[FilterCriterion, "han", "scratch"]
@@ -99,18 +178,31 @@ class FixedNet(Section):
 
 
 class Compare(Section):
-    """Ours at these fractions of the original's parameters, one after another, and who it is compared with.
+    """Ours at these fractions of the original, one after another, and who it is compared with.
 
-    Every competitor goes through the same sizes with the same retraining.
+    Every competitor goes through the same sizes with the same retraining. `variants`: ours once more, from the same
+    pushed net, by another utility or other widths.
     """
 
-    sizes: Annotated[list[OpenFraction], Field(min_length=1)]
+    sizes: Annotated[Sizes, Field(min_length=1, max_length=1)]
+    variants: dict[Slug, Widened]
     retraining: Retraining
     competitors: list[Competitor]
     fixed_nets: dict[Slug, FixedNet]
 
+    @property
+    def unit(self) -> SizeUnit:
+        """What the sizes are counted in."""
+        return next(iter(self.sizes))
+
+    @property
+    def fractions(self) -> list[float]:
+        """The sizes in their unit."""
+        return self.sizes[self.unit]
+
     @model_validator(mode="after")
     def _sizes_descend(self) -> Self:
-        if any(after >= before for before, after in zip(self.sizes, self.sizes[1:], strict=False)):
-            raise ValueError(f"sizes: expected descending fractions (got {self.sizes})")
+        found = self.fractions
+        if not found or any(after >= before for before, after in pairwise(found)):
+            raise ValueError(f"sizes.{self.unit}: expected descending fractions (got {found})")
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,27 +11,29 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.machine.float64 import float64
-from pipeline.models.classifier import Blueprint, Net
-from pipeline.prune.surgery import ChannelGroup, Cut, remove_channels
+from pipeline.models.classifier import Blueprint, Net, weight_layers
+from pipeline.prune.plan import best_first
+from pipeline.prune.surgery import Cut, Surgery, remove_channels
+from pipeline.prune.widths import Ranking, rank_channels, utility_spread
 
 if TYPE_CHECKING:
     from pipeline.deconv import Utility
+    from pipeline.params.pruning import CostUnit, Widths
+    from pipeline.prune.plan import ChannelGroup, Selection
 
 
 @dataclass(frozen=True)
 class LayerPruning:
-    """What became of one layer's output channels; `n_after` is 0 in a branch that was removed whole."""
+    """What became of one layer's output channels; `n_after` is 0 in a branch that was removed whole.
+
+    `threshold` is in units of the layer's utility; not a number where channels went by rank, by cost or by v_j.
+    """
 
     name: str
     group: str
     n_before: int
     n_after: int
     threshold: float
-
-
-def utility_spread(utility: Utility) -> float:
-    """The standard deviation in Eq. 3.13: over all positions of the map with non-zero utility."""
-    return _deviation(utility.map[utility.map != 0])
 
 
 def utility_threshold(utility: Utility, eta: float) -> float:
@@ -44,21 +47,25 @@ def prune_model(
     eta: float,
     example_input: Tensor,
     *,
+    widths: Widths = "layer",
+    per_cost: CostUnit | None = None,
+    latent_kept: Tensor | int | None = None,
+    latent_order: Tensor | None = None,
     round_to: int = 1,
     remove_branches: bool = False,
 ) -> tuple[Net, list[LayerPruning]]:
-    """Remove every channel whose utility is under its layer's threshold (Eq. 3.13).
+    """Remove every channel whose utility is under its layer's threshold (Eq. 3.13), or by other `widths`.
 
-    Coupled layers (a residual sum, a depthwise convolution) are pruned as one group by the average of their
-    utilities, each in units of its own layer's standard deviation, so that one `eta` fits all (CVIU 5.4). A
-    channel without positive utility goes at any `eta`. The best channel of every layer stays; a whole branch
-    may go where `surgery.remove_channels` says.
+    A channel without positive utility goes at any `eta`, but by rank. The best channel of every layer stays; a
+    whole branch may go where `surgery.remove_channels` says. The latent layer is cut by v_j and M' alone where
+    `latent_kept` is given (thesis 3.2.1): its channels are those that a kept neuron reads, whatever `eta` is.
 
     Args:
         model: the model to prune; it is left untouched.
         utilities: from `deconv.trace_utility`, for this model.
-        eta: the threshold's factor, one for all layers.
+        eta: the threshold's factor, one for all layers; see `widths.rank_channels` for its meaning in each.
         example_input: one image or more, as the model takes them, to trace the layers' connections.
+        widths, per_cost, latent_kept, latent_order: as for `widths.rank_channels`.
         round_to: every layer keeps a multiple of this many channels, or all of them.
         remove_branches: whether branches of Inception modules may be removed whole.
 
@@ -70,25 +77,47 @@ def prune_model(
     """
     if eta <= 0:
         raise ValueError(f"expected a positive eta, got {eta}")
-    in_spreads = {name: _in_spreads(utility, eta) for name, utility in utilities.items()}
-
-    def under_threshold(group: ChannelGroup) -> Cut:
-        mean = group.average(in_spreads)
-        return Cut(mean, (mean < eta) | (mean <= 0))
-
-    smaller, group_of = remove_channels(
-        model, utilities, under_threshold, example_input, round_to=round_to, remove_branches=remove_branches
+    surgery = Surgery(model, utilities, example_input)
+    ranking = rank_channels(
+        surgery.plan,
+        utilities,
+        widths=widths,
+        per_cost=per_cost,
+        latent_kept=latent_kept,
+        latent_order=latent_order,
     )
+    selection = surgery.plan.select(
+        ranking.score, ranking.removed(eta), round_to=round_to, remove_branches=remove_branches
+    )
+    return cut_selection(surgery, selection, ranking, eta)
+
+
+def cut_selection(
+    surgery: Surgery[Net], selection: Selection, ranking: Ranking, eta: float
+) -> tuple[Net, list[LayerPruning]]:
+    """Cut, and a row for each layer that could lose channels."""
+    plan = surgery.plan
+    decided = {
+        member.name
+        for group, at in zip(plan.groups, plan.slices, strict=True)
+        for member in group.members
+        if bool(ranking.decided[at][member.root_idx].all())
+    }
+    n_before = n_channels(plan.model)
+    smaller = surgery.cut(selection)
+    n_after = n_channels(smaller)
     rows = [
         LayerPruning(
             name=name,
-            group=group_of[name],
-            n_before=n_channels(model, name),
-            n_after=n_channels(smaller, name),
-            threshold=utility_threshold(utility, eta),
+            group=plan.group_of[name],
+            n_before=n_before[name],
+            n_after=n_after.get(name, 0),
+            threshold=eta * ranking.units[name]
+            if name in ranking.units and name not in decided
+            else math.nan,
         )
-        for name, utility in utilities.items()
-        if name in group_of
+        for name in plan.layers
+        if name in plan.group_of
     ]
     return smaller, rows
 
@@ -109,19 +138,19 @@ def prune_like(model: Net, scores: Mapping[str, Tensor], reference: nn.Module, e
     """
     in_spreads = {name: float64(score) / _spread(float64(score)) for name, score in scores.items()}
     _check_layers(model, reference)
+    counts = n_channels(reference)
 
     def worst(group: ChannelGroup) -> Cut:
         mean = group.average(in_spreads)
         removed = torch.zeros(group.n_channels, dtype=torch.bool)
-        for channels, members in group.segments():
+        for channels, members in group.segments:
             owner = min(members, key=lambda member: len(member.root_idx))
-            n_kept = n_channels(reference, owner.name)
+            n_kept = counts.get(owner.name, 0)
             if len(owner.root_idx) != len(channels) or n_kept > len(channels):
                 raise ValueError(
                     f"expected a reference with at most {len(channels)} channels in {owner.name}, got {n_kept}"
                 )
-            by_score = sorted(channels, key=lambda c: (float(mean[c]), -c))
-            removed[by_score[: len(channels) - n_kept]] = True
+            removed[best_first(channels, mean)[n_kept:]] = True
         return Cut(mean, removed)
 
     return remove_channels(model, scores, worst, example_input, remove_branches=True)[0]
@@ -142,25 +171,11 @@ def _check_layers(model: nn.Module, reference: nn.Module) -> None:
         )
 
 
-def n_channels(model: nn.Module, name: str) -> int:
-    """Output channels of a layer by its name; 0 where the model does not have it (any more)."""
-    for found, module in model.named_modules():
-        if found == name:
-            return len(module.weight)
-    return 0
-
-
-def _in_spreads(utility: Utility, eta: float) -> Tensor:
-    """A layer's channel utilities in units of its standard deviation."""
-    spread = utility_spread(utility)
-    # Without spread there is no scale: any positive utility is above the threshold of zero.
-    return utility.channels.cpu() / spread if spread > 0 else utility.channels.cpu().sign() * eta
-
-
-def _deviation(values: Tensor) -> float:
-    return float(values.std(correction=1)) if values.numel() > 1 else 0.0
+def n_channels(model: nn.Module) -> dict[str, int]:
+    """Output channels of every convolution and linear layer by name."""
+    return {name: len(layer.weight) for name, layer in weight_layers(model).items()}
 
 
 def _spread(score: Tensor) -> float:
-    spread = _deviation(score)
+    spread = float(score.std(correction=1)) if score.numel() > 1 else 0.0
     return spread if spread > 0 else 1.0

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from pipeline.cost import Cost, count_params
 from pipeline.prune import LayerPruning, prune_model
-from pipeline.prune.target_size import prune_to_size
+from pipeline.prune.target_size import Target, measure_size, prune_to_size
 
 if TYPE_CHECKING:
-    from pipeline.params.pruning import Surgery
+    from pipeline.cost import Cost
+    from pipeline.models.classifier import Net
+    from pipeline.params.pruning import Sizes, SizeUnit, Surgery
     from pipeline.prune.task_utility import TaskUtility
     from pipeline.training.fit import Outcome
     from pipeline.training.predict import Score
@@ -21,10 +22,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sample:
-    """A pruned and retrained architecture (CVIU section 5.3.2), and how its retraining went."""
+    """A pruned and retrained architecture (CVIU section 5.3.2), and how its retraining went.
+
+    `name` says the eta, or the size that was reached as a share of the original; `target` the eta or size asked for.
+    """
 
     name: str
     eta: float
+    target: str
     model: nn.Module
     cost: Cost
     outcome: Outcome
@@ -47,7 +52,7 @@ def sample_rows(
 ) -> list[dict[str, Any]]:
     """A round's samples, a row for each."""
     return [
-        {"sample": sample.name, "eta": sample.eta, "latent_kept": latent_kept}
+        {"sample": sample.name, "target": sample.target, "eta": sample.eta, "latent_kept": latent_kept}
         | {"params": sample.cost.params, "flops": sample.cost.flops}
         | {"n": sample.score.n, "n_correct": sample.score.n_correct}
         | {"collapsed": int(sample.outcome.collapsed)}
@@ -84,35 +89,57 @@ def latent_rows(utility: TaskUtility) -> list[dict[str, Any]]:
 
 
 def prune_round(
-    model: nn.Module,
+    model: Net,
     utility: TaskUtility,
     *,
     etas: Sequence[float],
-    sizes: Sequence[float],
+    sizes: Sizes,
+    original: Mapping[SizeUnit, float],
     surgery: Surgery,
-    retrain: Callable[[nn.Module, str], tuple[Outcome, Cost]],
+    retrain: Callable[[Net, str], tuple[Outcome, Cost]],
 ) -> list[Sample]:
-    """Step 3 and the retraining of one round: a sample for each eta and for each size.
+    """Step 3 and the retraining of one round: a sample for each eta, and for each size that is still ahead.
+
+    Two sizes that lead to one, as whole channels allow no other, make one sample.
 
     Args:
         model: the pushed model to prune; left untouched.
         utility: of this model.
         etas: thresholds' factors.
-        sizes: fractions of the model's parameters, for which eta is found by bisection.
-        retrain: from (pruned model, sample's name) to the outcome of its retraining, in place, and its cost.
+        sizes: by unit, fractions of the original's size.
+        original: its size in each of these units.
+        retrain: from (pruned model, what was asked for) to the outcome of its retraining, in place, and its cost. Its
+            random stream goes by what was asked for, whatever was reached.
     """
     example = utility.images.first(1)
-    options: dict[str, Any] = {"round_to": surgery.round_to, "remove_branches": surgery.remove_branches}
-    pruned = []
+    options = surgery_options(surgery, utility)
+    pruned: dict[str, tuple[str, float, Net, list[LayerPruning]]] = {}
     for eta in etas:
         smaller, layers = prune_model(model, utility.utilities, eta, example, **options)
-        pruned.append((f"eta{eta:g}", eta, smaller, layers))
-    for size in sizes:
-        n_params = round(size * count_params(model))
-        smaller, layers, eta = prune_to_size(model, utility.utilities, n_params, example, **options)
-        pruned.append((f"size{size:g}", eta, smaller, layers))
+        pruned[f"eta{eta:g}"] = f"eta{eta:g}", eta, smaller, layers
+    for unit, fractions in sizes.items():
+        now = measure_size(model, unit, example.shape[1:])
+        for fraction in fractions:
+            target = Target(unit, fraction * original[unit])
+            if target.value < now:
+                found = prune_to_size(model, utility.utilities, target, example, **options)
+                smaller, layers, eta, reached = found
+                name = f"{unit}{reached / original[unit]:.3g}"
+                pruned.setdefault(name, (f"{unit}{fraction:g}", eta, smaller, layers))
     samples = []
-    for name, eta, smaller, layers in pruned:
-        outcome, cost = retrain(smaller, name)
-        samples.append(Sample(name, eta, smaller, cost, outcome, layers))
+    for name, (target_name, eta, smaller, layers) in pruned.items():
+        outcome, cost = retrain(smaller, target_name)
+        samples.append(Sample(name, eta, target_name, smaller, cost, outcome, layers))
     return samples
+
+
+def surgery_options(surgery: Surgery, utility: TaskUtility) -> dict[str, Any]:
+    """What the section says and the latent choice gives, as `prune_model` and `prune_to_size` take it."""
+    return {
+        "widths": surgery.widths,
+        "per_cost": surgery.per_cost,
+        "latent_kept": utility.choice.kept,
+        "latent_order": utility.v,
+        "round_to": surgery.round_to,
+        "remove_branches": surgery.remove_branches,
+    }

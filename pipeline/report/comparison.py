@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from pipeline.compared import ORIGINAL, OURS
+from pipeline.compared import ORIGINAL, OURS, variant_name
 from pipeline.params.pruning import FILTER_CRITERIA
 from pipeline.report.figures import MARKERS, figure, label_axes, scale_by_size
 from pipeline.report.page import Names, bullets, grid, image, percent, section, table, thousands
@@ -38,6 +38,13 @@ _LABELS = {
 _Accuracies = dict[tuple[str, str], list[float]]
 
 
+def _label(name: str) -> str:
+    """A method by its name for readers; a fixed net keeps its own."""
+    if name.endswith("_own"):
+        return f"{_LABELS[name.removesuffix('_own')]}, own widths"
+    return f"ours, {name.removeprefix('ours_')}" if name.startswith("ours_") else _LABELS.get(name, name)
+
+
 def accuracies(rows: pd.DataFrame, part: str = "test") -> pd.Series[float]:
     """Of rows of the comparison's table, on a part of the data."""
     return rows[f"{part}_n_correct"] / rows[f"{part}_n"]
@@ -49,9 +56,9 @@ def comparison_section(results: Results) -> str:
     if compare is None:
         return ""
     # By method and step the accuracies by seed; the methods and sizes by their names for readers.
-    methods = {name: _LABELS[name] for name in (OURS, *compare.competitors)}
+    methods = {name: _label(name) for name in (OURS, *variants_of(compare), *compare.competitors)}
     ours = results.rows("comparison", method=OURS).groupby("step")["params"].mean()
-    sizes = {str(step): f"{thousands(ours.loc[step])} parameters" for step in range(len(compare.sizes))}
+    sizes = {str(step): f"{thousands(ours.loc[step])} parameters" for step in range(len(compare.fractions))}
     found = {
         (name, step): accuracies(results.rows("comparison", method=name, step=int(step))).tolist()
         for name, step in product(methods, sizes)
@@ -60,8 +67,9 @@ def comparison_section(results: Results) -> str:
         "Ours and others at the same sizes",
         image("comparison", "Test accuracy against parameters for every method"),
         "Ours takes the pushed model through the sizes, one after another; at each, every criterion keeps as many "
-        f"filters in every layer as ours and retrains for the same {compare.retraining.epochs} epochs on the same "
-        "kind of batches. The others start from the original trained on for as many epochs without the push, "
+        "filters in every layer as ours (at own widths as many parameters or FLOPs) and retrains for the same "
+        f"{compare.retraining.epochs} epochs on the same kind of batches. The others start from the original "
+        "trained on for as many epochs without the push, "
         "and retrain with cross-entropy alone. Single weights (Han et al.) are zeros in the dense net: as many are "
         "left as ours has parameters, and no FLOP is saved. In the figure whiskers run from the lowest to the "
         f"highest seed. Test accuracy in %, {over_seeds(results)}:",
@@ -69,6 +77,11 @@ def comparison_section(results: Results) -> str:
         *_differences(results, found, methods, sizes),
         *_fixed_nets(results, compare),
     )
+
+
+def variants_of(compare: Compare) -> list[str]:
+    """The methods that are ours by another utility or other widths."""
+    return [variant_name(name) for name in compare.variants]
 
 
 def _differences(results: Results, found: _Accuracies, methods: Names, sizes: Names) -> list[str]:
@@ -119,6 +132,7 @@ def draw_comparison(results: Results, folder: Path) -> None:
     if compare is None:
         return
     filters: list[str] = [name for name in compare.competitors if name in FILTER_CRITERIA]
+    filters += variants_of(compare)
     others = [name for name in (*compare.competitors, *compare.fixed_nets) if name not in filters]
     panels: dict[str, list[str]] = {"which filters to keep": filters, "other ways to the same size": others}
     original = results.estimates("scores", "model", "split")[ORIGINAL, "test"].mean
@@ -126,7 +140,8 @@ def draw_comparison(results: Results, folder: Path) -> None:
         axes = drawing.subplots(1, 2, sharey=True, sharex=True)
         for ax, (title, names) in zip(axes, panels.items(), strict=True):
             for idx, name in enumerate(names):
-                _draw_method(ax, results, name, color=f"C{idx}", marker=MARKERS[idx % len(MARKERS)])
+                marker, star = MARKERS[idx % len(MARKERS)], name in compare.fixed_nets
+                _draw_method(ax, results, name, color=f"C{idx}", marker=marker, star=star)
             _draw_method(ax, results, OURS, color="black", marker="o", width=2.4)
             ax.axhline(100 * original, color="grey", lw=0.8, ls=":", label="original, unpruned")
             scale_by_size(ax)
@@ -136,14 +151,14 @@ def draw_comparison(results: Results, folder: Path) -> None:
 
 
 def _draw_method(
-    ax: Axes, results: Results, name: str, *, color: str, marker: str, width: float = 1.1
+    ax: Axes, results: Results, name: str, *, color: str, marker: str, star: bool = False, width: float = 1.1
 ) -> None:
     rows = results.rows("comparison", method=name)
     by_step = rows.assign(accuracy=100 * accuracies(rows)).groupby("step")[["params", "accuracy"]]
     x, y = by_step.mean()["params"], by_step.mean()["accuracy"]
     spread = np.stack([y - by_step.min()["accuracy"], by_step.max()["accuracy"] - y])
     style: dict[str, Any] = {"marker": marker, "ms": 4 * width**0.5, "lw": width}
-    if name not in _LABELS:  # a fixed net has one size: a star, and nothing to join
+    if star:  # one size, and nothing to join
         style = {"marker": "*", "ms": 11, "lw": 0}
     style |= {
         "color": color,
@@ -151,4 +166,4 @@ def _draw_method(
         "capsize": 1.5,
         "alpha": 1.0 if name == OURS else 0.8,
     }
-    ax.errorbar(x, y, yerr=spread, label=_LABELS.get(name, name), **style)
+    ax.errorbar(x, y, yerr=spread, label=_label(name), **style)

@@ -11,6 +11,7 @@ from matplotlib.ticker import FuncFormatter
 
 from pipeline.compared import ORIGINAL, PUSHED
 from pipeline.report import latent, layers
+from pipeline.report.ablation import ablation_section
 from pipeline.report.comparison import comparison_section, draw_comparison
 from pipeline.report.figures import (
     COLORS,
@@ -36,7 +37,16 @@ def pruning_report(results: Results, figures: Path) -> str:
     for draw in (draw_samples, draw_comparison, *layers.FIGURES, draw_growth, *latent.FIGURES):
         draw(results, figures)
     of_layers = (layers.profile_section, layers.layers_section)
-    results_of = (_head, _models, _samples, _selected, published_scores, *of_layers, comparison_section)
+    results_of = (
+        _head,
+        _models,
+        _samples,
+        _selected,
+        published_scores,
+        *of_layers,
+        comparison_section,
+        ablation_section,
+    )
     sections = (*results_of, *latent.SECTIONS, _growth, _settings)
     return "\n".join(text for each in sections if (text := each(results)))
 
@@ -82,7 +92,7 @@ def _models(results: Results) -> str:
 
 def _samples(results: Results) -> str:
     samples = results.tables["samples"]
-    name = samples["round"] + samples["eta"].map(", eta {:.4g}".format)
+    name = samples["round"] + ", " + samples["sample"]
     fate = np.where(samples["chosen"], "next round", np.where(samples["acceptable"], "acceptable", ""))
     fate = np.where(samples["collapsed"], "collapsed in retraining", fate)
     samples = samples.assign(name=name, fate=fate, way=samples["pipeline"].map(PIPELINES))
@@ -93,10 +103,10 @@ def _samples(results: Results) -> str:
     return section(
         "Accuracy against size",
         image("accuracy_size", "Validation accuracy against parameters and FLOPs"),
-        "Each point is a pruned architecture after retraining (Eq. 3.13's eta and the round make the sample); "
-        "the line joins the means over the seeds that came as far as the sample, so a single seed can bend it; "
-        "stars are the models of the table above with their intervals; a cross marks a sample whose retraining "
-        "collapsed.",
+        "Each point is a pruned architecture after retraining (its name: the round, and the threshold or the share "
+        "of the original that was reached); the line joins the means over the seeds that came as far as the sample, "
+        "so a single seed can bend it; stars are the models of the table above with their intervals; a cross marks "
+        "a sample whose retraining collapsed.",
         frame_table(
             "sample | pipeline | seed | latent neurons kept | parameters | FLOPs | validation, % | ",
             samples,
@@ -131,7 +141,7 @@ def draw_samples(results: Results, folder: Path) -> None:
                 at = collapsed[column], collapsed["percent"]
                 ax.scatter(*at, color="#D55E00", marker="x", s=40, label="collapsed in retraining")
             kept = samples[samples["collapsed"] == 0]
-            means = kept.groupby(["round", "sample"])[[column, "percent"]].mean().sort_values(column)
+            means = kept.groupby(["round", "target"])[[column, "percent"]].mean().sort_values(column)
             ax.plot(means[column], means["percent"], color="#0072B2", lw=1, label="pruned samples, mean")
             for name, label in results.main_models().items():
                 interval = scores[name, "validation"]
@@ -151,7 +161,7 @@ def _selected(results: Results) -> str:
         (pipeline, seed), selection = found
         original, chosen = (selection[each]["n_correct"] / selection[each]["n"] for each in (ORIGINAL, kind))
         name = kind if pipeline == PUSHED else f"{pipeline}_{kind}"
-        sample = f"{selection[kind]['round']}, eta {selection[kind]['eta']:.4g}"
+        sample = f"{selection[kind]['round']}, {selection[kind]['sample']}"
         row = [LABELS[name], seed, sample, thousands(selection[kind]["params"]), percent(chosen)]
         met = selection["within_drop"] or kind == "accuracy_first"
         rows.append(

@@ -39,6 +39,7 @@ _TABLES = {
     "prune": ("samples", "latent"),
     "grow": ("growth",),
     "compare": ("comparison",),
+    "ablate": ("ablation",),
     "robustness": ("accuracy", "reliability", "pairs", "perturbations", "outcomes"),
     "white_box": ("white_box",),
 }
@@ -142,7 +143,7 @@ def load_results(params: Params, root: Path) -> Results:
     if params.after_the_fact is not None:
         pipelines[AFTER_THE_FACT] = params.after_the_fact.rounds
     # What the params leave out nothing has written.
-    absent = {"growth": not params.grow, "comparison": not params.compare}
+    absent = {"growth": not params.grow, "comparison": not params.compare, "ablation": not params.ablate}
     absent |= {"outcomes": not params.attacks, "white_box": not params.white_box}
     try:
         tables = {

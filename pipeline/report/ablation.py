@@ -1,0 +1,126 @@
+"""The pruning report's section on what pays: each part's effect, all others being equal (CVIU section 5.3)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from pipeline.report.page import Interval, grid, section, table, thousands
+from pipeline.report.summary import over_seeds
+
+if TYPE_CHECKING:
+    from pipeline.report.results import Results
+
+_KEYS = ("step", "start", "score", "widths", "training")
+_WORDS = {
+    "pushed": "the push before pruning",
+    "saliency": "saliency in the place of deconvolution",
+    "lda_after_the_fact": "Eq. 3.8 in the place of Eq. 12",
+    "l1": "L1 norm in the place of deconvolution",
+    "taylor": "Taylor in the place of deconvolution",
+    "random": "random filters in the place of deconvolution",
+    "global": "one threshold over all layers in the place of Eq. 3.13",
+    "uniform": "uniform widths in the place of Eq. 3.13",
+    "ramped": "the ramped push in retraining",
+    "scratch": "training the same architecture from scratch, as long in all",
+}
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What a part changed, in points of accuracy over the matching nets of each seed, with its interval over seeds."""
+
+    words: str
+    change: Interval
+    n_pairs: int
+    n_collapsed: int
+
+
+def ablation_section(results: Results) -> str:
+    """A sentence for each part, and the accuracy of every way; empty where nothing was taken apart."""
+    if results.params.ablate is None:
+        return ""
+    ablation = results.tables["ablation"]
+    epochs = ", ".join(map(str, sorted(set(ablation["epochs"]))))
+    rows = [
+        [each.words, each.change.percent(signed=True), each.n_pairs, each.n_collapsed, _verdict(each.change)]
+        for each in effects(results)
+    ]
+    return section(
+        "Which part pays",
+        "Every way to the same size, crossed: the start, what ranks filters, how wide layers stay, retraining. Every "
+        f"net was cut once and has had {epochs} epochs of training in all. An effect is the mean change of test "
+        "accuracy between nets that differ in that part alone, in points; its interval is over seeds. Pairs with a "
+        "net whose retraining collapsed are left out and counted. No correction is made for the number of effects.",
+        table("part | change, points | pairs | left out | verdict", rows),
+        *_grids(results),
+    )
+
+
+def _verdict(change: Interval) -> str:
+    if change.low > 0:
+        return "helps"
+    return "harms" if change.high < 0 else "undecided"
+
+
+def effects(results: Results) -> Iterator[Effect]:
+    """Each part against its counterpart, all others being equal."""
+    ablation = results.tables["ablation"]
+    clean = ablation[~ablation["score"].str.endswith("_noisy")]
+    for column, counterpart in (
+        ("start", "control"),
+        ("score", "deconvolution"),
+        ("widths", "layer"),
+        ("training", "none"),
+    ):
+        for level in dict.fromkeys(clean[column]):
+            # Uniform widths have one net from scratch for every score.
+            of_pair = clean if level == "scratch" else clean[clean["training"] != "scratch"]
+            if level != counterpart and counterpart in set(of_pair[column]):
+                yield _effect(results, of_pair, column, level, counterpart, "test", _WORDS[level])
+    noise = results.params.ablate.noise if results.params.ablate else None
+    for score in ("deconvolution", "saliency") if noise else ():
+        pair = ablation[(ablation["training"] != "scratch")]
+        for part, on in (("test", "clean images"), ("noisy", f"images under {noise}")):
+            words = f"{score} traced on images under {noise}, on {on}"
+            yield _effect(results, pair, "score", f"{score}_noisy", score, part, words)
+
+
+def _effect(
+    results: Results, rows: pd.DataFrame, column: str, level: str, counterpart: str, part: str, words: str
+) -> Effect:
+    keys = ["seed", *(key for key in _KEYS if key != column)]
+    first, second = (rows[rows[column] == each].set_index(keys) for each in (level, counterpart))
+    pairs = first.join(second, lsuffix="", rsuffix=".other", how="inner")
+    whole = pairs[(pairs["collapsed"] == 0) & (pairs["collapsed.other"] == 0)]
+    change = (
+        whole[f"{part}_n_correct"] / whole[f"{part}_n"]
+        - whole[f"{part}_n_correct.other"] / whole[f"{part}_n.other"]
+    )
+    by_seed = change.groupby(level="seed").mean()
+    interval = results.interval(by_seed) if len(by_seed) else Interval(math.nan, math.nan, math.nan, 0)
+    return Effect(words, interval, len(whole), len(pairs) - len(whole))
+
+
+def _grids(results: Results) -> Iterator[str]:
+    """Test accuracy by score and widths, a table for each size, start and training."""
+    ablation = results.tables["ablation"]
+    for (step, start, training), rows in ablation.groupby(["step", "start", "training"], sort=False):
+        scores, widths = ({name: name for name in dict.fromkeys(rows[key])} for key in ("score", "widths"))
+
+        def cell(score: str, width: str, rows: pd.DataFrame = rows) -> str:
+            mine = rows[(rows["score"] == score) & (rows["widths"] == width)]
+            if mine.empty:
+                return ""
+            accuracy = results.interval(mine["test_n_correct"] / mine["test_n"]).percent()
+            n_collapsed = int(mine["collapsed"].sum())
+            return f"{accuracy} ({n_collapsed} collapsed)" if n_collapsed else accuracy
+
+        size = thousands(rows["params"].mean())
+        how = "from scratch" if training == "scratch" else f"retrained with push {training}"
+        yield f"Test accuracy, %, {over_seeds(results)}: size {step} (about {size} parameters), {start}, {how}:"
+        yield grid("score", scores, widths, cell)
