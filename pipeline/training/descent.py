@@ -37,7 +37,9 @@ class Descent:
         self._optimizer = _optimizer(everything, settings)
         decay = settings.optimizer.average_weights
         self._average = {} if decay is None else {name: t.clone() for name, t in self._floats().items()}
-        self._update_average = None if decay is None else get_ema_multi_avg_fn(decay)
+        self._update_average = None
+        if decay is not None:
+            self._update_average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
 
     def descend(self, loss: Tensor, time: float) -> None:
         """One step down a loss; `time` in epochs sets the learning rate."""
