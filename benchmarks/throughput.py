@@ -200,9 +200,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--prepared", type=Path, help="a set of colour images that stage prepare wrote")
     parser.add_argument("--epochs", type=int, default=10, help="of training on that set")
+    parser.add_argument(
+        "--nondeterministic", action="store_true", help="let torch choose its fastest operations, for once"
+    )
     parser.add_argument("--json", type=Path, help="where to write the numbers")
     chosen = parser.parse_args(arguments)
     device = configure_torch(numerics("auto", "float32"))
+    if chosen.nondeterministic:
+        torch.set_deterministic_debug_mode("default")
+        torch.backends.cudnn.benchmark = True
     hardware = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} threads"
     print(
         f"torch {torch.__version__}, {device.type} ({hardware}), {SIDE_PX}x{SIDE_PX}, batches of {chosen.batch_size}"

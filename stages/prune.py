@@ -131,6 +131,7 @@ def work(
         train=parts.train,
         validation=parts.validation,
         surgery=surgery,
+        lda=lda,
         seed=derive_seed(seed, "prune", pipeline, name),
         batch_size=batch_size,
     )

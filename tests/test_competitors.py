@@ -22,6 +22,7 @@ from pipeline.compare.competitors import (
     comparison_row,
     entrants,
 )
+from pipeline.compare.criteria import score_filters
 from pipeline.compared import OURS
 from pipeline.cost import count_params, measure_cost
 from pipeline.errors import InputError
@@ -231,6 +232,32 @@ def test_criteria_keep_different_channels(tmp_path: Path, monkeypatch: pytest.Mo
     for criterion, weights in kept.items():
         equal = [other for other, theirs in kept.items() if torch.equal(weights, theirs)]
         assert equal == [criterion]
+
+
+def test_taylor_is_accumulated_over_all_training_images_and_the_others_see_as_many_as_ours_traces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thesis 3.3.3: over an epoch of training images, whatever the budget of tracing."""
+    pruned_by: dict[str, dict[str, Tensor]] = {}
+    for criterion in ("taylor", "apoz"):
+
+        def record(
+            model: Classifier, scores: dict[str, Tensor], *_: Any, name: str = criterion
+        ) -> Classifier:
+            pruned_by[name] = scores
+            return model
+
+        monkeypatch.setattr(competitors, "prune_like", record)
+        monkeypatch.setattr(Contest, "retrain", lambda *_: None)
+        list(play(contest(tmp_path, criterion), ours=references()[:1]))
+    train = parts().train
+    for criterion, on_all in (("taylor", True), ("apoz", False)):
+        images, random = train.scaled(), torch.Generator()
+        expected = score_filters(start(), criterion, images, train.labels, random=random)  # type: ignore[arg-type]
+        found = pruned_by[criterion]
+        assert set(found) == set(expected)
+        close = [torch.allclose(found[name], scores, rtol=1e-6) for name, scores in expected.items()]
+        assert all(close) == on_all
 
 
 def test_random_filters_follow_the_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

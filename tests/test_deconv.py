@@ -9,7 +9,6 @@ from torch.nn import functional as F  # noqa: N812
 
 from pipeline.deconv import Utility, trace_utility
 from pipeline.deconv.layer_outputs import LayerOutputs
-from pipeline.deconv.rectifiers import ObservingMode
 from pipeline.models import build_model
 
 torch.set_num_threads(1)  # on nets this small two threads spend their time waiting
@@ -69,7 +68,8 @@ def rectified(signal: Tensor) -> Tensor:
 
 
 def average(signal: Tensor) -> Tensor:
-    mean = signal.sum(0) / len(signal)
+    """Over the images, of what is positive in each."""
+    mean = rectified(signal).sum(0) / len(signal)
     return mean if mean.ndim == 3 else mean[:, None, None]
 
 
@@ -107,12 +107,12 @@ def explicit_vgg(model: nn.Module, images: Tensor, kept: Tensor) -> dict[str, Te
     net = copy.deepcopy(model).double()
     assert isinstance(net, VggLike)
     pool, unpool = nn.MaxPool2d(2, return_indices=True), nn.MaxUnpool2d(2)
-    p1, switches1 = pool(F.relu(net.bn1(net.conv1(images.double()))))
+    p1, _ = pool(F.relu(net.bn1(net.conv1(images.double()))))
     p2, switches2 = pool(F.relu(net.bn2(net.conv2(p1))))
     latent = F.relu(net.hidden(p2.flatten(1)))
     u_hidden = latent * kept
-    u_2 = unpool((rectified(u_hidden) @ net.hidden.weight).view_as(p2), switches2)
-    u_1 = unpool(transposed(unbatch_norm(rectified(u_2), net.bn2), net.conv2, 4), switches1)
+    u_2 = (rectified(u_hidden) @ net.hidden.weight).view_as(p2)
+    u_1 = transposed(unbatch_norm(rectified(unpool(u_2, switches2)), net.bn2), net.conv2, 4)
     return {"conv1": average(u_1), "conv2": average(u_2), "hidden": average(u_hidden)}
 
 
@@ -243,12 +243,58 @@ def explicit_depthwise(model: nn.Module, images: Tensor, kept: Tensor) -> dict[s
     }
 
 
+class Mixed(nn.Module):
+    """Pools before and behind a module of two branches, then a residual sum that a pool stands behind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.stem_bn = nn.Conv2d(3, 5, 3, padding=1), nn.BatchNorm2d(5)
+        self.one, self.one_bn = nn.Conv2d(5, 4, 1), nn.BatchNorm2d(4)
+        self.proj, self.proj_bn = nn.Conv2d(5, 2, 1), nn.BatchNorm2d(2)
+        self.body, self.body_bn = nn.Conv2d(6, 6, 3, padding=1), nn.BatchNorm2d(6)
+        self.last, self.decision = nn.Conv2d(6, 7, 1), nn.Linear(7, 3)
+        self.pool, self.around = nn.MaxPool2d(2), nn.AvgPool2d(3, 1, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool(F.relu(self.stem_bn(self.stem(x))))
+        branches = [self.proj_bn(self.proj(self.around(x))), self.one_bn(self.one(x))]
+        x = self.pool(torch.cat([F.relu(branch) for branch in branches], 1))
+        x = self.pool(F.relu(x + self.body_bn(self.body(x))))
+        logits: Tensor = self.decision(F.relu(self.last(x)).mean((2, 3)))
+        return logits
+
+
+@torch.no_grad()
+def explicit_mixed(model: nn.Module, images: Tensor, kept: Tensor) -> dict[str, Tensor]:
+    net = copy.deepcopy(model).double()
+    assert isinstance(net, Mixed)
+    size = images.shape[-1]
+    pool, unpool = nn.MaxPool2d(2, return_indices=True), nn.MaxUnpool2d(2)
+    x, _ = pool(F.relu(net.stem_bn(net.stem(images.double()))))
+    one, proj = F.relu(net.one_bn(net.one(x))), F.relu(net.proj_bn(net.proj(net.around(x))))
+    y, module_switches = pool(torch.cat([proj, one], 1))
+    z, sum_switches = pool(F.relu(y + net.body_bn(net.body(y))))
+    last = F.relu(net.last(z))
+    u_last = unpooled_mean(last.mean((2, 3)) * kept, size // 8)
+    # Behind the sum's pool a position is read; at the sum itself it is where the switch points.
+    into_sum = rectified(unpool(transposed(rectified(u_last), net.last, size // 8), sum_switches))
+    u_y = into_sum + transposed(unbatch_norm(into_sum, net.body_bn), net.body, size // 4)
+    into_branches = rectified(unpool(u_y, module_switches))
+    u_stem = transposed(unbatch_norm(into_branches[:, 2:], net.one_bn), net.one, size // 2)
+    u_stem = u_stem + unpooled_average3(
+        transposed(unbatch_norm(into_branches[:, :2], net.proj_bn), net.proj, size // 2)
+    )
+    signals = {"stem": u_stem, "proj": u_y[:, :2], "one": u_y[:, 2:], "body": into_sum, "last": u_last}
+    return {name: average(signal) for name, signal in signals.items()}
+
+
 Explicit = Callable[[nn.Module, Tensor, Tensor], dict[str, Tensor]]
 CHAINS: list[tuple[Callable[[], nn.Module], Explicit, int]] = [
     (VggLike, explicit_vgg, 10),
     (InceptionLike, explicit_inception, 7),
     (ResidualLike, explicit_residual, 8),
     (DepthwiseLike, explicit_depthwise, 5),
+    (Mixed, explicit_mixed, 7),
 ]
 
 
@@ -263,13 +309,13 @@ def some_kept(d: int) -> Tensor:
 def test_utilities_equal_an_explicit_unpool_rectify_transposed_convolution_chain(
     build: Callable[[], nn.Module], explicit: Explicit, d: int, seed: int
 ) -> None:
-    model, images, kept = randomised(build(), seed), 8 * images_of(), some_kept(d)  # some over six
+    model, images, kept = randomised(build(), seed).double(), 8 * images_of().double(), some_kept(d)  # over six
     assert_utilities_equal(trace_utility(model, images, kept), explicit(model, images, kept))
 
 
 @pytest.mark.parametrize("relu6", [nn.ReLU6(), nn.ReLU6(inplace=True)], ids=["ReLU6", "ReLU6 in place"])
 def test_relu6_modules_as_mobilenets_have_them_follow_the_rule_too(relu6: nn.Module) -> None:
-    model, images, kept = randomised(DepthwiseLike(relu6)), images_of(), some_kept(5)
+    model, images, kept = randomised(DepthwiseLike(relu6)).double(), images_of().double(), some_kept(5)
     assert_utilities_equal(trace_utility(model, images, kept), explicit_depthwise(model, images, kept))
 
 
@@ -334,7 +380,7 @@ def test_batch_size_does_not_change_utilities(batch_size: int) -> None:
     model, images, kept = randomised(InceptionLike()), images_of(5), some_kept(7)
     at_once = trace_utility(model, images, kept, batch_size=5)
     for name, utility in trace_utility(model, images, kept, batch_size=batch_size).items():
-        torch.testing.assert_close(utility.map, at_once[name].map, rtol=1e-10, atol=1e-14)
+        torch.testing.assert_close(utility.map, at_once[name].map, rtol=1e-5, atol=1e-9)
 
 
 def hook_count(model: nn.Module) -> int:
@@ -711,7 +757,7 @@ def test_multiplying_by_what_is_no_activation_is_traced(
     # Once in the latent response that the signal starts from, and once on its way back.
     expected = plain * torch.tensor(factors, dtype=torch.float64).square()[:, None, None]
     assert float(plain.abs().max()) > 0
-    torch.testing.assert_close(found, expected, rtol=1e-9, atol=0)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
 
 
 class ConvNormRelu(nn.Sequential):
@@ -754,10 +800,9 @@ def hooked(model: nn.Module, images: Tensor, names: dict[str, str]) -> dict[str,
 
 
 def observed(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    recorder = LayerOutputs(model)
-    with ObservingMode(recorder.observe):
+    with LayerOutputs(model) as outputs:
         model(images)
-    return recorder.outputs
+    return {name: output.values for name, output in outputs.found().items()}
 
 
 @torch.no_grad()
@@ -798,10 +843,9 @@ def test_outputs_of_a_residual_net_end_before_the_sum() -> None:
 @torch.no_grad()
 def test_observing_changes_nothing_and_ends_with_its_block() -> None:
     model, images = randomised(VggLike()), images_of()
-    recorder = LayerOutputs(model)
-    with ObservingMode(recorder.observe):
+    with LayerOutputs(model) as outputs:
         inside = model(images)
-    seen = dict(recorder.outputs)
+    seen = {name: output.values for name, output in outputs.found().items()}
     assert torch.equal(inside, model(images))
     assert torch.equal(seen["decision"], inside)
-    assert all(recorder.outputs[name] is output for name, output in seen.items())
+    assert all(torch.equal(output.values, seen[name]) for name, output in outputs.found().items())

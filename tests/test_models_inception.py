@@ -208,6 +208,12 @@ def test_names_initial_weights_and_logits_of_the_papers_net_are_those_of_stored_
         ({"stages": (2, 4, 2), "module": "v2"}, 34, "Inception-34 (v2)"),
         # 3 + 3 x 3, reduction 3, 4 x 5, reduction 4, 2 x 3, decision
         ({"stages": (3, 4, 2), "module": "v3"}, 3 + 9 + 3 + 20 + 4 + 6 + 1, "Inception-46 (v3)"),
+        # torchvision's, commonly said to have 48 layers: five convolutions in the stem
+        (
+            {"stages": (3, 4, 2), "module": "v3", "stem": "v3"},
+            5 + 9 + 3 + 20 + 4 + 6 + 1,
+            "Inception-48 (v3)",
+        ),
     ],
 )
 def test_depth_and_title_count_layers_as_the_papers_do(

@@ -185,6 +185,64 @@ def test_v3s_modules_have_the_convolutions_of_torchvisions(
     assert sorted(convolutions(ours)) == sorted(convolutions(theirs))
 
 
+V3: dict[str, Any] = {"module": "v3", "stem": "v3", "base": (3, 4, 2), "width": 1.0}
+
+
+def laid_out(model: nn.Module) -> tuple[list[tuple[Any, ...]], int]:
+    """Every convolution with stride, padding and the map that it gives for 299 pixels; and weights, biases in all."""
+    found: list[tuple[Any, ...]] = []
+    layers = [each for each in model.modules() if isinstance(each, nn.Conv2d | nn.Linear)]
+    for layer in layers:
+        if isinstance(layer, nn.Conv2d):
+            shape = layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding
+            layer.register_forward_hook(
+                lambda _m, _i, output, shape=shape: found.append((*shape, tuple(output.shape[2:])))
+            )
+    model.eval()(torch.zeros(1, 3, 299, 299, device="meta"))
+    return sorted(found), sum(parameter.numel() for each in layers for parameter in each.parameters())
+
+
+def test_inception_v3_is_torchvisions_to_the_last_parameter_but_for_what_the_paper_has_otherwise() -> None:
+    """Figure 5 has a 3x3 where torchvision keeps a 5x5, and Table 1 five factorised modules where it has four.
+
+    Weights and biases of convolutions and linear layers (`cost`'s count), without torchvision's own auxiliary head.
+    """
+    zoo = torchvision.models.inception
+    with torch.device("meta"):
+        theirs = zoo.inception_v3(init_weights=False, aux_logits=False)
+        assert laid_out(theirs)[1] == 23_800_136
+        for module in (theirs.Mixed_5b, theirs.Mixed_5c, theirs.Mixed_5d):
+            module.branch5x5_2 = zoo.BasicConv2d(48, 64, kernel_size=3, padding=1)
+        four = build_model("inception", 1000, stages=(3, 4, 2), **V3)
+        assert laid_out(four) == laid_out(theirs)
+        theirs.Mixed_6e = nn.Sequential(theirs.Mixed_6e, zoo.InceptionC(768, channels_7x7=192))
+        five = build_model("inception", 1000, stages=(3, 5, 2), **V3)
+        assert laid_out(five) == laid_out(theirs)
+        n_five = measure_cost(five, (3, 299, 299)).params
+    n_factorised = 192 * (768 * 4 + 192 * 7 * 6)  # four 1x1, six 1x7 or 7x1
+    assert n_five == 23_800_136 - 3 * 48 * 64 * (25 - 9) + n_factorised
+
+
+def test_inception_v3_has_the_grids_of_its_table_and_one_normalised_head_on_the_last_17x17() -> None:
+    with torch.device("meta"):
+        net = build_model("inception", 1000, stages=(3, 5, 2), **V3)
+        assert isinstance(net, Inception)
+        maps: list[tuple[int, ...]] = []
+        ((tap, head),) = net.auxiliary_heads(batch_norm_hidden=True)
+        assert tap is net.stages[1][-1]  # type: ignore[index]
+        for part in (net.stem, *net.stages, tap):
+            part.register_forward_hook(lambda _m, _i, output: maps.append(tuple(output.shape[1:])))
+        net.eval()(torch.zeros(1, 3, 299, 299, device="meta"))
+        assert maps == [(192, 35, 35), (288, 35, 35), (768, 17, 17), (768, 17, 17), (2048, 8, 8)]
+        assert [size for _, _, size in convolutions(net.stem)][:3] == [(3, 3)] * 3
+        assert head(torch.zeros(2, 768, 17, 17, device="meta")).shape == (2, 1000)
+    # 5x5 under the pool at stride 3; batch norm in the place of the two hidden layers' biases.
+    n_weights = 768 * 128 + 128 * 25 * 1024 + 1024 * 1000 + 1000
+    layers = [each for each in head.modules() if isinstance(each, nn.Conv2d | nn.Linear)]
+    assert sum(parameter.numel() for each in layers for parameter in each.parameters()) == n_weights
+    assert len([each for each in head.modules() if isinstance(each, nn.BatchNorm1d | nn.BatchNorm2d)]) == 2
+
+
 def test_v3s_first_modules_are_figure_5() -> None:
     module = module_of(INCEPTION_V3[0][0])
     assert convolutions(module) == [

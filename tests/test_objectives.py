@@ -99,6 +99,28 @@ def test_auxiliary_heads_are_trained_with_the_net_and_reach_only_what_is_before_
     assert all(grad is not None for grad in head_grads)
 
 
+def test_inception_v3_is_trained_with_its_head_which_reaches_the_factorised_modules() -> None:
+    torch.manual_seed(0)
+    options: dict[str, Any] = {
+        "module": "v3",
+        "stem": "v3",
+        "stages": (1, 2, 1),
+        "base": (1, 2, 1),
+        "in_channels": 1,
+    }
+    net = build_model("inception", 3, width=0.0625, **options)
+    assert isinstance(net, Inception)
+    images, labels = torch.rand(6, 1, 75, 75), torch.arange(6) % 3
+    objective = AuxiliaryObjective(net, images[:2], weight=0.4, batch_norm=True)
+    (head,) = objective.heads
+    with torch.no_grad():
+        net.head.decision.weight.zero_()  # only the head's loss sends anything back
+    objective(net.train(), images, labels)["total"].backward()
+    assert all(parameter.grad is not None for parameter in head.parameters() if parameter.requires_grad)
+    gradients = [net.get_parameter(f"stages.{stage}.0.branch1x1.conv.weight").grad for stage in range(3)]
+    assert [gradient is not None and bool(gradient.any()) for gradient in gradients] == [True, True, False]
+
+
 def test_auxiliary_heads_are_no_part_of_the_trained_net() -> None:
     net = inception()
     before = list(net.state_dict())

@@ -25,6 +25,7 @@ FAMILIES = [
     FC,
     VGG16,
     *({**INCEPTION, "module": module} for module in ("v1", "v1_double3x3", "v2", "v3")),
+    {**INCEPTION, "module": "v3", "stem": "v3"},
     GOOGLENET,
     {**GOOGLENET, "architecture": "bn_googlenet"},
     RESNET,

@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 from pipeline.jobs.job import Job
 from pipeline.jobs.output import RUNS, list_jobs
 from pipeline.params.file import read_params
+from pipeline.params.nets.sections import TorchvisionModel
 from pipeline.params.params import Params
 
 PRESETS = {path.stem: path for path in sorted((ROOT / "presets").glob("*.yaml"))}
@@ -59,6 +60,27 @@ def test_a_preset_is_as_long_as_a_person_reads() -> None:
     assert {preset: n for preset, n in lengths.items() if not 100 <= n <= 170} == {}
     assert sum(lengths.values()) <= 2200
     assert len(_lines(ROOT / "params.yaml")) <= 260
+
+
+@pytest.mark.parametrize(
+    "preset", ["cifar10", "cifar100", "lfwa_gender", "lfwa_smile", "adience_age", "image_folder"]
+)
+def test_fixed_nets_start_from_imagenet_weights_where_the_base_does_and_torchvision_has_them(
+    preset: str,
+) -> None:
+    """CVIU 5.2: "the original base and competing fixed models are pre-trained on ImageNet"."""
+    params = _params(preset)
+    assert isinstance(params.model, TorchvisionModel)
+    assert params.model.pretrained
+    assert params.compare is not None
+    weights = {
+        "squeezenet": "squeezenet1_0",
+        "mobilenet_v2": "mobilenet_v2",
+    }  # none for v1 and the tiny ResNets
+    found = {name: net.model for name, net in params.compare.fixed_nets.items() if name in weights}
+    assert len(found) == 1
+    for name, model in found.items():
+        assert model == TorchvisionModel(architecture="torchvision", name=weights[name], pretrained=True)
 
 
 def _keys(node: Any) -> Iterator[str]:

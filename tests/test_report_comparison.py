@@ -166,8 +166,8 @@ def test_fixed_nets_have_a_table_of_their_own_and_no_part_in_the_contest() -> No
     accuracies, differences, fixed = tables(section)
     assert "resnet6" not in accuracies
     assert "resnet6" not in differences
-    assert fixed["net"] == ["parameters", "FLOPs", "epochs", "test, %"]
-    assert fixed["resnet6"] == ["1,234", "12,340", "11", "70.10 ± 0.25"]
+    assert fixed["net"] == ["from", "parameters", "FLOPs", "epochs", "test, %"]
+    assert fixed["resnet6"] == ["fresh weights", "1,234", "12,340", "11", "70.10 ± 0.25"]
     assert "of 4 (" in section
 
 

@@ -414,7 +414,7 @@ def test_perturbations_are_listed_with_settings_and_norms_over_seeds() -> None:
     (found,) = tables(section(even_page(), "Perturbations"))
     rows = by_first_cell(found)
     assert list(rows) == ["gaussian", "poisson", "speckle", "fgsm", "newton_fool", "pgd"]
-    assert rows["poisson"][0] == "poisson, 255 photons at white"
+    assert rows["poisson"][0] == "poisson, 255 photons at white (the level is ours)"
     assert rows["newton_fool"][0] == "Newton Fool, 3 steps at most, eta 0.01"
     assert rows["fgsm"][1:] == ["1.500", "25.5"]
 

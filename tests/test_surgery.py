@@ -53,6 +53,11 @@ CASES = {
     "inception v1_double3x3": inception("v1_double3x3", stages=(1, 2, 1), base=(1, 2, 1)),
     "inception v2": inception("v2"),
     "inception v3": inception("v3", width=0.0625),
+    "inception v3 as published": Case(
+        "inception",
+        75,
+        options={"module": "v3", "stem": "v3", "stages": (1, 2, 1), "base": (1, 2, 1), "width": 0.0625},
+    ),
     "googlenet": Case("googlenet", options=THIRD),
     "bn_googlenet": Case("bn_googlenet", options=THIRD),
     "resnet of depth 2": Case("resnet", options={"config": "(c16, i16)-c32", "width": 0.5, "stem": "small"}),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, cast
 
 from torch import Tensor
 
-from pipeline.compare.criteria import score_filters
+from pipeline.compare.criteria import accumulate_taylor, score_filters
 from pipeline.compare.magnitude import magnitude_masks, masked
 from pipeline.compared import OURS
 from pipeline.cost import count_params, measure_cost
@@ -93,6 +93,7 @@ class Contest:
             train=self.parts.train,
             validation=self.parts.validation,
             surgery=self.surgery,
+            lda=self.lda,
             seed=self.stream("images", step),
             batch_size=self.numerics.eval_batch_size,
         )
@@ -175,7 +176,7 @@ def push_and_prune(contest: Contest, start: Classifier, n_params: Sequence[int])
             model,
             utility.utilities,
             target,
-            utility.images[:1],
+            utility.images.first(1),
             round_to=contest.surgery.round_to,
             remove_branches=contest.surgery.remove_branches,
         )
@@ -198,7 +199,9 @@ def _scores(contest: Contest, model: Classifier, criterion: FilterCriterion, ste
     if criterion == "lda_after_the_fact":
         found = contest.unravel(model, discriminants_decorrelated, step)
         return {name: utility.channels for name, utility in found.utilities.items()}
-    # As many images as ours traces, so that no criterion sees more of the data than another.
+    if criterion == "taylor":
+        return accumulate_taylor(model, train, batch_size=contest.numerics.eval_batch_size)
+    # As many images as ours traces: no other criterion sees more of the data.
     seen = trace_images(train, contest.surgery.trace_images_per_class, seed=contest.stream("images", step))
     return score_filters(
         model,

@@ -16,8 +16,10 @@ average over a group in ways of their own, and its FPGM takes distances of squar
 agree with its (`tests/test_criteria.py`).
 """
 
-from collections.abc import Callable
-from typing import Literal
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +29,9 @@ from pipeline.deconv.layer_outputs import LayerOutput, LayerOutputs, receive_sig
 from pipeline.machine.float64 import float64
 from pipeline.machine.memory import in_fitting_batches
 from pipeline.models.classifier import evaluation_mode, output_layer, weight_layers
+
+if TYPE_CHECKING:
+    from pipeline.images.parts import Images
 
 Criterion = Literal["l1", "fpgm", "activation_mean", "activation_variance", "apoz", "taylor", "random"]
 Scores = dict[str, Tensor]
@@ -68,9 +73,23 @@ def score_filters(
 
     def score(size: int) -> Scores:
         if criterion == "taylor":
-            return _taylor(model, images, labels, size)
+            return _taylor(model, zip(torch.split(images, size), torch.split(labels, size), strict=True))
         of_moments = _OF_MOMENTS[criterion]
         return {name: of_moments(moments) for name, moments in _moments(model, images, size).items()}
+
+    with evaluation_mode(model):
+        return in_fitting_batches(score, batch_size)
+
+
+def accumulate_taylor(model: nn.Module, train: Images, *, batch_size: int) -> Scores:
+    """`taylor` of `score_filters` over all images of a part, which are read a batch at a time.
+
+    The papers accumulate it during one more epoch of training (thesis 3.3.3). Here the weights stay as they are, so
+    that no method has an epoch more than another; it costs a forward and a backward pass over the training images.
+    """
+
+    def score(size: int) -> Scores:
+        return _taylor(model, zip(train.in_batches(size), torch.split(train.labels, size), strict=True))
 
     with evaluation_mode(model):
         return in_fitting_batches(score, batch_size)
@@ -121,10 +140,12 @@ _OF_MOMENTS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def _taylor(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int) -> Scores:
-    """First-order Taylor expansion of the loss, Eq. 8 of Molchanov et al. 2017."""
+def _taylor(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Scores:
+    """First-order Taylor expansion of the loss, Eq. 8 of Molchanov et al. 2017, over images and their labels."""
     sums: Scores = {}
-    for batch, targets in zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True):
+    n = 0
+    for batch, targets in batches:
+        n += len(batch)
         batch = batch.detach().requires_grad_(True)
         with torch.enable_grad():
             logits, outputs = _outputs(model, batch)
@@ -138,4 +159,4 @@ def _taylor(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int) -
 
             receive_signals(outputs, receive)
             torch.autograd.grad(loss, batch)
-    return {name: total / len(images) for name, total in sums.items()}
+    return {name: total / n for name, total in sums.items()}

@@ -24,6 +24,7 @@ from pipeline.models.classifier import (
     decision_layer,
     evaluation_mode,
     frozen_parameters,
+    hidden_layers,
     latent_and_logits,
     module_path,
 )
@@ -80,14 +81,7 @@ def trace_utility(
         ValueError: for a mask of the wrong shape or without a kept dimension, no images, a function that
             cannot be traced (named), or a signal that no float32 holds.
     """
-    decision = decision_layer(model)
-    if kept.shape != (decision.in_features,) or kept.dtype != torch.bool or not bool(kept.any()):
-        raise ValueError(
-            f"expected kept as a boolean mask ({decision.in_features},) with at least one True, "
-            f"got {kept.dtype} {tuple(kept.shape)} with {int(kept.sum())}"
-        )
-    if len(images) == 0:
-        raise ValueError("expected at least one image to trace, got none")
+    check_start(model, images, kept)
     batches = partial(torch.split, images) if isinstance(images, Tensor) else images.in_batches
 
     def trace(size: int) -> dict[str, Tensor]:
@@ -100,6 +94,22 @@ def trace_utility(
     with evaluation_mode(model), frozen_parameters(model), torch.enable_grad():
         sums = in_fitting_batches(trace, batch_size)
     return {name: Utility(total / len(images)) for name, total in sums.items()}
+
+
+def check_start(model: nn.Module, images: Tensor | Images, kept: Tensor) -> None:
+    """Refuse what no trace starts from.
+
+    Raises:
+        ValueError: for a mask of latent dimensions of the wrong shape or without a kept one, or no images.
+    """
+    decision = decision_layer(model)
+    if kept.shape != (decision.in_features,) or kept.dtype != torch.bool or not bool(kept.any()):
+        raise ValueError(
+            f"expected kept as a boolean mask ({decision.in_features},) with at least one True, "
+            f"got {kept.dtype} {tuple(kept.shape)} with {int(kept.sum())}"
+        )
+    if len(images) == 0:
+        raise ValueError("expected at least one image to trace, got none")
 
 
 def _trace_batch(model: nn.Module, images: Tensor, kept: Tensor) -> dict[str, Tensor]:
@@ -119,8 +129,8 @@ def _trace_from(model: nn.Module, images: Tensor, kept: Tensor, exponent: int) -
             latent, _ = latent_and_logits(model, images)
         except ValueError as error:
             raise ValueError(f"{error} in {path[-1] or type(model).__name__}") from None
-    found = outputs.found()
-    found.pop(next(name for name, module in model.named_modules() if module is decision_layer(model)))
+    layers = hidden_layers(model)
+    found = {name: output for name, output in outputs.found().items() if name in layers}
     start = latent.detach() * kept.to(latent.device)
     # By a power of two, which is exact: through dozens of layers a signal shrinks by tens of orders of magnitude.
     largest = float(start.abs().max())

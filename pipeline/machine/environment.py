@@ -7,16 +7,8 @@ from pathlib import Path
 
 import torch
 
-_PACKAGES = (
-    "torch",
-    "torchvision",
-    "foolbox",
-    "torch-pruning",
-    "scikit-image",
-    "scikit-learn",
-    "numpy",
-    "dvc",
-)
+# DVC computes nothing, and is missing where stages run without it.
+_PACKAGES = ("torch", "torchvision", "foolbox", "torch-pruning", "scikit-image", "scikit-learn", "numpy")
 
 
 def describe_environment(device: torch.device) -> dict[str, object]:

@@ -44,8 +44,8 @@ def build_model(name: str, num_classes: int, **options: Any) -> nn.Module:
         **options: the architecture's own, see its class; `torchvision/<name>` takes `pretrained` and those of
             its builder. They are stored with the model, all but `pretrained`, so JSON has to be able to hold them.
             Most take `width`, a multiplier of every channel count; `stem`: `imagenet` (7x7 at stride 2 and a max
-            pool, for 224 pixels) or `small` (3x3, no reduction, for up to 64); `in_channels`, those of an image; and
-            `dropout`, the drop probability before the decision layer.
+            pool, for 224 pixels) or `small` (3x3, no reduction, for up to 64), of `inception` also `v3`;
+            `in_channels`, those of an image; and `dropout`, the drop probability before the decision layer.
 
     Raises:
         ValueError: for an unknown name or option, or a value that the architecture cannot take.

@@ -27,6 +27,7 @@ class ConvBnRelu(nn.Sequential):
         out_channels: filters.
         kernel: (height, width) of a filter, or both in one.
         stride: at 2 a map of n pixels becomes one of n / 2, rounded up.
+        padded: False leaves the zeros around the map out: an edge of k pixels loses k - 1 of them, then the stride's.
         groups: as in `nn.Conv2d`; as many as channels is a depthwise convolution.
         scale: whether batch norm has a scale.
         batch_norm: False leaves batch norm out and gives the convolution a bias.
@@ -39,6 +40,7 @@ class ConvBnRelu(nn.Sequential):
         kernel: int | tuple[int, int],
         *,
         stride: int = 1,
+        padded: bool = True,
         groups: int = 1,
         scale: bool = False,
         batch_norm: bool = True,
@@ -55,7 +57,7 @@ class ConvBnRelu(nn.Sequential):
             out_channels,
             (height, width),
             stride,
-            padding=(height // 2, width // 2),
+            padding=(height // 2, width // 2) if padded else 0,
             groups=groups,
             bias=not batch_norm,
         )
@@ -83,7 +85,8 @@ class LatentHead(nn.Module):
         return logits
 
 
-def check_stem(stem: str) -> None:
-    """Refuse a stem that is not one of `imagenet` (for 224 pixels) and `small` (for up to 64)."""
-    if stem not in ("imagenet", "small"):
-        raise ValueError(f"expected a stem among imagenet, small; got {stem!r}")
+def check_stem(stem: str, *others: str) -> None:
+    """Refuse a stem that is not `imagenet` (for 224 pixels), `small` (for up to 64) or one of a family's `others`."""
+    known = ("imagenet", "small", *others)
+    if stem not in known:
+        raise ValueError(f"expected a stem among {', '.join(known)}; got {stem!r}")

@@ -177,6 +177,12 @@ def decision_layer(model: nn.Module) -> nn.Linear:
     return linears[-1]
 
 
+def hidden_layers(model: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
+    """The convolutions and linear layers by name, but for the decision layer."""
+    decision = decision_layer(model)
+    return {name: layer for name, layer in weight_layers(model).items() if layer is not decision}
+
+
 def output_layer(model: nn.Module) -> nn.Linear | nn.Conv2d:
     """The layer whose channels are the classes: the decision layer, or the last convolution where none is.
 

@@ -1,12 +1,13 @@
 """Inception nets: Inception-N (CVIU section 4; thesis 4.2, appendix A), GoogLeNet, BN-Inception and v3's modules."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from pipeline.models.auxiliary import AuxiliaryHead
-from pipeline.models.blocks import ConvBnRelu, LatentHead, Stem, check_stem
+from pipeline.models.blocks import ConvBnRelu, LatentHead, check_stem
 from pipeline.models.inception_modules import InceptionModule, build_module
 from pipeline.params.nets.inception_filters import (
     ModuleRow,
@@ -18,7 +19,7 @@ from pipeline.params.nets.inception_filters import (
 )
 from pipeline.params.nets.widths import scaled_width
 
-_STEM_CONVOLUTIONS = 3
+InceptionStem = Literal["imagenet", "small", "v3"]
 # CVIU Table 1 and Szegedy et al. name these two; every other net is named after its layers.
 _NAMES: dict[tuple[str, tuple[int, ...]], str] = {
     ("v1_double3x3", (2, 5, 2)): "InceptionV1",
@@ -29,7 +30,9 @@ _NAMES: dict[tuple[str, tuple[int, ...]], str] = {
 class Inception(nn.Module):
     """Stem, three stages of Inception modules with a halving of the grid between them, pooled head.
 
-    The default module makes Inception-N, N = 4 + 3 x modules layers.
+    The default module makes Inception-N, N = 4 + 3 x modules layers. Inception-v3 ("Rethinking", Table 1) is module
+    and stem `v3` and stages `(3, 5, 2)`; the fifth factorised module is a copy of the fourth. torchvision's has four,
+    and a 5x5 in the first three modules where Figure 5 has a 3x3; it is the same to the parameter otherwise.
 
     Args:
         stages: modules in each of the three stages; `(2, 5, 2)` is InceptionV1, `(10, 8, 10)` Inception-88.
@@ -42,7 +45,10 @@ class Inception(nn.Module):
         factorized_kernel: n of v3's 1xn and nx1, odd.
         batch_norm: False gives every convolution a bias instead, as in the GoogLeNet of 2014.
         without: full names of branches that are left out, such as `stages.1.0.branch_pool`.
-        num_classes, width, stem, in_channels, dropout: as for `build_model`; two max pools in the stem `imagenet`.
+        stem: `imagenet` (two max pools), `small`, or `v3` ("Rethinking" Table 1, for 299 pixels): three 3x3 in the
+            place of the 7x7, and no padding where the grid is halved, between the stages neither. The rows of that
+            table behind the first pool do not fit each other; there it is the authors' later code: 1x1, 3x3, pool.
+        num_classes, width, in_channels, dropout: as for `build_model`.
 
     Raises:
         ValueError: for stages, base, module, kernel, width or stem out of range, or a branch in `without` that
@@ -60,12 +66,12 @@ class Inception(nn.Module):
         batch_norm: bool = True,
         without: Sequence[str] = (),
         width: float = 1.0,
-        stem: Stem = "imagenet",
+        stem: InceptionStem = "imagenet",
         in_channels: int = 3,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        check_stem(stem)
+        check_stem(stem, "v3")
         check_factorized_kernel(factorized_kernel)
         limits = stage_limits(module)
         rows = stage_rows(
@@ -73,7 +79,7 @@ class Inception(nn.Module):
         )
         reductions = reduction_rows(module, width)
         self.num_classes, self.width, self.module, self.batch_norm = num_classes, width, module, batch_norm
-        self._kernel, self._without = factorized_kernel, list(without)
+        self._kernel, self._padded, self._without = factorized_kernel, stem != "v3", list(without)
 
         self.stem = _stem(stem, in_channels, width, batch_norm=batch_norm)
         channels = scaled_width(192, width)
@@ -108,7 +114,8 @@ class Inception(nn.Module):
     @property
     def depth(self) -> int:
         """Layers on the longest way through, as the papers' names count them; pools are none."""
-        return _STEM_CONVOLUTIONS + sum(module.depth for _, module in self._named_modules()) + 1
+        n_stem = sum(isinstance(each, nn.Conv2d) for each in self.stem.modules())
+        return n_stem + sum(module.depth for _, module in self._named_modules()) + 1
 
     @property
     def title(self) -> str:
@@ -135,19 +142,23 @@ class Inception(nn.Module):
         """Fresh auxiliary classifiers, each with the module whose output it reads.
 
         After the first module of stage 2 and before its last one (CVIU section 4); where the stage is so
-        short that both are one place, one head.
+        short that both are one place, one head. Of v3, one head after the stage's last module ("Rethinking" Figure 8).
 
         Args:
             batch_norm_hidden: batch norm after the heads' linear layer too ("Rethinking" section 10).
         """
         modules = [each for each in self.stages[1].children() if isinstance(each, InceptionModule)]
         taps = [modules[0], *([modules[-2]] if len(modules) > 2 else [])]
+        if self.module == "v3":
+            taps = modules[-1:]
         norms = {"batch_norm": self.batch_norm, "batch_norm_hidden": batch_norm_hidden}
         return [(tap, AuxiliaryHead(tap.out_channels, self.num_classes, self.width, **norms)) for tap in taps]
 
     def _build(self, place: str, in_channels: int, row: ModuleRow | ReductionRow) -> InceptionModule:
         """The module of a row, without the branches that `without` names; those names are ticked off."""
-        module = build_module(in_channels, row, kernel=self._kernel, batch_norm=self.batch_norm)
+        module = build_module(
+            in_channels, row, kernel=self._kernel, batch_norm=self.batch_norm, padded=self._padded
+        )
         for name in module.branch_names:
             if f"{place}.{name}" in self._without:
                 module.remove_branch(name)
@@ -187,15 +198,24 @@ def bn_googlenet(
     return Inception(num_classes, **shape, batch_norm=True, **options)
 
 
-def _stem(stem: Stem, in_channels: int, width: float, *, batch_norm: bool) -> nn.Sequential:
-    c64, c192 = scaled_width(64, width), scaled_width(192, width)
-    reduction = nn.Sequential(
-        ConvBnRelu(c64, c64, 1, batch_norm=batch_norm), ConvBnRelu(c64, c192, 3, batch_norm=batch_norm)
-    )
+def _stem(stem: InceptionStem, in_channels: int, width: float, *, batch_norm: bool) -> nn.Sequential:
+    c32, c64, c80, c192 = (scaled_width(channels, width) for channels in (32, 64, 80, 192))
+    conv = partial(ConvBnRelu, batch_norm=batch_norm)
+    if stem == "v3":  # 299 pixels become 149, 147, 147; 73, 73, 71; 35
+        return nn.Sequential(
+            conv(in_channels, c32, 3, stride=2, padded=False),
+            conv(c32, c32, 3, padded=False),
+            conv(c32, c64, 3),
+            nn.MaxPool2d(3, 2),
+            conv(c64, c80, 1),
+            conv(c80, c192, 3, padded=False),
+            nn.MaxPool2d(3, 2),
+        )
+    # In the order of drawing on which stored seeds depend: the first convolution comes last.
+    reduction = conv(c64, c64, 1), conv(c64, c192, 3)
     if stem == "imagenet":
-        first = ConvBnRelu(in_channels, c64, 7, stride=2, batch_norm=batch_norm)
-        return nn.Sequential(first, _pool(), *reduction, _pool())
-    return nn.Sequential(ConvBnRelu(in_channels, c64, 3, batch_norm=batch_norm), *reduction)
+        return nn.Sequential(conv(in_channels, c64, 7, stride=2), _pool(), *reduction, _pool())
+    return nn.Sequential(conv(in_channels, c64, 3), *reduction)
 
 
 def _pool() -> nn.MaxPool2d:

@@ -108,9 +108,17 @@ class InceptionModule(nn.Module):
 
 
 def build_module(
-    in_channels: int, row: ModuleRow | ReductionRow, *, kernel: int, batch_norm: bool
+    in_channels: int, row: ModuleRow | ReductionRow, *, kernel: int, batch_norm: bool, padded: bool = True
 ) -> InceptionModule:
-    """The module that a row of the filter tables stands for; `kernel` is the n of 1xn, where it has one."""
+    """The module that a row of the filter tables stands for.
+
+    Args:
+        in_channels: channels of the maps that it reads.
+        row: its filters.
+        kernel: the n of 1xn, where it has one.
+        batch_norm: as for `ConvBnRelu`.
+        padded: False leaves padding out where a stride-2 module halves the grid: 35 pixels become 17.
+    """
     path = _path_from(in_channels, batch_norm)
     match row:
         case Filters():
@@ -122,9 +130,9 @@ def build_module(
         case ExpandedFilters():
             branches = _expanded(row, path)
         case ReductionFilters():
-            branches = _reduction(row, path)
+            branches = _reduction(row, path, padded)
         case FactorizedReductionFilters():
-            branches = _factorized_reduction(row, path, kernel)
+            branches = _factorized_reduction(row, path, kernel, padded)
     return InceptionModule(in_channels, branches)
 
 
@@ -177,51 +185,57 @@ def _expanded(f: ExpandedFilters, path: MakePath) -> Branches:
     }
 
 
-def _reduction(f: ReductionFilters, path: MakePath) -> Branches:
+def _reduction(f: ReductionFilters, path: MakePath, padded: bool) -> Branches:
     """Half the grid, more channels ("Rethinking" Figure 10): [1x1-]3x3; 1x1-3x3-3x3; max pool, all at stride 2.
 
-    Every branch reads all of the input, so that no narrow pool stands between the stages. Maps are padded as
-    at stride 1: 28 pixels become 14 and 7 become 4, where the paper's unpadded 35 become 17.
+    Every branch reads all of the input, so that no narrow pool stands between the stages. Padded, 28 pixels become
+    14 and 7 become 4; as in the paper's Table 1, unpadded, 35 become 17.
     """
-    strided = path((f.three, 3), stride=2, reads=f.three_reduce)[0]
+    strided = path((f.three, 3), stride=2, padded=padded, reads=f.three_reduce)[0]
     return {
         "branch3x3": strided
         if f.three_reduce is None
         else nn.Sequential(*path((f.three_reduce, 1)), strided),
-        "branch_double3x3": path((f.double_reduce, 1), (f.double, 3), (f.double, 3), stride=2),
-        "branch_pool": _max_pool(stride=2),
+        "branch_double3x3": path((f.double_reduce, 1), (f.double, 3), (f.double, 3), stride=2, padded=padded),
+        "branch_pool": _max_pool(stride=2, padded=padded),
     }
 
 
-def _factorized_reduction(f: FactorizedReductionFilters, path: MakePath, kernel: int) -> Branches:
+def _factorized_reduction(
+    f: FactorizedReductionFilters, path: MakePath, kernel: int, padded: bool
+) -> Branches:
     """The reduction after factorised modules: 1x1-3x3; 1x1-1xn-nx1-3x3; max pool; the last of each at stride 2."""
     n = f.factorized
     return {
-        "branch3x3": path((f.three_reduce, 1), (f.three, 3), stride=2),
-        "branch_nxn": path((n, 1), (n, (1, kernel)), (n, (kernel, 1)), (n, 3), stride=2),
-        "branch_pool": _max_pool(stride=2),
+        "branch3x3": path((f.three_reduce, 1), (f.three, 3), stride=2, padded=padded),
+        "branch_nxn": path((n, 1), (n, (1, kernel)), (n, (kernel, 1)), (n, 3), stride=2, padded=padded),
+        "branch_pool": _max_pool(stride=2, padded=padded),
     }
 
 
 def _path_from(in_channels: int, batch_norm: bool) -> MakePath:
-    """Makes paths of convolutions by (filters, kernel), the last one at `stride`.
+    """Makes paths of convolutions by (filters, kernel), the last one at `stride` and only then perhaps unpadded.
 
     A path reads the module's input or, as the end of a branch, `reads` channels.
     """
 
-    def path(*layers: tuple[int, Kernel], stride: int = 1, reads: int | None = None) -> nn.Sequential:
+    def path(
+        *layers: tuple[int, Kernel], stride: int = 1, padded: bool = True, reads: int | None = None
+    ) -> nn.Sequential:
         made, channels = nn.Sequential(), in_channels if reads is None else reads
         for idx, (filters, kernel) in enumerate(layers, start=1):
-            step = stride if idx == len(layers) else 1
-            made.append(ConvBnRelu(channels, filters, kernel, stride=step, batch_norm=batch_norm))
+            step, zeros = (stride, padded) if idx == len(layers) else (1, True)
+            made.append(
+                ConvBnRelu(channels, filters, kernel, stride=step, padded=zeros, batch_norm=batch_norm)
+            )
             channels = filters
         return made
 
     return path
 
 
-def _max_pool(*, stride: int) -> nn.MaxPool2d:
-    return nn.MaxPool2d(3, stride, padding=1)
+def _max_pool(*, stride: int, padded: bool = True) -> nn.MaxPool2d:
+    return nn.MaxPool2d(3, stride, padding=1 if padded else 0)
 
 
 def _average_pool() -> nn.AvgPool2d:

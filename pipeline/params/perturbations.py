@@ -26,7 +26,10 @@ class SpeckleNoise(Section):
 
 
 class PoissonNoise(Section):
-    """Photon counts: white is `peak` photons; 255 makes variance equal mean on the 0-255 scale."""
+    """Photon counts: white is `peak` photons; 255 makes variance equal mean on the 0-255 scale.
+
+    The level is ours: the thesis states none (5.2.2).
+    """
 
     kind: Literal["poisson"]
     peak: PositiveFloat

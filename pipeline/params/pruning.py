@@ -32,7 +32,8 @@ class Surgery(Section):
     """
 
     latent: LatentChoiceRule
-    trace_images_per_class: PositiveInt
+    utility: Literal["deconvolution", "saliency"] = "deconvolution"
+    trace_images_per_class: PositiveInt | None
     round_to: PositiveInt
     remove_branches: bool
 

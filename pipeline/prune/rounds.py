@@ -101,7 +101,7 @@ def prune_round(
         sizes: fractions of the model's parameters, for which eta is found by bisection.
         retrain: from (pruned model, sample's name) to the outcome of its retraining, in place, and its cost.
     """
-    example = utility.images[:1]
+    example = utility.images.first(1)
     options: dict[str, Any] = {"round_to": surgery.round_to, "remove_branches": surgery.remove_branches}
     pruned = []
     for eta in etas:

@@ -13,11 +13,13 @@ from pipeline.deconv import Utility, trace_utility
 from pipeline.machine.float64 import float64
 from pipeline.machine.seeding import generator
 from pipeline.prune.latent import LatentChoice, choose_latent
+from pipeline.saliency import trace_saliency
 from pipeline.training.predict import latent_features
 
 if TYPE_CHECKING:
     from pipeline.images.parts import Images
     from pipeline.params.pruning import Surgery
+    from pipeline.params.training import Lda
 
 # From features (n, d) and labels (n,) to the discriminating power (d,) of each neuron.
 Discriminants = Callable[[Tensor, Tensor], Tensor]
@@ -27,13 +29,13 @@ Discriminants = Callable[[Tensor, Tensor], Tensor]
 class TaskUtility:
     """The discriminating power (d,) of each latent neuron, which are kept, and each layer's utility from those.
 
-    `images` (n, channels, height, width) are those that were traced.
+    `images` are those that were traced.
     """
 
     v: Tensor
     choice: LatentChoice
     utilities: dict[str, Utility]
-    images: Tensor
+    images: Images
 
 
 def unravel_utility(
@@ -43,32 +45,51 @@ def unravel_utility(
     train: Images,
     validation: Images,
     surgery: Surgery,
+    lda: Lda,
     seed: int,
     batch_size: int,
 ) -> TaskUtility:
     """Unravel the task utility in the latent space, and trace it back across all layers (thesis 3.2.1-3.2.2).
+
+    It is traced as `surgery.utility` says: by the papers' deconvolution, or by our saliency of the separation.
 
     Args:
         model: left as it was.
         discriminants: Eq. 12 of a pushed model, or the after-the-fact Eq. 3.8.
         train: discriminants and utilities come from it; `seed` draws the traced images.
         validation: the choice of latent neurons comes from it.
+        lda: the ridge of the separation, and its class-balanced batches.
     """
     features = latent_features(model, train, batch_size=batch_size)
     v = discriminants(features, train.labels)
     held_out = latent_features(model, validation, batch_size=batch_size)
     variance = float64(features).var(0)
     choice = choose_latent(model, v, variance, held_out, validation.labels, surgery.latent)
-    images = trace_images(train, surgery.trace_images_per_class, seed=seed).scaled()
-    utilities = trace_utility(model, images, choice.kept, batch_size=batch_size)
+    images = trace_images(train, surgery.trace_images_per_class, seed=seed)
+    if surgery.utility == "deconvolution":
+        utilities = trace_utility(model, images, choice.kept, batch_size=batch_size)
+    else:
+        utilities = trace_saliency(
+            model,
+            images,
+            images.labels,
+            choice.kept,
+            ridge=lda.ridge,
+            samples_per_class=lda.samples_per_class,
+            classes_per_batch=lda.classes_per_batch,
+            seed=seed,
+            batch_size=batch_size,
+        )
     return TaskUtility(v, choice, utilities, images)
 
 
-def trace_images(train: Images, per_class: int, *, seed: int) -> Images:
-    """A per-class budget of training images (thesis 3.3.6).
+def trace_images(train: Images, per_class: int | None, *, seed: int) -> Images:
+    """A per-class budget of training images (thesis 3.3.6); None for all of them (Eq. 3.11).
 
     Where a class has fewer, images of the other classes fill the gap, drawn at random (thesis Figure 3-20).
     """
+    if per_class is None:
+        return train
     random = generator(seed, "trace")
     chosen, left = [], []
     classes = torch.unique(train.labels)

@@ -106,9 +106,11 @@ def _fixed_nets(results: Results, compare: Compare) -> list[str]:
     for name in compare.fixed_nets:
         mine = results.rows("comparison", method=name)
         sizes = [thousands(mine[column].mean()) for column in ("params", "flops", "epochs")]
-        rows.append([name, *sizes, results.interval(accuracies(mine)).percent()])
-    words = "Fixed nets, trained from scratch for as many epochs as our smallest model has had in all:"
-    return [words, table("net | parameters | FLOPs | epochs | test, %", rows)] if rows else []
+        pretrained = getattr(compare.fixed_nets[name].model, "pretrained", False)
+        begun = "torchvision's weights" if pretrained else "fresh weights"
+        rows.append([name, begun, *sizes, results.interval(accuracies(mine)).percent()])
+    words = "Fixed nets, trained for as many epochs as our smallest model has had in all:"
+    return [words, table("net | from | parameters | FLOPs | epochs | test, %", rows)] if rows else []
 
 
 def draw_comparison(results: Results, folder: Path) -> None:

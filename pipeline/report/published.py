@@ -169,7 +169,8 @@ def published_drops(results: Results) -> str:
         rows.append([name, LABELS[model], f"thesis Table {_TABLES[published]}", f"{drops[idx]:+.1f}", ours])
     return section(
         "Beside the published drops",
-        "The papers state no strength for the attacks, so that only the noise is comparable in size.",
+        "The papers state no strength for the attacks and no level for the Poisson noise, whose level here is ours, "
+        "so that only Gaussian and speckle noise are comparable in size.",
         table("perturbation | model | where | published, points | ours, points", rows),
     )
 

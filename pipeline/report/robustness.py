@@ -141,7 +141,7 @@ def _perturbations(results: Results) -> str:
 def _describe(results: Results, condition: Condition) -> str:
     match (results.params.noise if condition.kind == "noise" else results.params.attacks)[condition.key]:
         case PoissonNoise(peak=peak):
-            return f"poisson, {peak:g} photons at white"
+            return f"poisson, {peak:g} photons at white (the level is ours)"
         case ImpulseNoise(kind=kind, amount=amount):
             return f"{kind}, {amount:g} of the pixels"
         case NewtonFoolAttack(steps=steps, eta=eta):

@@ -48,14 +48,14 @@ def _named(key: str) -> Iterator[None]:
 
 
 class InceptionModel(Section):
-    """Inception-N, see `pipeline.models.inception`; `factorized_kernel` is the n of v3's 1xn and nx1."""
+    """Inception-N or v3, see `pipeline.models.inception`; `factorized_kernel` is the n of v3's 1xn and nx1."""
 
     architecture: Literal["inception"]
     module: Literal["v1", "v1_double3x3", "v2", "v3"]
     stages: ThreeStages
     base: ThreeStages
     width: PositiveFloat
-    stem: Stem
+    stem: Literal["imagenet", "small", "v3"]
     factorized_kernel: int
     dropout: Dropout
 
