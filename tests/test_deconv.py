@@ -309,7 +309,11 @@ def some_kept(d: int) -> Tensor:
 def test_utilities_equal_an_explicit_unpool_rectify_transposed_convolution_chain(
     build: Callable[[], nn.Module], explicit: Explicit, d: int, seed: int
 ) -> None:
-    model, images, kept = randomised(build(), seed).double(), 8 * images_of().double(), some_kept(d)  # over six
+    model, images, kept = (
+        randomised(build(), seed).double(),
+        8 * images_of().double(),
+        some_kept(d),
+    )  # over six
     assert_utilities_equal(trace_utility(model, images, kept), explicit(model, images, kept))
 
 
