@@ -21,7 +21,7 @@ import psutil
 import pytest
 import torch
 import torch.distributed as dist
-from builders import NUMERICS, lda_weights, parts, schedule
+from builders import NUMERICS, lda_weights, parts, rms_prop, schedule
 from conftest import ROOT, RUN_STAGES, Workspace, jobs_run
 from safetensors.torch import load_file, save_file
 from tiny_params import edited, params_of
@@ -145,7 +145,10 @@ def stripes(n: int) -> Images:
 def trained(
     folder: Path, *, same_images: bool = False, strategy: Strategy = "ddp", stop_after: int | None = None
 ) -> tuple[Spy, Classifier, list[dict[str, Any]]]:
-    """Two epochs on 20 images in batches of 9, 9 and 2, with batch norm and, if they are all the same, shifts."""
+    """Two epochs on 20 images in batches of 9, 9 and 2, with batch norm and, if they are all the same, shifts.
+
+    With what a training can have in state: square averages, momentum, an average of the weights; gradients are clipped.
+    """
     torch.manual_seed(rank())  # every process starts with other weights, which rank 0's replace
     net = build_model("resnet", 3, config="i64-c128", width=0.0625, stem="small", in_channels=1)
     model = Classifier(net, image_shape=(1, 8, 8), mean=(0.5,), std=(0.25,), classes=("a", "b", "c"))
@@ -157,7 +160,11 @@ def trained(
         model,
         spy,
         data,
-        schedule(epochs=2, shift_px=2 if same_images else 0),
+        schedule(
+            epochs=2,
+            shift_px=2 if same_images else 0,
+            optimizer=rms_prop(clip_grad_norm=1.0, average_weights=0.5),
+        ),
         batching=shuffled_batches(9),
         seed=3,
         resume=ResumePoint(folder / f"fit-{same_images}-{strategy}"),

@@ -15,6 +15,7 @@ from pipeline.models.classifier import Classifier, blueprint_of
 from pipeline.models.inception import Inception
 from pipeline.params.file import read_params
 from pipeline.params.training import Auxiliary, Bounds, Grow, ShuffledSchedule
+from pipeline.training.objectives import Objective, heads_of, set_heads, with_auxiliary_heads
 from pipeline.training.predict import Score, evaluate
 from pipeline.training.resume import ResumePoint
 
@@ -566,3 +567,23 @@ def test_the_epochs_behind_the_kept_net_are_its_ancestors_too_where_it_inherits(
 ) -> None:
     kept = candidate(stages, 500, iteration=sum(stages) - 3)  # from three modules, one more an iteration
     assert growing(tmp_path, start=start).epochs_behind(kept, before=7) == expected
+
+
+def test_an_extension_that_inherits_weights_goes_on_with_its_parents_auxiliary_heads() -> None:
+    parent = classifier((1, 3, 1))
+    heads = {"heads.0.decision.bias": torch.arange(3.0)}
+    set_heads(parent, heads)
+    assert heads_of(extend(parent, 1, inherit=True)) == heads
+    assert heads_of(extend(parent, 1, inherit=False)) == {}
+
+
+def test_a_grown_net_keeps_the_heads_that_it_was_trained_with_and_they_fit_the_next(tmp_path: Path) -> None:
+    model = classifier((1, 2, 1))
+    rules = settings(max_modules=1, auxiliary=Auxiliary(weight=0.3, batch_norm=False))
+    best, _, _ = Growing(rules, parts(), seed=0, resume=ResumePoint(tmp_path), numerics=NUMERICS).grow(model)
+    heads = heads_of(best.model)
+    assert {name.split(".")[1] for name in heads} == ({"0", "1"} if best.stages[1] == 3 else {"0"})
+    objective = with_auxiliary_heads(
+        Objective(), best.model, parts().train.first(2), Auxiliary(weight=0.3, batch_norm=False)
+    )
+    assert all(torch.equal(objective.state_dict()[name], tensor) for name, tensor in heads.items())

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from pipeline.distributed.collectives import agree_on
 from pipeline.distributed.sharding import held_whole, share_like, whole
@@ -35,9 +34,9 @@ class Descent:
     def __init__(self, everything: nn.ModuleDict, settings: Schedule, scaler: torch.amp.GradScaler) -> None:
         self._everything, self._settings, self._scaler = everything, settings, scaler
         self._optimizer = _optimizer(everything, settings)
-        decay = settings.optimizer.average_weights
-        self._average = {} if decay is None else {name: t.clone() for name, t in self._floats().items()}
-        self._update_average = None if decay is None else get_ema_multi_avg_fn(decay)
+        self._decay = settings.optimizer.average_weights
+        floats = {} if self._decay is None else self._floats()
+        self._average = {name: tensor.clone() for name, tensor in floats.items()}
 
     def descend(self, loss: Tensor, time: float) -> None:
         """One step down a loss; `time` in epochs sets the learning rate."""
@@ -50,8 +49,10 @@ class Descent:
             nn.utils.clip_grad_norm_(self._everything.parameters(), largest)
         self._scaler.step(self._optimizer)
         self._scaler.update()
-        if self._update_average is not None:
-            self._update_average([*self._average.values()], [*self._floats().values()], None)
+        if self._decay is not None:
+            # One by one: torch's own running average takes no list in which some weights are shared out and some not.
+            for name, tensor in self._floats().items():
+                self._average[name].lerp_(tensor, 1 - self._decay)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
