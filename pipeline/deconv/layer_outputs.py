@@ -126,8 +126,10 @@ class LayerOutputs(TorchFunctionMode):
         kwargs = kwargs or {}
         read = [(each, self._points[each]) for each in _tensors(args, kwargs) if each in self._points]
         follows = func in self._through or func in _CONCATENATIONS
-        if self._keep_values and _overwrites(func) and not follows and read and read[0][0] is args[0]:
-            read[0][1].values = args[0].detach().clone()
+        if self._keep_values and _overwrites(func) and not follows and isinstance(args[0], Tensor):
+            for overwritten in (args[0], args[0]._base):  # a view's tensor, too
+                if overwritten in self._points:
+                    self._points[overwritten].values = overwritten.detach().clone()
         result = self._call(func, args, kwargs)
         if not isinstance(result, Tensor | tuple | list):  # a shape or a type: nothing has been read
             return result
