@@ -83,7 +83,9 @@ def trace_saliency(
         squares: dict[str, Tensor] = {}
         for batch in batches:
             chunks = [_take(images, idx) for idx in torch.split(batch, size)]
-            for name, change in _changes(model, chunks, labels[batch.to(labels.device)], kept, ridge, of).items():
+            for name, change in _changes(
+                model, chunks, labels[batch.to(labels.device)], kept, ridge, of
+            ).items():
                 squares[name] = squares.get(name, 0) + change.square()
         return squares
 

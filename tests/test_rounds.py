@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from pipeline.cost import Cost, count_params, measure_cost
 from pipeline.deconv import Utility
+from pipeline.images.parts import Images
 from pipeline.models import build_model
 from pipeline.params.pruning import OtsuChoice, Surgery
 from pipeline.prune import prune_model
@@ -52,7 +53,7 @@ def utility() -> TaskUtility:
         utilities={
             name: Utility(torch.rand(n, 2, 2, generator=random).double()) for name, n in layers.items()
         },
-        images=torch.zeros(3, 1, 8, 8),
+        images=Images(torch.zeros(3, 1, 8, 8, dtype=torch.uint8), torch.zeros(3, dtype=torch.long)),
     )
 
 

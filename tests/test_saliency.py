@@ -28,7 +28,9 @@ def labelled() -> tuple[Tensor, Tensor]:
     return patterns[labels] + 0.5 * noise, labels
 
 
-def saliency(model: nn.Module, images: Tensor, labels: Tensor, kept: Tensor, **changes: Any) -> dict[str, Utility]:
+def saliency(
+    model: nn.Module, images: Tensor, labels: Tensor, kept: Tensor, **changes: Any
+) -> dict[str, Utility]:
     """Over one batch of all images, unless changed; the ridge is too small to matter."""
     options: dict[str, Any] = {"ridge": 1e-14, "samples_per_class": N_PER_CLASS, "seed": 0}
     return trace_saliency(model, images, labels, kept, **(options | changes))
@@ -173,7 +175,9 @@ def test_scores_of_batches_are_joined_by_the_root_of_their_mean_square() -> None
 def test_a_class_balanced_batch_may_be_larger_than_what_fits(batch_size: int) -> None:
     model, (images, labels), kept = Gated(), labelled(), torch.ones(5, dtype=torch.bool)
     at_once = saliency(model, images, labels, kept, samples_per_class=4)
-    for name, utility in saliency(model, images, labels, kept, samples_per_class=4, batch_size=batch_size).items():
+    for name, utility in saliency(
+        model, images, labels, kept, samples_per_class=4, batch_size=batch_size
+    ).items():
         torch.testing.assert_close(utility.map, at_once[name].map, rtol=1e-8, atol=1e-12)
 
 

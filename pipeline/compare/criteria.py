@@ -124,8 +124,8 @@ _OF_MOMENTS: dict[str, Callable[[Tensor], Tensor]] = {
 def _taylor(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int) -> Scores:
     """First-order Taylor expansion of the loss, Eq. 8 of Molchanov et al. 2017."""
     sums: Scores = {}
-    for batch, targets in zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True):
-        batch = batch.detach().requires_grad_(True)
+    for part, targets in zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True):
+        batch = part.detach().requires_grad_(True)
         with torch.enable_grad():
             logits, outputs = _outputs(model, batch)
             loss = cross_entropy(logits, targets, reduction="sum")  # each image's own gradient, whatever n is

@@ -160,7 +160,9 @@ class LayerOutputs(TorchFunctionMode):
             return point
         if not read or not (func in self._through or func in _CONCATENATIONS):
             return None
-        parts = [args[0] if args else kwargs["input"]] if func in self._through else list(_tensors(args, kwargs))
+        parts = (
+            [args[0] if args else kwargs["input"]] if func in self._through else list(_tensors(args, kwargs))
+        )
         dim = read[0][1].dim
         if func in _CONCATENATIONS:
             along = kwargs.get("dim", args[1] if len(args) > 1 else 0)
