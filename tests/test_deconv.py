@@ -889,6 +889,21 @@ def test_behind_the_pool_utility_reads_another_way_than_before_it() -> None:
     assert found["first"].channels.tolist() == [3 * latent, 2 * latent]
 
 
+def test_asking_for_a_shape_reads_nothing() -> None:
+    class Shaped(RectifiedBy):
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.rectify(self.bn1(self.conv1(x)))
+            pooled = F.max_pool2d(x, 2 if x.shape[2] == x.size()[3] else 1)
+            logits: Tensor = self.decision(self.rectify(self.conv2(pooled)).mean((2, 3)))
+            return logits
+
+    kept = torch.ones(5, dtype=torch.bool)
+    expected = trace_utility(randomised(RectifiedBy(nn.ReLU())), images_of(), kept)
+    found = trace_utility(randomised(Shaped(nn.ReLU())), images_of(), kept)
+    assert all(torch.equal(found[name].map, expected[name].map) for name in expected)
+    assert found["conv1"].map.shape == (6, 4, 4)
+
+
 def test_what_speaks_against_in_one_image_takes_nothing_from_another() -> None:
     class Signed(nn.Module):
         def __init__(self) -> None:

@@ -86,7 +86,7 @@ def test_a_sample_is_made_for_each_eta_and_each_size_and_retrained_in_their_orde
     samples, retrained = run([1.5, 2.0], [0.5])
     assert [each.name for each in samples] == ["eta1.5", "eta2", "size0.5"]
     assert retrained == [(each.name, each.cost.params) for each in samples]
-    image = utility().images[:1]
+    image = utility().images.first(1)
     for each, eta in zip(samples, (1.5, 2.0), strict=False):
         expected, rows = prune_model(net(), utility().utilities, eta, image, round_to=2)
         assert torch.equal(state(each.model), state(expected))

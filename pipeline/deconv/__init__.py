@@ -124,11 +124,12 @@ def _trace_batch(model: nn.Module, images: Tensor, kept: Tensor) -> dict[str, Te
 def _trace_from(model: nn.Module, images: Tensor, kept: Tensor, exponent: int) -> dict[str, Tensor]:
     outputs = LayerOutputs(model, through=ACTIVATIONS | POOLS, call=deconvolved_call, keep_values=False)
     images = images.detach().requires_grad_(True)
-    with module_path(model) as path, outputs:
-        try:
+    try:
+        with outputs:
             latent, _ = latent_and_logits(model, images)
-        except ValueError as error:
-            raise ValueError(f"{error} in {path[-1] or type(model).__name__}") from None
+    except ValueError:
+        _name_untraceable(model, images)
+        raise
     layers = hidden_layers(model)
     found = {name: output for name, output in outputs.found().items() if name in layers}
     start = latent.detach() * kept.to(latent.device)
@@ -147,6 +148,19 @@ def _trace_from(model: nn.Module, images: Tensor, kept: Tensor, exponent: int) -
         name: maps.get(name, _as_map(zeros.to(float64_device(start.device))))
         for name, zeros in silent.items()
     }
+
+
+def _name_untraceable(model: nn.Module, images: Tensor) -> None:
+    """Run what cannot be traced again, more slowly, to say in which module that is.
+
+    Raises:
+        ValueError: with the module's name.
+    """
+    with module_path(model) as path, LayerOutputs(model, call=deconvolved_call, keep_values=False):
+        try:
+            model(images)
+        except ValueError as error:
+            raise ValueError(f"{error} in {path[-1] or type(model).__name__}") from None
 
 
 def _as_map(total: Tensor) -> Tensor:
