@@ -1,9 +1,13 @@
 """`make bench`: each row times ours and a named peer in turn and prints the ratio of their best times."""
 
+import statistics
 import time
 from collections.abc import Callable
+from functools import partial
+from itertools import product
 
 import torch
+import torchvision
 from foolbox import Misclassification, PyTorchModel
 from foolbox.attacks import LinfFastGradientAttack, NewtonFoolAttack
 from sklearn.datasets import load_digits
@@ -12,11 +16,17 @@ from torch import Tensor, nn
 from pipeline.attacks import Fgsm, NewtonFool
 from pipeline.deconv import trace_utility
 from pipeline.models import build_model
+from pipeline.models.classifier import decision_layer, lay_out
 
 REPEATS = 7
 REPEATS_OF_ART = 2  # it takes seconds
 N_IMAGES = 120
 STEPS = 20
+TRACED: dict[str, dict[str, bool]] = {
+    "resnet18": {},
+    "googlenet": {"aux_logits": False, "init_weights": False},
+    "vgg11_bn": {},
+}
 
 
 def compare(
@@ -64,6 +74,35 @@ def train_briefly(model: nn.Module, images: Tensor, labels: Tensor, *, epochs: i
             nn.functional.cross_entropy(model(images[batch]), labels[batch]).backward()
             optimizer.step()
     return model.eval()
+
+
+def compare_traces() -> None:
+    """Of nets of 64 and 224 pixels: medians of a trace and of a forward and backward pass to the input, and
+    trace / forward+backward (below 1: the trace is faster).
+    """
+    for name, (side_px, n) in product(TRACED, ((64, 16), (224, 2))):
+        torch.manual_seed(0)
+        net = lay_out(getattr(torchvision.models, name)(weights=None, **TRACED[name]).eval())
+        kept = torch.ones(decision_layer(net).in_features, dtype=torch.bool)
+        images = torch.rand(n, 3, side_px, side_px)
+        seconds: list[list[float]] = [[], []]
+        for _ in range(REPEATS + 1):
+            for idx, call in enumerate((partial(trace_utility, net, images, kept), to_input(net, images))):
+                started = time.perf_counter()
+                call()
+                seconds[idx].append(time.perf_counter() - started)
+        trace, passes = (1000 * statistics.median(each[1:]) for each in seconds)  # without the first go
+        print(
+            f"{f'{name}, {side_px} pixels, {n} images':<40} {trace:9.1f} ms   "
+            f"{'forward and backward to the input':<36} {passes:9.1f} ms   "
+            f"trace / forward+backward {trace / passes:5.2f}"
+        )
+
+
+def to_input(model: nn.Module, images: Tensor) -> Callable[[], object]:
+    """One forward and backward pass to the images."""
+    wanted = images.clone().requires_grad_(True)
+    return lambda: torch.autograd.grad(model(wanted).sum(), wanted)
 
 
 def compare_newton_fool(name: str, model: nn.Module, images: Tensor, *, eta: float) -> None:
@@ -145,15 +184,8 @@ def main() -> None:
         "channels first (torch's default)",
         training_step(plain, images, labels),
     )
+    compare_traces()
     untrained = digits_inception().eval()
-    double = digits_inception().double()
-    kept = torch.ones(208, dtype=torch.bool)
-    compare(
-        "utility tracing",
-        lambda: trace_utility(untrained, images, kept),
-        "float64 forward and backward pass",
-        training_step(double, images.double(), labels),
-    )
     compare_newton_fool("untrained net", untrained, images, eta=0.01)
     compare_newton_fool("trained net", model, images, eta=0.01)
     compare_newton_fool("small eta", model, images, eta=1e-5)

@@ -1,15 +1,19 @@
 import copy
+import itertools
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 import torchvision
+from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from pipeline.deconv import Utility, trace_utility
 from pipeline.deconv.layer_outputs import LayerOutputs
 from pipeline.models import build_model
+from pipeline.prune import utility_threshold
 
 torch.set_num_threads(1)  # on nets this small two threads spend their time waiting
 
@@ -853,3 +857,155 @@ def test_observing_changes_nothing_and_ends_with_its_block() -> None:
     assert torch.equal(inside, model(images))
     assert torch.equal(seen["decision"], inside)
     assert all(torch.equal(output.values, seen[name]) for name, output in outputs.found().items())
+
+
+def test_behind_the_pool_utility_reads_another_way_than_before_it() -> None:
+    # One channel reads every position alike, the other only where the pool's windows have their maxima.
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(1, 2, 1, bias=False), nn.Conv2d(2, 1, 2, bias=False)
+            self.decision = nn.Linear(1, 2)
+            self.first.weight.data = torch.tensor([1.0, 1.0]).view(2, 1, 1, 1)
+            self.second.weight.data = torch.tensor([[3.0, 0.0, 0.0, 0.0], [2.0, 2.0, 2.0, 2.0]]).view(
+                1, 2, 2, 2
+            )
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = F.max_pool2d(F.relu(self.first(x)), 2)
+            logits: Tensor = self.decision(F.relu(self.second(x)).flatten(1))
+            return logits
+
+    images = torch.zeros(2, 1, 4, 4)
+    images[0, 0, ::2, ::2] = 1.0  # the maxima lie at other positions in each image
+    images[1, 0, 1::2, 1::2] = 1.0
+    found = trace_utility(Pooled(), images, torch.tensor([True]))
+    latent = 3.0 + 8.0
+    assert found["first"].map.tolist() == [
+        [[3 * latent, 0], [0, 0]],
+        [[2 * latent, 2 * latent], [2 * latent, 2 * latent]],
+    ]
+    # Before the pool, where the images' maxima do not meet, half of it would be left.
+    assert found["first"].channels.tolist() == [3 * latent, 2 * latent]
+
+
+def test_asking_for_a_shape_reads_nothing() -> None:
+    class Shaped(RectifiedBy):
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.rectify(self.bn1(self.conv1(x)))
+            pooled = F.max_pool2d(x, 2 if x.shape[2] == x.size()[3] else 1)
+            logits: Tensor = self.decision(self.rectify(self.conv2(pooled)).mean((2, 3)))
+            return logits
+
+    kept = torch.ones(5, dtype=torch.bool)
+    expected = trace_utility(randomised(RectifiedBy(nn.ReLU())), images_of(), kept)
+    found = trace_utility(randomised(Shaped(nn.ReLU())), images_of(), kept)
+    assert all(torch.equal(found[name].map, expected[name].map) for name in expected)
+    assert found["conv1"].map.shape == (6, 4, 4)
+
+
+def test_what_speaks_against_in_one_image_takes_nothing_from_another() -> None:
+    class Signed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(2, 1, bias=False), nn.Linear(1, 2, bias=False)
+            self.decision = nn.Linear(2, 2)
+            self.first.weight.data = torch.tensor([[1.0, -1.0]])
+            self.second.weight.data = torch.tensor([[1.0], [-1.0]])
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.decision(self.second(self.first(x).flatten(1)) + 1)
+            return logits
+
+    # Latent (1 + a, 1 - a), so that U = (1 + a) - (1 - a) = 2 a: 4 in one image, -6 in the other.
+    found = trace_utility(Signed(), torch.tensor([[2.0, 0.0], [0.0, 3.0]]), torch.tensor([True, True]))
+    assert found["first"].channels.tolist() == [2.0]
+
+
+DEEP = {"resnet101": 32, "mobilenet_v2": 32, "googlenet": 64}
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_in_float32_utilities_of_deep_nets_have_the_order_of_a_float64_trace(name: str) -> None:
+    torch.manual_seed(0)
+    options = {"aux_logits": False, "init_weights": False} if name == "googlenet" else {}
+    model = getattr(torchvision.models, name)(num_classes=4, **options).eval()
+    images, dtypes = images_of(1, DEEP[name]), set()
+    d = [module for module in model.modules() if isinstance(module, nn.Linear)][-1].in_features
+    kept = torch.ones(d, dtype=torch.bool)
+    handle = next(model.children()).register_forward_hook(lambda _, __, output: dtypes.add(output.dtype))
+    found = trace_utility(model, images, kept)
+    handle.remove()
+    assert dtypes == {torch.float32}
+    for layer, exact in trace_utility(model.double(), images.double(), kept).items():
+        largest = float(exact.channels.max())
+        assert largest > 0, layer
+        in_order = found[layer].channels[exact.channels.argsort()]
+        fallen = in_order.cummax(0).values - in_order
+        assert float(fallen.max()) <= 1e-5 * largest, layer  # ties aside
+        assert bool((found[layer].channels[exact.channels > 1e-4 * largest] > 0).all()), layer
+
+
+@pytest.mark.parametrize("factor", [1e-3, 1e3], ids=["shrinks", "grows"])
+def test_a_signal_that_leaves_float32s_range_is_traced_from_a_start_that_keeps_it_in(factor: float) -> None:
+    class Deep(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Linear(3, 3, bias=False) for _ in range(15))
+            self.decision = nn.Linear(3, 2)
+            for layer in self.layers:
+                assert isinstance(layer, nn.Linear)
+                layer.weight.data = torch.diag(torch.tensor([1.0, 2.0, 0.5])) * factor
+
+        def forward(self, x: Tensor) -> Tensor:
+            for layer in self.layers:
+                x = Back.apply(
+                    layer(x) / factor, factor
+                )  # so that only the signal's way back changes its size
+            logits: Tensor = self.decision(x)
+            return logits
+
+    class Back(torch.autograd.Function):
+        """Nothing forwards; backwards a factor."""
+
+        @staticmethod
+        def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
+            ctx.factor = factor
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, *signals: Tensor) -> tuple[Tensor, None]:
+            return signals[0] * ctx.factor, None
+
+    found = trace_utility(Deep(), torch.ones(1, 3), torch.ones(3, dtype=torch.bool))
+    expected = torch.tensor([1.0, 2.0**29, 0.5**29], dtype=torch.float64) * factor**14
+    torch.testing.assert_close(found["layers.0"].channels, expected, rtol=1e-4, atol=0)
+
+
+class Stacked(nn.Sequential):
+    def __init__(self) -> None:
+        layers: list[nn.Module] = []
+        for n_in, n_out in itertools.pairwise([1, 16, 24, 32, 48]):
+            layers += [nn.Conv2d(n_in, n_out, 3, padding=1, bias=False), nn.BatchNorm2d(n_out), nn.ReLU()]
+            layers.append(nn.MaxPool2d(2) if n_out < 48 else nn.AdaptiveAvgPool2d(1))
+        super().__init__(*layers, nn.Flatten(), nn.Linear(48, 10))
+
+
+def test_of_a_trained_net_first_layers_are_hardly_pruned_and_the_last_ones_most() -> None:
+    torch.manual_seed(0)
+    digits = load_digits()
+    images = F.interpolate(torch.from_numpy(digits.images[:800]).float().unsqueeze(1) / 16, scale_factor=2)
+    labels, model, random = torch.from_numpy(digits.target[:800]), Stacked(), torch.Generator().manual_seed(0)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.003)
+    for batch in torch.cat([torch.randperm(800, generator=random) for _ in range(6)]).split(50):
+        optimizer.zero_grad()
+        F.cross_entropy(model(images[batch]), labels[batch]).backward()
+        optimizer.step()
+    found = trace_utility(model, images[:300], torch.arange(48) % 2 == 0)
+    shares = [
+        float((utility.channels >= utility_threshold(utility, 2.0)).double().mean())
+        for utility in found.values()
+    ]
+    assert min(shares[:2]) >= 0.8
+    assert shares[:2] > shares[2:]
+    assert shares[2] > shares[3]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pipeline.cost import Cost, count_params, measure_cost
 from pipeline.deconv import Utility
+from pipeline.images.parts import Images
 from pipeline.models import build_model
 from pipeline.params.pruning import OtsuChoice, Sizes, Surgery
 from pipeline.prune import LayerPruning, prune_model
@@ -65,7 +66,7 @@ def utility() -> TaskUtility:
         utilities={
             name: Utility(torch.rand(n, 2, 2, generator=random).double()) for name, n in layers.items()
         },
-        images=torch.zeros(3, 1, 8, 8),
+        images=Images(torch.zeros(3, 1, 8, 8, dtype=torch.uint8), torch.zeros(3, dtype=torch.long)),
     )
 
 
@@ -106,7 +107,7 @@ def test_a_sample_is_made_for_each_eta_and_each_size_and_retrained_in_their_orde
     samples, retrained = run([1.5, 2.0], {"params": [0.25], "flops": [0.2]})
     assert [each.target for each in samples] == ["eta1.5", "eta2", "params0.25", "flops0.2"]
     assert retrained == [(each.target, each.cost.params) for each in samples]
-    image = utility().images[:1]
+    image = utility().images.first(1)
     for each, eta in zip(samples, (1.5, 2.0), strict=False):
         expected, rows = prune_model(net(), utility().utilities, eta, image, **OPTIONS)
         assert torch.equal(state(each.model), state(expected))

@@ -15,6 +15,7 @@ from pipeline.models import build_model
 from pipeline.params.pruning import LatentChoiceRule, OtsuChoice, SensitivityChoice, Surgery
 from pipeline.prune.latent import choose_latent
 from pipeline.prune.task_utility import TaskUtility, trace_images, unravel_utility
+from pipeline.saliency import trace_saliency
 from pipeline.training.predict import latent_features
 
 torch.set_num_threads(1)  # on nets this small two threads spend their time waiting
@@ -157,6 +158,36 @@ def test_utility_is_traced_from_the_neurons_that_the_rule_chooses(rule: LatentCh
     assert list(found.utilities) == list(expected)
     for name, utility in expected.items():
         torch.testing.assert_close(found.utilities[name].map, utility.map, rtol=1e-4, atol=1e-9)
+
+
+def test_utility_may_be_our_saliency_on_the_same_images_and_neurons() -> None:
+    model, rule, weights = net(), OtsuChoice(method="otsu"), lda_weights()
+    found = unravel_utility(
+        model,
+        partial(discriminants, ridge=0.01),
+        train=classified(45, 0),
+        validation=classified(30, 1),
+        surgery=surgery(rule, utility="saliency", per_class=None),
+        lda=weights,
+        seed=3,
+        batch_size=16,
+    )
+    assert torch.equal(found.choice.kept, unravelled(model, rule).choice.kept)
+    images = found.images.scaled()
+    assert torch.equal(images, classified(45, 0).scaled())
+    expected = trace_saliency(
+        model, images, found.images.labels, found.choice.kept,
+        ridge=weights.ridge, samples_per_class=weights.samples_per_class, seed=3, batch_size=16,
+    )  # fmt: skip
+    assert list(found.utilities) == list(expected)
+    for name, utility in expected.items():
+        assert utility.map.shape == (len(utility.map), 1, 1)
+        torch.testing.assert_close(found.utilities[name].map, utility.map, rtol=1e-4, atol=1e-9)
+
+
+def test_without_a_budget_all_training_images_are_traced() -> None:
+    train = numbered({0: 20, 4: 25})
+    assert numbers(trace_images(train, None, seed=0).scaled()) == list(range(45))
 
 
 def test_the_discriminating_power_is_that_of_the_given_discriminants_on_training_images() -> None:

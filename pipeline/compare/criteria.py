@@ -144,9 +144,9 @@ def _taylor(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Score
     """First-order Taylor expansion of the loss, Eq. 8 of Molchanov et al. 2017, over images and their labels."""
     sums: Scores = {}
     n = 0
-    for batch, targets in batches:
-        n += len(batch)
-        batch = batch.detach().requires_grad_(True)
+    for part, targets in batches:
+        n += len(part)
+        batch = part.detach().requires_grad_(True)
         with torch.enable_grad():
             logits, outputs = _outputs(model, batch)
             loss = cross_entropy(logits, targets, reduction="sum")  # each image's own gradient, whatever n is

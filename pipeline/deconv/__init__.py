@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from pipeline.deconv.layer_outputs import ACTIVATIONS, POOLS, LayerOutputs, receive_signals
 from pipeline.deconv.rectifiers import deconvolved_call
-from pipeline.machine.float64 import float64
+from pipeline.machine.float64 import float64, float64_device
 from pipeline.machine.memory import in_fitting_batches
 from pipeline.models.classifier import (
     decision_layer,
@@ -124,11 +124,12 @@ def _trace_batch(model: nn.Module, images: Tensor, kept: Tensor) -> dict[str, Te
 def _trace_from(model: nn.Module, images: Tensor, kept: Tensor, exponent: int) -> dict[str, Tensor]:
     outputs = LayerOutputs(model, through=ACTIVATIONS | POOLS, call=deconvolved_call, keep_values=False)
     images = images.detach().requires_grad_(True)
-    with module_path(model) as path, outputs:
-        try:
+    try:
+        with outputs:
             latent, _ = latent_and_logits(model, images)
-        except ValueError as error:
-            raise ValueError(f"{error} in {path[-1] or type(model).__name__}") from None
+    except ValueError:
+        _name_untraceable(model, images)
+        raise
     layers = hidden_layers(model)
     found = {name: output for name, output in outputs.found().items() if name in layers}
     start = latent.detach() * kept.to(latent.device)
@@ -143,7 +144,23 @@ def _trace_from(model: nn.Module, images: Tensor, kept: Tensor, exponent: int) -
     receive_signals(found, receive)
     torch.autograd.grad(latent, images, grad_outputs=(float64(start) * scale).to(start))
     silent = {name: torch.zeros(output.shape[1:], dtype=torch.float64) for name, output in found.items()}
-    return {name: maps.get(name, _as_map(zeros.to(start.device))) for name, zeros in silent.items()}
+    return {
+        name: maps.get(name, _as_map(zeros.to(float64_device(start.device))))
+        for name, zeros in silent.items()
+    }
+
+
+def _name_untraceable(model: nn.Module, images: Tensor) -> None:
+    """Run what cannot be traced again, more slowly, to say in which module that is.
+
+    Raises:
+        ValueError: with the module's name.
+    """
+    with module_path(model) as path, LayerOutputs(model, call=deconvolved_call, keep_values=False):
+        try:
+            model(images)
+        except ValueError as error:
+            raise ValueError(f"{error} in {path[-1] or type(model).__name__}") from None
 
 
 def _as_map(total: Tensor) -> Tensor:

@@ -126,10 +126,12 @@ class LayerOutputs(TorchFunctionMode):
         kwargs = kwargs or {}
         read = [(each, self._points[each]) for each in _tensors(args, kwargs) if each in self._points]
         follows = func in self._through or func in _CONCATENATIONS
-        if self._keep_values and _overwrites(func) and not follows and read and read[0][0] is args[0]:
-            read[0][1].values = args[0].detach().clone()
+        if self._keep_values and _overwrites(func) and not follows and isinstance(args[0], Tensor):
+            for overwritten in (args[0], args[0]._base):  # a view's tensor, too
+                if overwritten is not None and overwritten in self._points:
+                    self._points[overwritten].values = overwritten.detach().clone()
         result = self._call(func, args, kwargs)
-        if not isinstance(result, Tensor | tuple | list):  # a shape or a type: nothing has been read
+        if not _tensors([result], {}):  # a shape or a type: nothing has been read
             return result
         found = self._follow(func, args, kwargs, read, result) if isinstance(result, Tensor) else None
         for tensor, point in read:
@@ -210,7 +212,7 @@ def _hook(
 
 
 def _tensors(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
-    """The tensors among the arguments of a call, those in lists included."""
+    """The tensors among the arguments of a call, or its results, those in lists included."""
     values = [*args, *kwargs.values()]
     flat = [each for value in values for each in (value if isinstance(value, list | tuple) else [value])]
     return [value for value in flat if isinstance(value, Tensor)]
