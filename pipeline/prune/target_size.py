@@ -235,8 +235,9 @@ def _milliseconds(model: nn.Module, image_shape: Sequence[int]) -> float:
         return 1000 * median(timer.timeit(1).mean for _ in range(TIMED_RUNS))
 
 
-def _unreachable(unit: str, smallest: str, asked: str) -> InputError:
+def _unreachable(unit: SizeUnit, smallest: str, asked: str) -> InputError:
+    name = {"params": "parameters", "flops": "FLOPs", "milliseconds": "milliseconds"}[unit]
     return InputError(
-        f"prune.sizes or compare.sizes: expected a size that pruning can reach, at least {smallest} {unit} here, "
+        f"prune.sizes or compare.sizes: expected a size that pruning can reach, at least {smallest} {name} here, "
         f"got {asked}"
     )

@@ -88,7 +88,7 @@ def rank_channels(
         dropped[channels] = True
         dropped[channels[_kept_inputs(plan, latent_kept, normed)[neurons]]] = False
         best = torch.full_like(score, -torch.inf).scatter_reduce(0, channels, order, "amax")
-        score = torch.where(decided, best, score)
+        score = torch.where(decided, best.masked_fill(~dropped, torch.inf), score)
     return Ranking(score, decided, dropped, units)
 
 
