@@ -20,7 +20,8 @@ from pipeline.cost import count_params, measure_cost
 from pipeline.errors import InputError
 from pipeline.models.classifier import Net, evaluation_mode, output_layer, weight_layers
 from pipeline.prune import LayerPruning, cut_selection
-from pipeline.prune.plan import Selection, best_first, rounding_step
+from pipeline.prune.groups import best_first, rounding_step
+from pipeline.prune.plan import Selection
 from pipeline.prune.surgery import Surgery
 from pipeline.prune.widths import Ranking, rank_channels
 

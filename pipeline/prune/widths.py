@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from pipeline.machine.float64 import float64
 from pipeline.models.classifier import output_layer
-from pipeline.prune.plan import ChannelPlan, best_first
+from pipeline.prune.groups import best_first
 
 if TYPE_CHECKING:
     from pipeline.deconv import Utility
     from pipeline.params.pruning import CostUnit, Widths
+    from pipeline.prune.plan import ChannelPlan
 
 
 @dataclass(frozen=True)
