@@ -1,6 +1,7 @@
 """From a trained net to utilities: the traced images' budget, and the choice that the trace starts from."""
 
 from functools import cache, partial
+from typing import Any
 
 import pytest
 import torch
@@ -101,7 +102,14 @@ def classified(n: int, seed: int) -> Images:
 
 
 def surgery(rule: LatentChoiceRule, *, per_class: int = 6) -> Surgery:
-    return Surgery(latent=rule, trace_images_per_class=per_class, round_to=1, remove_branches=False)
+    keys: dict[str, Any] = {
+        "utility": "deconvolution",
+        "widths": "layer",
+        "per_cost": None,
+        "round_to": 1,
+        "remove_branches": False,
+    }
+    return Surgery(**keys, latent=rule, trace_images_per_class=per_class)
 
 
 def net() -> nn.Module:
