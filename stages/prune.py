@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.compared import AFTER_THE_FACT, PUSHED
 from pipeline.jobs.job import Input, Job, Workplace
 from pipeline.jobs.stage import run_stage
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from pipeline.params.machine import Numerics
     from pipeline.params.pruning import AfterTheFact, Prune, Rounds, Sizes, Surgery
     from pipeline.params.training import Auxiliary, Lda, Retraining, Train
+    from pipeline.prune.rounds import Sample
+    from pipeline.prune.task_utility import TaskUtility
     from pipeline.training.fit import Outcome
 
 TRAINS = True
@@ -78,23 +82,14 @@ def work(
     from functools import partial
     from shutil import copyfile
 
-    from torch import nn
-
-    from pipeline.checkpoint import load_classifier, save_model
+    from pipeline.checkpoint import load_classifier
     from pipeline.cost import Cost, measure_cost
-    from pipeline.files import read_json, write_csv, write_json
+    from pipeline.files import read_json, write_json
     from pipeline.images.parts import load_parts
     from pipeline.lda import discriminants, discriminants_decorrelated
     from pipeline.machine.device import configure_torch
     from pipeline.machine.seeding import derive_seed
-    from pipeline.prune.rounds import (
-        history_rows,
-        latent_rows,
-        layer_rows,
-        prune_round,
-        sample_rows,
-        smallest_acceptable,
-    )
+    from pipeline.prune.rounds import prune_round
     from pipeline.prune.target_size import measure_size
     from pipeline.prune.task_utility import unravel_utility
     from pipeline.training.predict import evaluate
@@ -151,20 +146,36 @@ def work(
         reason = f"{name} starts under every size of prune.sizes"
         write_json(place.out / "round.json", {"stopped": True, "reason": reason})
         return f"stop: {reason}"
-    acceptable = original_score.accuracy - max_drop
+    about = {"stage": "prune", "seed": seed, "pipeline": pipeline, "round": name}
+    return _leave(place.out, about, model, samples, utility, acceptable=original_score.accuracy - max_drop)
+
+
+def _leave(
+    out: Path,
+    about: dict[str, Any],
+    model: nn.Module,
+    samples: list[Sample],
+    utility: TaskUtility,
+    *,
+    acceptable: float,
+) -> str:
+    """Write what a round leaves: its samples, the model of the next one, and whether there is to be one."""
+    from pipeline.checkpoint import save_model
+    from pipeline.files import write_csv, write_json
+    from pipeline.prune.rounds import history_rows, latent_rows, layer_rows, sample_rows, smallest_acceptable
+
     chosen = smallest_acceptable(samples, acceptable)
     n_kept = int(utility.choice.kept.sum())
     rows = sample_rows(samples, chosen, acceptable=acceptable, latent_kept=n_kept)
-    write_csv(place.out / "samples.csv", rows)
-    write_csv(place.out / "history.csv", history_rows(samples))
-    write_csv(place.out / "layers.csv", layer_rows(samples))
-    write_csv(place.out / "latent.csv", latent_rows(utility))
+    write_csv(out / "samples.csv", rows)
+    write_csv(out / "history.csv", history_rows(samples))
+    write_csv(out / "layers.csv", layer_rows(samples))
+    write_csv(out / "latent.csv", latent_rows(utility))
     for sample in samples:
-        about = {"stage": "prune", "seed": seed, "pipeline": pipeline, "round": name, "eta": sample.eta}
-        save_model(sample.model, place.out / "samples" / sample.name, about=about)
-    save_model(model if chosen is None else chosen.model, place.out / "model")
-    reason = "" if chosen else f"no sample of {name} reached {acceptable:.2%} on validation"
-    write_json(place.out / "round.json", {"stopped": chosen is None, "reason": reason})
+        save_model(sample.model, out / "samples" / sample.name, about=about | {"eta": sample.eta})
+    save_model(model if chosen is None else chosen.model, out / "model")
+    reason = "" if chosen else f"no sample of {about['round']} reached {acceptable:.2%} on validation"
+    write_json(out / "round.json", {"stopped": chosen is None, "reason": reason})
     if chosen is None:
         return f"{n_kept} latent neurons kept; stop: {reason}"
     return f"{n_kept} latent neurons kept; {chosen.cost.params:,} parameters at {chosen.score.accuracy:.2%}"

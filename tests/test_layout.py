@@ -56,7 +56,7 @@ model = Classifier(net, image_shape=(3, 32, 32), mean=(0,) * 3, std=(1,) * 3, cl
 layers = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Conv2d)}
 keep_five = lambda group: Cut(-torch.arange(group.n_channels).double(), torch.arange(group.n_channels) >= 5)
 pruned, _ = remove_channels(model, layers, keep_five, torch.rand(1, 3, 32, 32))
-assert n_channels(pruned, "net.layer2.0.downsample.0") == 5
+assert n_channels(pruned)["net.layer2.0.downsample.0"] == 5
 pruned.train()
 images = torch.rand(4, 32, 32, 3).permute(0, 3, 1, 2)  # as shifted images come
 keep = []

@@ -176,12 +176,13 @@ def first_job(stage: str, runs: Path) -> Path:
 
 @pytest.mark.usefixtures("_torch_as_it_was")
 def test_stages_end_with_the_cpus_models_and_images(tmp_path: Path) -> None:
-    """The base stands in for the pushed net and for the source, which take longer."""
+    """The base stands in for the grown and the pushed net and for the source, which take longer."""
     first_job("prepare", tmp_path / "cpu")
     shutil.copytree(tmp_path / "cpu/prepare", tmp_path / "device/prepare")
 
     def train_prune_and_craft(runs: Path) -> None:
         base = first_job("train", runs)
+        shutil.copytree(base, runs / "grow/0")
         shutil.copytree(base, runs / "push/0/main")
         shutil.copytree(base, runs / "source/0/resnet")
         first_job("prune", runs)

@@ -16,7 +16,7 @@ from pipeline.models import build_model
 from pipeline.models.classifier import Classifier, blueprint_of, decision_layer, output_layer
 from pipeline.models.inception import Inception
 from pipeline.prune import prune_model
-from pipeline.prune.plan import ChannelGroup, Member
+from pipeline.prune.groups import ChannelGroup, Member
 from pipeline.prune.surgery import Cut, remove_channels
 
 torch.set_num_threads(1)  # on nets this small two threads spend their time waiting

@@ -1,7 +1,7 @@
 """From a trained net to utilities: the traced images' budget, and the choice that the trace starts from."""
 
 from functools import cache, partial
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -109,8 +109,8 @@ def surgery(
     utility: Literal["deconvolution", "saliency"] = "deconvolution",
     per_class: int | None = 6,
 ) -> Surgery:
-    section = Surgery(latent=rule, trace_images_per_class=per_class, round_to=1, remove_branches=False)
-    return section.model_copy(update={"utility": utility})
+    keys: dict[str, Any] = {"widths": "layer", "per_cost": None, "round_to": 1, "remove_branches": False}
+    return Surgery(**keys, utility=utility, latent=rule, trace_images_per_class=per_class)
 
 
 def net() -> nn.Module:

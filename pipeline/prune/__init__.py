@@ -12,14 +12,15 @@ from torch import Tensor, nn
 
 from pipeline.machine.float64 import float64
 from pipeline.models.classifier import Blueprint, Net, weight_layers
-from pipeline.prune.plan import best_first
+from pipeline.prune.groups import best_first
 from pipeline.prune.surgery import Cut, Surgery, remove_channels
 from pipeline.prune.widths import Ranking, rank_channels, utility_spread
 
 if TYPE_CHECKING:
     from pipeline.deconv import Utility
     from pipeline.params.pruning import CostUnit, Widths
-    from pipeline.prune.plan import ChannelGroup, Selection
+    from pipeline.prune.groups import ChannelGroup
+    from pipeline.prune.plan import Selection
 
 
 @dataclass(frozen=True)

@@ -1,89 +1,19 @@
-"""The plan of a net's channels: which go together, who reads them, and what the net costs without some of them.
-
-The graph of layers is Torch-Pruning's, built once for each plan; which channels go is the caller's affair.
-"""
+"""The plan of a net's channels, from one reading of its graph: what goes for any mask, and what the rest costs."""
 
 from __future__ import annotations
 
-import math
-import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Any
 
 import torch
-import torch_pruning
 from torch import Tensor, nn
 
-from pipeline.cost import measure_cost
-from pipeline.machine.float64 import float64
-from pipeline.models.classifier import Classifier, output_layer, weight_layers
+from pipeline.models.classifier import Classifier, output_layer
 from pipeline.models.inception import Inception
-
-
-@dataclass(frozen=True)
-class Member:
-    """One layer of a group: where its channels, written or read, sit among the group's root channels."""
-
-    name: str
-    own_idx: list[int]
-    root_idx: list[int]
-
-
-@dataclass(frozen=True)
-class ChannelGroup:
-    """Layers whose output channels must go together; most groups hold one layer.
-
-    `members` may be asked to lose channels, `writers` are all layers that lose output channels with the group, and
-    `readers` those that lose inputs; behind a flattening an input for each position of a channel.
-    """
-
-    root: nn.Module
-    prune_fn: object
-    n_channels: int
-    members: tuple[Member, ...]
-    writers: tuple[Member, ...] = ()
-    readers: tuple[Member, ...] = ()
-    n_parts: int = 1
-
-    def average(self, scores: Mapping[str, Tensor]) -> Tensor:
-        """Mean of the members' scores for each root channel (CVIU 5.4), (n_channels,) float64.
-
-        Where a grouped convolution among them has `n_parts` groups, each must keep as many channels as the
-        others: the channels of one place in all groups share the mean of their scores.
-
-        Args:
-            scores: for each layer's name the scores of its channels, in a unit that layers share.
-        """
-        total = torch.zeros(self.n_channels, dtype=torch.float64)
-        n_layers = torch.zeros(self.n_channels, dtype=torch.float64)
-        for member in self.members:
-            at = torch.tensor(member.root_idx)
-            total.index_add_(0, at, float64(scores[member.name]).cpu()[member.own_idx])
-            n_layers.index_add_(0, at, torch.ones(len(at), dtype=torch.float64))
-        mean = (total / n_layers.clamp_min(1)).view(self.n_parts, -1).mean(0)
-        return mean.repeat(self.n_parts)
-
-    @cached_property
-    def segments(self) -> list[tuple[Tensor, tuple[Member, ...]]]:
-        """Root channels (n,) that the same members cover, and those members; by their place in a grouped convolution.
-
-        One segment in most groups; more where a depthwise convolution reads a concatenation.
-        """
-        covering: dict[int, list[int]] = {}
-        for idx, member in enumerate(self.members):
-            for channel in member.root_idx:
-                covering.setdefault(channel, []).append(idx)
-        segments: dict[tuple[int, ...], list[int]] = {}
-        n_places = self.n_channels // self.n_parts
-        for channel, owners in sorted(covering.items(), key=lambda item: (item[0] % n_places, item[0])):
-            segments.setdefault(tuple(dict.fromkeys(owners)), []).append(channel)
-        return [
-            (torch.tensor(channels), tuple(self.members[idx] for idx in owners))
-            for owners, channels in segments.items()
-        ]
+from pipeline.prune.costs import PlannedCosts
+from pipeline.prune.groups import ChannelGroup, best_first, channel_groups, dependency_graph, rounding_step
 
 
 @dataclass(frozen=True)
@@ -109,7 +39,7 @@ class ChannelPlan:
     def __init__(self, model: nn.Module, layers: Collection[str], example_input: Tensor) -> None:
         self.model, self.layers = model, tuple(layers)
         self.graph = dependency_graph(model, example_input)
-        self.groups = list(_groups(model, self.graph, layers))
+        self.groups = list(channel_groups(model, self.graph, layers))
         ends = torch.tensor([0, *(group.n_channels for group in self.groups)]).cumsum(0).tolist()
         self.slices = [slice(start, end) for start, end in pairwise(ends)]
         self.n_channels: int = ends[-1]
@@ -226,124 +156,6 @@ class ChannelPlan:
         return tuple(emptied)
 
 
-class PlannedCosts:
-    """Parameters and FLOPs as a function of which channels go, exact without any cut.
-
-    A layer's weights are its outputs times its inputs times its kernel's positions, and its FLOPs go with them.
-
-    Attributes:
-        names: the L layers with weights that run, in their order.
-        taken: (2, N, L) output channels and inputs that each layer loses with each root channel.
-    """
-
-    def __init__(self, model: nn.Module, groups: Sequence[ChannelGroup], image_shape: Sequence[int]) -> None:
-        rows = measure_cost(model, image_shape).layers
-        self.names = [row.name for row in rows]
-        layers = [weight_layers(model)[name] for name in self.names]
-        self._n_out = _vector([row.out_channels for row in rows])
-        self._n_in = _vector([row.in_channels for row in rows])
-        depthwise = [isinstance(each, nn.Conv2d) and each.groups == each.in_channels > 1 for each in layers]
-        self._depthwise = torch.tensor(depthwise)
-        self._n_parts = _vector([each.groups if isinstance(each, nn.Conv2d) else 1 for each in layers])
-        self._taps = _vector([each.weight[0, 0].numel() for each in layers])
-        self._biased = _vector([each.bias is not None for each in layers])
-        per_position = _vector([2 * each.weight.numel() for each in layers])
-        self._positions = _vector([row.flops for row in rows]) / per_position
-        places = {name: place for place, name in enumerate(self.names)}
-        # Counts: exact in float32, and half as large.
-        self.taken = torch.zeros(2, sum(group.n_channels for group in groups), len(rows))
-        start = 0
-        for group in groups:
-            for taken, touched in zip(self.taken, (group.writers, group.readers), strict=True):
-                for layer in touched:
-                    if layer.name in places:
-                        at = start + torch.tensor(layer.root_idx)
-                        taken[:, places[layer.name]].index_add_(0, at, torch.ones(len(at)))
-            start += group.n_channels
-
-    def lost(self, gone: Tensor) -> Tensor:
-        """Output channels and inputs (2, L) that the layers lose with a mask (N,) of channels."""
-        return torch.einsum("n,snl->sl", gone.float(), self.taken)
-
-    def without(self, lost: Tensor, left: Tensor) -> tuple[float, float]:
-        """Parameters and FLOPs of the layers that are `left` (L,), without what they lost (2, L)."""
-        params, flops = self.of_layers(lost)
-        return float((params * left).sum()), float((flops * left).sum())
-
-    @cached_property
-    def whole(self) -> tuple[float, float]:
-        """Parameters and FLOPs of the net as it is."""
-        return self.without(torch.zeros(2, len(self.names)), torch.ones(len(self.names), dtype=torch.bool))
-
-    @cached_property
-    def savings(self) -> tuple[Tensor, Tensor]:
-        """Parameters and FLOPs (N,) that each channel saves when it alone goes from the whole net."""
-        alone = [[float(each.sum()) for each in self.of_layers(lost)] for lost in self.taken.unbind(1)]
-        params, flops = torch.tensor(self.whole, dtype=torch.float64)[:, None] - _vector(alone).view(-1, 2).T
-        return params, flops
-
-    def of_layers(self, lost: Tensor) -> tuple[Tensor, Tensor]:
-        """Parameters and FLOPs (L,) of each layer without what they lost (2, L)."""
-        n_out, n_in = self._n_out - lost[0], self._n_in - lost[1]
-        weights = n_out * torch.where(self._depthwise, 1.0, n_in / self._n_parts) * self._taps
-        return weights + self._biased * n_out, 2 * weights * self._positions
-
-
-def dependency_graph(model: nn.Module, example_input: Tensor) -> torch_pruning.DependencyGraph:
-    """Torch-Pruning's graph of a model's layers.
-
-    Raises:
-        ValueError: if the layers' connections cannot be traced.
-    """
-    try:
-        with torch.enable_grad(), warnings.catch_warnings():
-            # Free parameters (ConvNeXt's layer scale) are cut along their one long dimension, as is right.
-            warnings.filterwarnings("ignore", "Unwrapped parameters")
-            return torch_pruning.DependencyGraph().build_dependency(model, example_inputs=example_input)
-    except Exception as error:  # the library raises whatever its tracing runs into
-        raise cannot_cut(model, error) from error
-
-
-def cannot_cut(model: nn.Module, error: Exception) -> ValueError:
-    """The error that says in one line that an architecture's channels cannot be cut, and why."""
-    net = model.net if isinstance(model, Classifier) else model
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
-    return ValueError(
-        f"expected an architecture whose channels can be cut, {type(net).__name__} cannot: {reason}"
-    )
-
-
-def _vector(values: Sequence[Any]) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def _groups(
-    model: nn.Module, graph: torch_pruning.DependencyGraph, layers: Collection[str]
-) -> Iterator[ChannelGroup]:
-    names = {module: name for name, module in model.named_modules()}
-    for found in graph.get_all_groups(
-        ignored_layers=[output_layer(model)], root_module_types=[nn.Conv2d, nn.Linear]
-    ):
-        writers, readers = list[Member](), list[Member]()
-        for item in found:
-            if isinstance(item.dep.target.module, nn.Conv2d | nn.Linear):
-                touched = Member(names[item.dep.target.module], list(item.idxs), list(item.root_idxs))
-                # What cuts a depthwise convolution counts as both, and cuts its outputs.
-                (writers if graph.is_out_channel_pruning_fn(item.dep.handler) else readers).append(touched)
-        members = tuple(writer for writer in writers if writer.name in layers)
-        if members:
-            root, prune_fn = found[0].dep.target.module, found[0].dep.handler
-            yield ChannelGroup(
-                root, prune_fn, len(found[0].idxs), members, tuple(writers), tuple(readers), _n_parts(found)
-            )
-
-
-def _n_parts(found: torch_pruning.Group) -> int:
-    """Groups of the grouped convolutions in a group of layers; depthwise ones do not count."""
-    convolutions = [item.dep.target.module for item in found if isinstance(item.dep.target.module, nn.Conv2d)]
-    return max((each.groups for each in convolutions if 1 < each.groups < each.in_channels), default=1)
-
-
 def _branches(model: nn.Module) -> dict[str, list[str]]:
     """Full names (in the net) of branches that may go whole, each with the names of the layers that it ends in."""
     net = model.net if isinstance(model, Classifier) else model
@@ -354,16 +166,6 @@ def _branches(model: nn.Module) -> dict[str, list[str]]:
         branch: [names[end] for end in module.branch_ends(branch.rpartition(".")[2])]
         for branch, module in net.removable_branches().items()
     }
-
-
-def best_first(channels: Tensor, score: Tensor) -> Tensor:
-    """Channels (n,) by descending score; of equals those that come first."""
-    return channels[torch.argsort(score[channels], descending=True, stable=True)]
-
-
-def rounding_step(group: ChannelGroup, round_to: int) -> int:
-    """Channels that a layer of the group gains or loses at a time."""
-    return math.lcm(round_to, group.n_parts)
 
 
 def _spare(group: ChannelGroup, score: Tensor, removed: Tensor, round_to: int) -> Tensor:

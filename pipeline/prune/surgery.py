@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from pipeline.models.classifier import Classifier, Net, blueprint_of, lay_out, set_blueprint
 from pipeline.models.inception import Inception
 from pipeline.models.torchvision_models import drop_auxiliary_heads
-from pipeline.prune.plan import ChannelGroup, ChannelPlan, Selection, cannot_cut, dependency_graph
+from pipeline.prune.groups import ChannelGroup, cannot_cut, dependency_graph
+from pipeline.prune.plan import ChannelPlan, Selection
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from pipeline.cost import count_params, measure_cost
 from pipeline.errors import InputError
 from pipeline.models.classifier import Net, evaluation_mode, output_layer, weight_layers
 from pipeline.prune import LayerPruning, cut_selection
-from pipeline.prune.plan import Selection, best_first, rounding_step
+from pipeline.prune.groups import best_first, rounding_step
+from pipeline.prune.plan import Selection
 from pipeline.prune.surgery import Surgery
 from pipeline.prune.widths import Ranking, rank_channels
 
@@ -235,8 +236,9 @@ def _milliseconds(model: nn.Module, image_shape: Sequence[int]) -> float:
         return 1000 * median(timer.timeit(1).mean for _ in range(TIMED_RUNS))
 
 
-def _unreachable(unit: str, smallest: str, asked: str) -> InputError:
+def _unreachable(unit: SizeUnit, smallest: str, asked: str) -> InputError:
+    name = {"params": "parameters", "flops": "FLOPs", "milliseconds": "milliseconds"}[unit]
     return InputError(
-        f"prune.sizes or compare.sizes: expected a size that pruning can reach, at least {smallest} {unit} here, "
+        f"prune.sizes or compare.sizes: expected a size that pruning can reach, at least {smallest} {name} here, "
         f"got {asked}"
     )

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from pipeline.machine.float64 import float64
 from pipeline.models.classifier import output_layer
-from pipeline.prune.plan import ChannelPlan, best_first
+from pipeline.prune.groups import best_first
 
 if TYPE_CHECKING:
     from pipeline.deconv import Utility
     from pipeline.params.pruning import CostUnit, Widths
+    from pipeline.prune.plan import ChannelPlan
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def rank_channels(
         dropped[channels] = True
         dropped[channels[_kept_inputs(plan, latent_kept, normed)[neurons]]] = False
         best = torch.full_like(score, -torch.inf).scatter_reduce(0, channels, order, "amax")
-        score = torch.where(decided, best, score)
+        score = torch.where(decided, best.masked_fill(~dropped, torch.inf), score)
     return Ranking(score, decided, dropped, units)
 
 
