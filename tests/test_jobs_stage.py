@@ -212,15 +212,18 @@ def test_jobs_are_listed(toy: Toy, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "its only job: to be run\n"
 
 
-def test_an_unstored_job_runs_every_time(toy: Toy, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unstored_job_runs_every_time(
+    toy: Toy, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
     for text in ("one", "two"):
         caplog.clear()
         toy.path("data.txt").write_text(text)
         assert toy.here(stage="stages.unstored") == 0
         (line,) = caplog.messages
-        assert line.startswith("unstored: read it (")
+        assert line.startswith("unstored: 1 jobs finished, 1 of them ran (")
+        assert capsys.readouterr().err.startswith("[1/1] unstored: read it (")
         assert toy.path("runs/tiny/unstored/table.csv").read_text() == f"seeds,text\n2,{text}\n"
-    assert not toy.path(".jobs/done").exists()
+    assert len(list(toy.path(".jobs/done").iterdir())) == 1
     assert [line["ran"] for line in toy.log("stage")] == [["unstored"], ["unstored"]]
 
 
@@ -254,12 +257,16 @@ EDITS = {
 
 @pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
 def test_a_change_while_an_unstored_job_runs_leaves_no_output(
-    toy: Toy, caplog: pytest.LogCaptureFixture, edit: str
+    toy: Toy, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, edit: str
 ) -> None:
     toy.act("unstored", edit)
     assert toy.here(stage="stages.unstored") == 1
-    changed = "unstored: its code or params.yaml changed while it ran; run `dvc repro` again"
-    assert caplog.messages == [changed]
+    if edit == EDITS["params"]:
+        assert caplog.messages == [
+            "unstored: its code or params.yaml changed while it ran; run `dvc repro` again"
+        ]
+    else:
+        assert capsys.readouterr().err == "unstored: its code changed while it ran; run it again\n"
     assert not toy.path("runs/tiny/unstored").exists()
     toy.release("unstored")
     assert toy.here(stage="stages.unstored") == 0
@@ -273,19 +280,23 @@ def test_a_change_elsewhere_is_none(toy: Toy) -> None:
     assert toy.here(stage="stages.unstored") == 0
 
 
-def test_an_unstored_job_that_fails_keeps_the_old_output(toy: Toy, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unstored_job_that_fails_keeps_the_old_output(
+    toy: Toy, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert toy.here(stage="stages.unstored") == 0
     toy.path("data.txt").write_text("other data")
     toy.act("unstored", 'raise InputError("first: expected 1, got 2\\nsecond: expected 3, got 4")')
-    caplog.clear()
+    capsys.readouterr()
     assert toy.here(stage="stages.unstored") == 1
-    assert caplog.messages == [
+    assert capsys.readouterr().err.splitlines() == [
         "unstored: first: expected 1, got 2",
         "unstored: second: expected 3, got 4",
     ]
     toy.act("unstored", "1 / 0")
-    with pytest.raises(ZeroDivisionError):
-        toy.here(stage="stages.unstored")
+    assert toy.here(stage="stages.unstored") == 1
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "Traceback (most recent call last):"
+    assert said[-1] == "unstored: ZeroDivisionError: division by zero"
     assert toy.path("runs/tiny/unstored/table.csv").read_text() == "seeds,text\n2,some data\n"
 
 

@@ -95,7 +95,7 @@ def test_the_product_stays_small() -> None:
 
 
 def test_nothing_is_pickled_printed_or_evaluated() -> None:
-    """joblib pickles calls on their way to a process, in one place, and nothing to disk."""
+    """joblib and connections pickle calls on their way to a process, in one place each, and nothing to disk."""
     found = {}
     for source in SOURCES:
         tree = _tree(source)

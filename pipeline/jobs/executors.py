@@ -1,4 +1,6 @@
-"""Who runs the jobs: this process, several on this machine (loky, as joblib has it), or a Dask cluster's workers.
+"""Who runs the jobs: this process, several on this machine, or a Dask cluster's workers.
+
+Processes on this machine are loky's, as joblib has it, or below `make repro` the warm process's children.
 
 joblib's `Parallel` takes independent calls, in waves; jobs here wait for others of their stage, and start as soon as
 those are done. So the executors under joblib's backends are used directly: both have `submit` of `concurrent.futures`.
@@ -29,6 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError
+from pipeline.jobs.warm import open_forked
 from pipeline.jobs.worker import end_with
 
 if TYPE_CHECKING:
@@ -69,7 +72,12 @@ def open_executor(runtime: Runtime, *, at_a_time: int, pending: int) -> Iterator
     if runtime.backend == "dask":
         with _dask(str(runtime.address)) as (executor, n):
             yield executor, n
-    elif (n := min(at_a_time, pending)) <= 1:
+        return
+    n = min(at_a_time, pending)
+    if (forked := open_forked(n)) is not None:
+        with _ended(forked):
+            yield forked, n
+    elif n <= 1:
         yield Inline(), 1
     else:
         with _loky(n) as executor:
@@ -81,22 +89,35 @@ def _loky(n: int) -> Iterator[Executor]:
     from joblib.externals.loky import ProcessPoolExecutor
 
     _start_trackers()
-    # Ctrl-C reaches the processes, too. They inherit that they do not hear it, as this one does, and ends them.
     with warnings.catch_warnings():
         # loky renews a process whose memory has grown, which it reports as if it were a fault.
         warnings.filterwarnings("ignore", "A worker stopped while some jobs were given to the executor")
-        heard = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         executor = ProcessPoolExecutor(max_workers=n, initializer=end_with, initargs=(os.getpid(),))
-        try:
-            executor.submit(os.getpid)  # a first call starts them
-            signal.pthread_sigmask(signal.SIG_SETMASK, heard)
+        with _ended(executor, kill_workers=True):
+            # Ctrl-C reaches the processes, too. They inherit that they do not hear it; this one ends them.
+            with _deaf():
+                executor.submit(os.getpid)  # a first call starts them
             yield executor
-        finally:
-            signal.pthread_sigmask(
-                signal.SIG_BLOCK, {signal.SIGINT}
-            )  # a second one waits until they are gone
-            executor.shutdown(wait=True, kill_workers=True)
-            signal.pthread_sigmask(signal.SIG_SETMASK, heard)
+
+
+@contextmanager
+def _ended(executor: Executor, **how: bool) -> Iterator[None]:
+    """Shuts it down after the block; a second Ctrl-C waits until its processes are gone."""
+    try:
+        yield
+    finally:
+        with _deaf():
+            executor.shutdown(wait=True, **how)
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Inside the block Ctrl-C is not heard, but after it."""
+    heard = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, heard)
 
 
 def _start_trackers() -> None:

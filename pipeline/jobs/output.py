@@ -17,17 +17,15 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import InputError
 from pipeline.files import read_csv, write_csv, write_json
 from pipeline.jobs.code import code_digest
-from pipeline.jobs.display import Display
 from pipeline.jobs.flags import chosen_jobs
-from pipeline.jobs.job import Job, Workplace
 from pipeline.jobs.run import JobKeys, Ran, run_jobs
 from pipeline.jobs.store import Store
 from pipeline.jobs.worker import limit_threads
 from pipeline.params.file import read_params
-from pipeline.progress import watched_by
 
 if TYPE_CHECKING:
     from pipeline.jobs.flags import Flags
+    from pipeline.jobs.job import Job
     from pipeline.params.params import Params
 
 RUNS, METRICS = Path("runs"), Path("metrics")
@@ -50,10 +48,8 @@ def run_and_collect(name: str, flags: Flags, *, started: float) -> None:
     jobs = chosen_jobs(list_jobs(module, params), flags.only)
     if flags.listing:
         _list(jobs, module)
-    elif not getattr(module, "STORED", True):
-        log.info("%s: %s", name.removeprefix("stages."), _run_unstored(module, jobs, params))
     else:
-        _run_stored(module, jobs, params, only=bool(flags.only), started=started)
+        _run(module, jobs, params, only=bool(flags.only), started=started)
 
 
 def list_jobs(module: ModuleType, params: Params) -> list[Job]:
@@ -67,8 +63,10 @@ def sections_of(module: ModuleType, params: Params) -> dict[str, Any]:
     return {name: params if name == "params" else getattr(params, name) for name in names}
 
 
-def _run_stored(module: ModuleType, jobs: list[Job], params: Params, *, only: bool, started: float) -> None:
-    store, keys = Store(), JobKeys(module.__name__)
+def _run(module: ModuleType, jobs: list[Job], params: Params, *, only: bool, started: float) -> None:
+    store, keys = Store(), _keys(module)
+    if not keys.stored:
+        store.remove(keys.key(jobs[0], {}))
     stage = module.__name__.removeprefix("stages.")
     if params.numerics.n_processes > 1 and getattr(module, "TRAINS", False):
         from pipeline.distributed.launch import connect
@@ -99,28 +97,6 @@ def _run_stored(module: ModuleType, jobs: list[Job], params: Params, *, only: bo
         len(ran.ran),
         time.time() - started,
     )
-
-
-def _run_unstored(module: ModuleType, jobs: list[Job], params: Params) -> str:
-    """The only job of a stage that reads what no key can see, in this process."""
-    stage = module.__name__.removeprefix("stages.")
-    (job,), started = jobs, time.time()
-    out = _out(module, params)
-    new = _fresh(out)
-    code = code_digest(module.__name__)
-    for found in job.inputs.values():
-        if isinstance(found, Path) and not found.exists():
-            raise InputError(f"{found}: expected an earlier stage's output; run `dvc repro`")
-    doing: list[str] = [""]
-    with (
-        Display(stage, 1, lambda: {job.name or stage: doing[-1]}),
-        watched_by(lambda what: doing.__setitem__(0, what)),
-    ):
-        line = module.work(Workplace(new, new, params.runtime.workers), **job.settings, **job.inputs)
-    _check_unchanged(module, params, code)
-    _replace(out, new)
-    _log_stage(Store(), stage, params, jobs, jobs, started)
-    return f"{line} ({time.time() - started:.1f} s)"
 
 
 def _log_stage(
@@ -186,6 +162,10 @@ def _replace(out: Path, new: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def _keys(module: ModuleType) -> JobKeys:
+    return JobKeys(module.__name__, stored=getattr(module, "STORED", True))
+
+
 def _out(module: ModuleType, params: Params) -> Path:
     stage = module.__name__.removeprefix("stages.")
     return Path(getattr(module, "OUT", "runs/{name}/{stage}").format(name=params.name, stage=stage))
@@ -198,7 +178,7 @@ def _write_metrics(module: ModuleType, out: Path, params: Params) -> None:
 
 def _list(jobs: Sequence[Job], module: ModuleType) -> None:
     """Print each job, and whether the store has it."""
-    store, keys = Store(), JobKeys(module.__name__)
+    store, keys = Store(), _keys(module)
     done: dict[Job, Any] = {}
     for job in jobs:
         found = None

@@ -26,6 +26,8 @@ from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import InputError
 from pipeline.files import write_atomically
+from pipeline.jobs.warm import warm_process
+from pipeline.jobs.worker import limit_threads
 from pipeline.params.file import read_params
 
 _LOCK = Path(".jobs/repro.lock")
@@ -38,17 +40,15 @@ _POLL_SECONDS = 0.5
 def main(arguments: Sequence[str]) -> None:
     """Run `dvc repro` with these arguments; ends the process with its exit code."""
     try:
-        read_params()
+        limit_threads(read_params().numerics.threads)
     except InputError as error:
         sys.exit(str(error))
-    environment = os.environ | {
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    }
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     try:
-        with _alone():
+        with _alone(), warm_process():
             _mend()
             command = [sys.executable, "-m", "dvc", "repro", *arguments]
-            with subprocess.Popen(command, env=environment) as process:
+            with subprocess.Popen(command) as process:
                 # Ctrl-C reaches the stage, too, which says what is kept. Not ignored before: DVC would inherit it.
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
                 signal.signal(signal.SIGTERM, lambda *_: _end_stage(process.pid))

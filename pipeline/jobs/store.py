@@ -132,19 +132,20 @@ class Store:
         for _, folder, n_bytes in sorted(entries):
             if total <= limit_bytes:
                 return
-            if folder.name not in used and self._remove(folder):
+            if folder.name not in used and self.remove(folder.name):
                 total -= n_bytes
 
-    def _remove(self, folder: Path) -> bool:
-        """Whether the folder could be removed: not while a job of that key is running."""
-        lock = self.root / "locks" / folder.name
+    def remove(self, key: str) -> bool:
+        """Whether the job could be removed: not while it is running."""
+        lock = self.root / "locks" / key
         lock.parent.mkdir(parents=True, exist_ok=True)
         with lock.open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return False
-            shutil.rmtree(folder, ignore_errors=True)
+            for kind in ("done", "work"):
+                shutil.rmtree(self.root / kind / key, ignore_errors=True)
         return True
 
 

@@ -172,10 +172,15 @@ def _settle(around: Surroundings) -> None:
         ) from None
 
 
-def end_with(parent: int) -> None:
-    """End this process as soon as `parent` is gone, whatever killed that."""
+def log_to_stderr() -> None:
+    """Our own lines and other people's warnings: exporters and plotters narrate."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("pipeline").setLevel(logging.INFO)
+
+
+def end_with(parent: int) -> None:
+    """End this process as soon as `parent` is gone, whatever killed that."""
+    log_to_stderr()
 
     def watch() -> None:
         while os.getppid() == parent:

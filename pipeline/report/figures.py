@@ -51,6 +51,7 @@ def figure(folder: Path, name: str, *, size: tuple[float, float], dpi: int) -> I
         yield drawing
         folder.mkdir(parents=True, exist_ok=True)
         drawing.savefig(folder / f"{name}.png", dpi=dpi, metadata={"Software": None})
+        drawing.set_layout_engine("none")  # what the first format has laid out stays
         drawing.savefig(folder / f"{name}.svg", metadata={"Date": None, "Creator": None})
 
 
