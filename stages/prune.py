@@ -114,8 +114,9 @@ def work(
     acceptable = base_score.accuracy - max_drop
     chosen = smallest_acceptable(samples, acceptable)
     n_kept = int(utility.choice.kept.sum())
-    rows = sample_rows(samples, chosen, acceptable=acceptable, latent_kept=n_kept)
-    write_csv(place.out / "samples.csv", rows)
+    write_csv(
+        place.out / "samples.csv", sample_rows(samples, chosen, acceptable=acceptable, latent_kept=n_kept)
+    )
     write_csv(place.out / "layers.csv", layer_rows(samples))
     write_csv(place.out / "latent.csv", latent_rows(utility))
     for sample in samples:
