@@ -174,9 +174,9 @@ def test_scores_of_batches_are_joined_by_the_root_of_their_mean_square() -> None
 @pytest.mark.parametrize("batch_size", [1, 7])
 def test_a_class_balanced_batch_may_be_larger_than_what_fits(batch_size: int) -> None:
     model, (images, labels), kept = Gated(), labelled(), torch.ones(5, dtype=torch.bool)
-    at_once = saliency(model, images, labels, kept, samples_per_class=4)
+    at_once = saliency(model, images, labels, kept, samples_per_class=4, ridge=1e-3)
     for name, utility in saliency(
-        model, images, labels, kept, samples_per_class=4, batch_size=batch_size
+        model, images, labels, kept, samples_per_class=4, ridge=1e-3, batch_size=batch_size
     ).items():
         torch.testing.assert_close(utility.map, at_once[name].map, rtol=1e-8, atol=1e-12)
 
