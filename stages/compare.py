@@ -37,7 +37,7 @@ def jobs(
     shared: dict[str, Any] = {"numerics": numerics, "lda": lda, "sizes": compare.sizes}
     shared |= {"retraining": compare.retraining, "auxiliary": train.auxiliary}
     variants = {variant_name(name): each for name, each in compare.variants.items()}
-    surgeries = {name: surgery.model_copy(update=dict(each)) for name, each in variants.items()}
+    surgeries = {name: surgery.varied(each) for name, each in variants.items()}
     others = sorted(compare.competitors, key=lambda name: name not in _LONGEST_FIRST)
     ours: dict[int, Job] = {}
     for name in [OURS, *variants, *compare.fixed_nets, *others]:

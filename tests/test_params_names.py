@@ -1,11 +1,12 @@
 """params.yaml, names that a user makes: which they may be, and which would be taken for something else."""
 
 from collections.abc import Iterator
+from copy import deepcopy
 from typing import Annotated, Any, get_args, get_origin
 
 import pytest
 from pydantic import BaseModel, TypeAdapter, ValidationError
-from tiny_params import TINY, Change, assert_one_error, errors_of, params_of
+from tiny_params import ABLATE, TINY, Change, assert_one_error, errors_of, params_of
 
 from pipeline.params.params import Params
 from pipeline.params.pruning import COMPETITORS
@@ -65,7 +66,7 @@ def test_no_key_is_one_that_dvc_does_not_see() -> None:
 
 def test_names_that_dvc_does_not_see_are_refused_wherever_a_user_makes_names() -> None:
     mappings = {key.removesuffix(".*"): kind for key, kind in KEYS.items() if key.endswith(".*")}
-    for section in ("prune.sizes", "compare.sizes"):
+    for section in ("prune.sizes", "after_the_fact.sizes", "compare.sizes", "ablate.sizes"):
         mappings.pop(section)  # by unit, which no user names
     assert set(mappings) == {*OWN_NAMES, "attacks.*.options"}
     for kind in mappings.values():
@@ -151,14 +152,16 @@ AFTER_THE_FACT = {**TINY["prune"], "retraining": {**TINY["prune"]["retraining"],
         ("prune.sizes.params", [0.5, 0.5]),
         ("after_the_fact.etas", [0.5, 1.0, 0.5]),
         ("compare.competitors", ["l1", "scratch", "l1"]),
+        ("ablate.scores", ["saliency", "l1", "l1"]),
+        ("ablate.widths", ["layer", "layer"]),
         ("lineup.competitors", ["l1", "scratch", "l1"]),
         ("white_box", ["pgd", "pgd"]),
         ("report.headline", ["gaussian", "gaussian"]),
     ],
 )
 def test_repeats_are_refused(key: str, values: list[Any]) -> None:
-    after_the_fact: Change = ("after_the_fact", dict(AFTER_THE_FACT))
-    assert_one_error(key, "expected no repeats", f"got {values}", changes=[after_the_fact, (key, values)])
+    sections: list[Change] = [("after_the_fact", dict(AFTER_THE_FACT)), ("ablate", deepcopy(ABLATE))]
+    assert_one_error(key, "expected no repeats", f"got {values}", changes=[*sections, (key, values)])
 
 
 def test_every_list_of_values_that_name_jobs_is_in_the_test_of_repeats() -> None:
@@ -168,7 +171,8 @@ def test_every_list_of_values_that_name_jobs_is_in_the_test_of_repeats() -> None
     folds = {f"data.{part}_folds" for part in ("train", "validation", "test")}
     assert lists - nets - folds - {"report.notes"} == {
         *("seeds", "prune.etas", "compare.competitors"),
-        *("after_the_fact.etas", "lineup.competitors", "white_box", "report.headline"),
+        *("after_the_fact.etas", "ablate.scores", "ablate.widths"),
+        *("lineup.competitors", "white_box", "report.headline"),
     }
 
 

@@ -1,11 +1,12 @@
 """params.yaml, sections on pruning: the latent choice, samples, the comparison, and who of it is attacked."""
 
+from copy import deepcopy
 from typing import Any
 
 import pytest
-from tiny_params import RESNET, assert_one_error, errors_of, params_of
+from tiny_params import ABLATE, RESNET, assert_one_error, errors_of, params_of
 
-from pipeline.params.pruning import COMPETITORS, OtsuChoice
+from pipeline.params.pruning import COMPETITORS, OtsuChoice, Surgery, Widened
 
 CRITERIA = [
     *("l1", "taylor", "activation_mean", "activation_variance", "apoz", "fpgm", "random"),
@@ -166,13 +167,24 @@ def test_a_bad_fixed_net_is_named_on_one_line(net: Any, key: str, words: tuple[s
     ("variant", "key", "words"),
     [
         ({"utility": "saliency"}, ".widths", ("missing",)),
-        ({"utility": "saliency", "widths": "uniform", "per_cost": "flops"}, ".per_cost", ("expected null",)),
+        ({"utility": "saliency", "widths": "global", "per_cost": "flops"}, ".per_cost", ("unknown key",)),
         ({"utility": "saliency", "widths": "global", "round_to": 2}, ".round_to", ("unknown key",)),
     ],
 )
 def test_a_bad_variant_of_ours_is_named_on_one_line(variant: Any, key: str, words: tuple[str, ...]) -> None:
     changes = [("compare.variants", {"other": variant})]
     assert_one_error(f"compare.variants.other{key}", *words, changes=changes)
+
+
+@pytest.mark.parametrize(("widths", "per_cost"), [("global", "flops"), ("layer", None), ("uniform", None)])
+def test_a_variant_takes_the_cost_of_channels_from_the_surgery_where_it_counts(
+    widths: Any, per_cost: str | None
+) -> None:
+    surgery = params_of(("surgery.widths", "global"), ("surgery.per_cost", "flops")).surgery
+    found = surgery.varied(Widened(utility="saliency", widths=widths))
+    assert found == Surgery.model_validate(
+        surgery.model_dump() | {"utility": "saliency", "widths": widths, "per_cost": per_cost}
+    )
 
 
 @pytest.mark.parametrize("fraction", [0.3, 0.05, 0.999])
@@ -200,3 +212,33 @@ def test_the_lineup_is_of_those_who_are_compared() -> None:
 
 def test_without_a_comparison_there_is_no_lineup() -> None:
     assert_one_error("lineup", "expected null, as compare is null", changes=[("compare", None)])
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("sizes", {}, ("expected at least 1 item", "got {}")),
+        ("sizes", {"params": [0.5], "flops": [0.5]}, ("expected at most 1 item",)),
+        ("sizes.params", [], ("at least 1 item", "got []")),
+        ("sizes.params.0", 1.0, ("less than 1", "got 1.0")),
+        ("scores", [], ("at least 1 item", "got []")),
+        ("scores.0", "saliency_noisy", ("'deconvolution', 'saliency'", 'got "saliency_noisy"')),
+        ("widths", [], ("at least 1 item", "got []")),
+        ("widths.1", "wide", ("'layer', 'global' or 'uniform'", 'got "wide"')),
+        ("noise", "rain", ("expected one of gaussian", "got 'rain'")),
+        ("retraining.push", "ramped", ("unknown key",)),
+    ],
+)
+def test_an_error_in_what_is_taken_apart_is_named_on_one_line(
+    key: str, value: Any, words: tuple[str, ...]
+) -> None:
+    changes = [("ablate", deepcopy(ABLATE)), (f"ablate.{key}", value)]
+    assert_one_error(f"ablate.{key}", *words, changes=changes)
+
+
+def test_scores_of_ours_are_traced_on_noise_too_where_noise_is_named() -> None:
+    ablate = params_of(("ablate", ABLATE)).ablate
+    assert ablate is not None
+    assert ablate.every_score == ["saliency", "l1", "saliency_noisy"]
+    quiet = ablate.model_copy(update={"noise": None})
+    assert quiet.every_score == ["saliency", "l1"]

@@ -19,6 +19,16 @@ TINY_FILE = ROOT / "presets/tiny.yaml"
 # By way of JSON anchors become copies: a change in one place is none in the others.
 TINY: dict[str, Any] = json.loads(json.dumps(YAML(typ="safe").load(TINY_FILE.read_text(encoding="utf-8"))))
 _FILE = Path("edited.yaml")
+# The section that the preset leaves out.
+ABLATE: dict[str, Any] = {
+    **{
+        "sizes": {"params": [0.5]},
+        "scores": ["saliency", "l1"],
+        "widths": ["layer", "global"],
+        "noise": "gaussian",
+    },
+    "retraining": TINY["push"]["training"],
+}
 
 # A section of each family of nets.
 _SMALL = {"width": 0.25, "stem": "small", "dropout": 0.0}

@@ -3,6 +3,7 @@
 import argparse
 import copy
 import json
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -143,6 +144,7 @@ def _describe(detail: ErrorDetails, data: Any) -> list[str]:
     if detail["type"] == "extra_forbidden":
         return [f"{key}: unknown key (got {got}); allowed: {_allowed_keys(detail['loc'], data)}"]
     message = detail["msg"].replace("Input should be", "expected").replace("Input should have", "expected")
+    message = re.sub("Dictionary should have (.+) after validation, not .+", r"expected \1", message)
     return [f"{key or 'the file'}: {message[0].lower()}{message[1:]} (got {got})"]
 
 

@@ -37,25 +37,18 @@ class Widened(Section):
     """Which reading of the kept discriminants ranks filters, and how wide each layer stays.
 
     `widths`: `layer` is Eq. 3.13, eta times each layer's own standard deviation; `global` one threshold over all
-    layers' scores, each layer's scaled to norm 1, and `per_cost` divides a score by the parameters or FLOPs that
-    the channel costs; `uniform` takes the same share of every layer.
+    layers' scores, each layer's scaled to norm 1; `uniform` takes the same share of every layer.
     """
 
     utility: UtilityReading
     widths: Widths
-    per_cost: CostUnit | None = None
-
-    @model_validator(mode="after")
-    def _costs_between_layers(self) -> Self:
-        if self.per_cost is not None and self.widths != "global":
-            raise ValueError(f"per_cost: expected null, as widths is {self.widths} (got {self.per_cost})")
-        return self
 
 
 class Surgery(Widened):
     """From utilities to channels: how latent neurons are chosen, how many images trace, what is cut.
 
-    `round_to` keeps channel counts at multiples of it; `remove_branches` lets whole branches go.
+    `per_cost` divides a score by the parameters or FLOPs that the channel costs, where widths are `global`; `round_to`
+    keeps channel counts at multiples of it; `remove_branches` lets whole branches go.
     """
 
     per_cost: CostUnit | None
@@ -63,6 +56,17 @@ class Surgery(Widened):
     trace_images_per_class: PositiveInt | None
     round_to: PositiveInt
     remove_branches: bool
+
+    @model_validator(mode="after")
+    def _costs_between_layers(self) -> Self:
+        if self.per_cost is not None and self.widths != "global":
+            raise ValueError(f"per_cost: expected null, as widths is {self.widths} (got {self.per_cost})")
+        return self
+
+    def varied(self, variant: Widened) -> Self:
+        """Another utility and other widths; scores go per cost where this does so and widths are still `global`."""
+        per_cost = self.per_cost if variant.widths == "global" else None
+        return self.model_copy(update={**dict(variant), "per_cost": per_cost})
 
 
 # Fractions of the original: the net that pushing starts from.
@@ -126,7 +130,9 @@ class Ablate(Section):
     it as well, and every net is scored on test images under it.
     """
 
-    sizes: Annotated[Sizes, Field(min_length=1, max_length=1)]
+    sizes: Annotated[
+        dict[SizeUnit, Annotated[list[OpenFraction], Field(min_length=1)]], Field(min_length=1, max_length=1)
+    ]
     scores: Annotated[
         list[Literal["deconvolution", "saliency", "lda_after_the_fact", "l1", "taylor", "random"]],
         Field(min_length=1),
