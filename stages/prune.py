@@ -79,19 +79,17 @@ def work(
     `history.csv` (of each sample's retraining), `layers.csv`, `latent.csv`, and each sample's weights under `samples/`.
     After the stop there is `round.json` alone, and so where every size asked for is behind.
     """
-    from functools import partial
     from shutil import copyfile
 
     from pipeline.checkpoint import load_classifier
     from pipeline.cost import Cost, measure_cost
     from pipeline.files import read_json, write_json
     from pipeline.images.parts import load_parts
-    from pipeline.lda import discriminants, discriminants_decorrelated
     from pipeline.machine.device import configure_torch
     from pipeline.machine.seeding import derive_seed
     from pipeline.prune.rounds import prune_round
     from pipeline.prune.target_size import measure_size
-    from pipeline.prune.task_utility import unravel_utility
+    from pipeline.prune.task_utility import discriminants_by, unravel_utility
     from pipeline.training.predict import evaluate
     from pipeline.training.push_objective import train_with_push
     from pipeline.training.resume import ResumePoint
@@ -123,9 +121,7 @@ def work(
 
     utility = unravel_utility(
         model,
-        discriminants_decorrelated
-        if pipeline == AFTER_THE_FACT
-        else partial(discriminants, ridge=lda.ridge, active_variance=lda.active_variance),
+        discriminants_by(lda, after_the_fact=pipeline == AFTER_THE_FACT),
         train=parts.train,
         validation=parts.validation,
         surgery=surgery,

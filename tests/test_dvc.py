@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from conftest import ROOT
 from ruamel.yaml import YAML
-from tiny_params import TINY, Change, params_of
+from tiny_params import ABLATE, TINY, Change, params_of
 
 from pipeline.jobs.code import code_digest
 from pipeline.jobs.job import Job
@@ -33,6 +33,7 @@ class PlannedKeys(JobKeys):
     def __init__(self, stage: str, code: str, made: Mapping[Path, str]) -> None:
         # Not the base's, which would read the code anew for every plan.
         self.stage, self.code, self._made = stage, code, made
+        self.stored = True  # DVC asks every stage by what it reads
 
     def _content(self, found: Any, done: Mapping[Job, Finished]) -> Any:
         if not isinstance(found, Path):
@@ -102,6 +103,8 @@ def of(stage: str, seed: int = 0) -> tuple[str, ...]:
     }
     if stage == "noise":
         return ("noise gaussian", "noise poisson", "noise speckle")
+    if stage == "ablate":
+        return ()
     if stage in ("prepare", "report"):
         return (stage,)
     return tuple(f"{stage} {seed} {label}".strip() for label in labels.get(stage, ("",)))
@@ -195,6 +198,19 @@ EVERYTHING = tuple(job for stage in STAGES for job in of(stage))
                 *("select 0 after_the_fact", "evaluate 0", *ATTACKED),
             ),
             id="chapter-3-added",
+        ),
+        pytest.param(
+            ("ablate", ABLATE),
+            (
+                *(
+                    f"ablate 0 {start} {score} {widths}"
+                    for start in ("pushed", "control")
+                    for score in ("saliency", "l1", "saliency_noisy")
+                    for widths in ("layer", "global")
+                ),
+                "report",
+            ),
+            id="ablation-added",
         ),
         pytest.param(("surgery.round_to", 2), (*of("compare"), *PRUNED), id="surgery"),
         pytest.param(("compare.sizes", {"params": [0.5, 0.2]}), (*of("compare"), *ATTACKED), id="sizes"),
@@ -322,7 +338,7 @@ def test_a_stage_is_its_script_and_writes_where_dvc_looks() -> None:
 
 
 def test_deps_name_the_folders_that_the_jobs_read() -> None:
-    params = params_of()
+    params = params_of(("ablate", ABLATE))
     for name, stage in STAGES.items():
         paths = {
             path for job in list_jobs(import_module(f"stages.{name}"), params) for path in _paths(job.inputs)

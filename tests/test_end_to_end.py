@@ -25,7 +25,7 @@ HEADINGS = {
         "## Layer by layer",
         "## Ours and others at the same sizes",
         "## Collapse: the paper's separation term and ours",
-        "## Discriminants before and after pushing",
+        "## Discriminants with and without the push",
         "## How many latent neurons are needed",
         "## Growth",
         "## Settings",
@@ -68,9 +68,8 @@ def test_stages_and_jobs_say_a_line_each(full_run: FullRun) -> None:
     said = re.findall(r"^(\w+): [^\n]+ \(\d+\.\d s\)$", output, re.MULTILINE)
     assert said == full_run.result.ran == stages_run(log)
     of_jobs = re.findall(r"^\[\d+/\d+\] (\w+)(?:, |: )[^\n]+ \(\S+ \w+[;)]", output, re.MULTILINE)
-    of_stored = [name for name in of_jobs if name not in ("prepare", "report")]
-    assert sorted(of_stored) == sorted(job.split()[0] for job in jobs_run(log))
-    assert len(of_stored) > 25
+    assert sorted(of_jobs) == sorted(job.split()[0] for job in jobs_run(log))
+    assert len(of_jobs) > 25
 
 
 def test_second_run_runs_nothing_and_nothing_is_left_behind(finished: Workspace) -> None:
@@ -166,7 +165,7 @@ def test_another_run_in_one_process_gives_the_same_bytes(
     assert [name for name in first if first[name] != second[name]] == []
     for suffix, n in least.items():
         assert len([name for name in first if name.endswith(suffix)]) >= n
-    assert sorted(jobs_run(finished.log())) == sorted(jobs_run(another_run.log()))
+    assert sorted(jobs_run(finished.log())) == sorted([*jobs_run(another_run.log()), "report"])
 
 
 def test_presets_and_names_there_and_back_leave_nothing_to_do(
@@ -183,6 +182,6 @@ def test_presets_and_names_there_and_back_leave_nothing_to_do(
     before = len(finished_copy.log())
     back = finished_copy.must("dvc", "repro")
     assert set(back.ran) <= {"report"}
-    assert jobs_run(finished_copy.log()[before:]) == []
+    assert set(jobs_run(finished_copy.log()[before:])) <= {"report"}
     folders = ("reports", "metrics", "runs/tiny")
     assert finished_copy.contents(*folders) == finished.contents(*folders)

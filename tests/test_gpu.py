@@ -39,7 +39,7 @@ def test_from_packing_to_the_report(finished: Workspace, tmp_path: Path) -> None
 
     assert not gpu.run(there, ["runtime.jobs=2"], minutes=0)
     assert gpu.run(there, ["runtime.jobs=2", "report.notes=[packed]"], minutes=5, leave=["craft"])
-    assert jobs_run(Store(there / "work/.jobs").read_log()[n_before:]) == ["evaluate 0"]
+    assert jobs_run(Store(there / "work/.jobs").read_log()[n_before:]) == ["evaluate 0", "report"]
 
     shutil.copytree(there / "back", here / "back")
     checkout = tmp_path / "checkout"

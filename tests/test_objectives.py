@@ -111,7 +111,7 @@ def test_inception_v3_is_trained_with_its_head_which_reaches_the_factorised_modu
     net = build_model("inception", 3, width=0.0625, **options)
     assert isinstance(net, Inception)
     images, labels = torch.rand(6, 1, 75, 75), torch.arange(6) % 3
-    objective = AuxiliaryObjective(net, images[:2], weight=0.4, batch_norm=True)
+    objective = AuxiliaryObjective(Objective(), net, images[:2], weight=0.4, batch_norm=True)
     (head,) = objective.heads
     with torch.no_grad():
         net.head.decision.weight.zero_()  # only the head's loss sends anything back

@@ -22,8 +22,8 @@ from pipeline.params.params import Params
 PRESETS = {path.stem: path for path in sorted((ROOT / "presets").glob("*.yaml"))}
 # In the order in which they run.
 STAGES = [
-    *("prepare", "train", "grow", "push", "prune", "select", "compare", "evaluate", "source", "noise"),
-    *("craft", "white_box", "robustness", "report"),
+    *("prepare", "train", "grow", "push", "prune", "select", "compare", "ablate", "evaluate", "source"),
+    *("noise", "craft", "white_box", "robustness", "report"),
 ]
 MODULES = {stage: import_module(f"stages.{stage}") for stage in STAGES}
 
@@ -131,6 +131,10 @@ def _n_jobs(params: Params) -> dict[str, int]:
         else ()
     )
     compared = 1 + sum(map(len, others)) if params.compare else 0
+    taken_apart = 0
+    if params.ablate:
+        traced = {"deconvolution", "saliency"} & {*params.ablate.scores} if params.ablate.noise else ()
+        taken_apart = 2 * (len(params.ablate.scores) + len(traced)) * len(params.ablate.widths)
     once = {"prepare": 1, "noise": len(params.noise), "report": 1}
     of_each_seed = {
         **dict.fromkeys(("train", "grow", "evaluate"), 1),
@@ -138,6 +142,7 @@ def _n_jobs(params: Params) -> dict[str, int]:
         "push": 2 + len(params.push.variants),
         "prune": params.prune.rounds + getattr(params.after_the_fact, "rounds", 0),
         "compare": compared,
+        "ablate": taken_apart,
         "source": sources,
         "craft": sources * attacks,
         "white_box": len(params.white_box),

@@ -91,7 +91,8 @@ def test_files_stay_under_three_hundred_lines_and_functions_under_about_sixty() 
 
 
 def test_the_product_stays_small() -> None:
-    assert sum(len(_text(source).splitlines()) for source in SOURCES) <= 14_000
+    """As large as its method, and no larger: whoever raises the bound says what came for it."""
+    assert sum(len(_text(source).splitlines()) for source in SOURCES) <= 16_800
 
 
 def test_nothing_is_pickled_printed_or_evaluated() -> None:
@@ -267,7 +268,7 @@ def test_documentation_names_files_modules_and_targets_that_exist() -> None:
 
 def test_git_ignores_what_runs_write() -> None:
     ignored = (ROOT / ".gitignore").read_text(encoding="utf-8").split()
-    assert {"/runs/", "/.jobs/", "/.venv/"} <= set(ignored)
+    assert {"/runs/", "/.jobs/", ".venv"} <= set(ignored)
 
 
 def test_tools_of_the_stages_are_installed_beside_python() -> None:

@@ -12,6 +12,7 @@ from report_builders import latent_space, write_run
 from tiny_params import Change, params_of
 
 from pipeline.errors import InputError
+from pipeline.files import write_csv
 from pipeline.params.params import Params
 from pipeline.report import write_report
 from pipeline.report.latent import variants_section
@@ -230,10 +231,11 @@ def test_a_file_that_is_missing_is_named(tmp_path: Path, name: str) -> None:
 
 def test_tables_that_lie_there_of_other_params_are_not_read(tmp_path: Path) -> None:
     write_run(tmp_path, params_of(SEEDS))
+    write_csv(tmp_path / "ablate/ablation.csv", [{"seed": 0}])
     everything_null = params_of(SEEDS, *NO_COMPARISON, *NO_ATTACKS, ("grow", None))
     found = load_results(everything_null, tmp_path)
     assert {name for name, table in found.tables.items() if table.empty} == {
-        Path(name).name for name in OPTIONAL
+        Path(name).name for name in (*OPTIONAL, "ablate/ablation")
     }
     assert found.galleries == {}
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from conftest import ROOT
 from ruamel.yaml import YAML
-from tiny_params import params_of
+from tiny_params import ABLATE, params_of
 
 from pipeline.errors import InputError
 from pipeline.jobs.code import code_deps
@@ -23,7 +23,7 @@ from pipeline.params.params import Params
 DECLARED: dict[str, dict[str, Any]] = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
 STAGES = sorted(path.stem for path in (ROOT / "stages").glob("*.py") if path.stem != "__init__")
 SECTIONS = {field.alias or name for name, field in Params.model_fields.items()}
-TINY = params_of()
+WITH_ALL_JOBS = params_of(("ablate", ABLATE))
 
 # What takes its time to import.
 HEAVY = ["torch", "torchvision", "numpy", "scipy", "sklearn", "skimage", "pandas", "matplotlib", "foolbox"]
@@ -116,7 +116,7 @@ def test_rooms_that_a_stage_imports_are_those_of_the_dag(stage: str) -> None:
 def test_work_takes_what_its_jobs_bring(stage: str) -> None:
     """No setting or input is missing, or brought for nothing: it would be in the key."""
     module = importlib.import_module(f"stages.{stage}")
-    jobs = list_jobs(module, TINY)
+    jobs = list_jobs(module, WITH_ALL_JOBS)
     place, *taken = inspect.signature(module.work).parameters.values()
     assert place.name == "place"
     needed = {each.name for each in taken if each.default is inspect.Parameter.empty}
@@ -128,7 +128,7 @@ def test_work_takes_what_its_jobs_bring(stage: str) -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_jobs_are_told_apart_and_come_after_what_they_need(stage: str) -> None:
-    jobs = list_jobs(importlib.import_module(f"stages.{stage}"), TINY)
+    jobs = list_jobs(importlib.import_module(f"stages.{stage}"), WITH_ALL_JOBS)
     assert jobs
     assert len({job.folder for job in jobs}) == len(jobs)
     assert len({tuple(job.labels) for job in jobs}) == 1
@@ -138,10 +138,10 @@ def test_jobs_are_told_apart_and_come_after_what_they_need(stage: str) -> None:
 
 
 def test_a_second_seed_adds_jobs_and_changes_none() -> None:
-    both = params_of(("seeds", [0, 1]))
+    both = params_of(("ablate", ABLATE), ("seeds", [0, 1]))
     for stage in STAGES:
         module = importlib.import_module(f"stages.{stage}")
-        once, twice = list_jobs(module, TINY), list_jobs(module, both)
+        once, twice = list_jobs(module, WITH_ALL_JOBS), list_jobs(module, both)
         if "seed" not in once[0].labels:
             assert len(once) == len(twice)
             continue

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -19,11 +18,10 @@ from torch import Tensor
 from pipeline.compare.criteria import score_filters
 from pipeline.cost import measure_cost
 from pipeline.deconv import Utility, trace_utility
-from pipeline.lda import discriminants, discriminants_decorrelated
 from pipeline.machine.seeding import derive_seed, generator
 from pipeline.prune.rounds import surgery_options
 from pipeline.prune.target_size import Target, prune_to_size
-from pipeline.prune.task_utility import Discriminants, unravel_utility
+from pipeline.prune.task_utility import discriminants_by, unravel_utility
 from pipeline.robustness.noise import add_noise
 from pipeline.robustness.outcomes import predict
 from pipeline.saliency import trace_saliency
@@ -80,16 +78,11 @@ class Way:
 def cut(way: Way, start: Classifier, targets: Sequence[Target]) -> Iterator[Classifier]:
     """The net at each size, each cut from `start`; its latent layer by M' and, where LDA ranks, by v_j."""
     after_the_fact = way.score == "lda_after_the_fact"
-    ranked_by: Discriminants = (
-        discriminants_decorrelated
-        if after_the_fact
-        else partial(discriminants, ridge=way.lda.ridge, active_variance=way.lda.active_variance)
-    )
     reading = "saliency" if way.score.startswith("saliency") else "deconvolution"
     surgery = way.surgery.model_copy(update={"utility": reading, "widths": way.widths, "per_cost": None})
     found = unravel_utility(
         start,
-        ranked_by,
+        discriminants_by(way.lda, after_the_fact=after_the_fact),
         train=way.parts.train,
         validation=way.parts.validation,
         surgery=surgery,

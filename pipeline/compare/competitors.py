@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from torch import Tensor
@@ -20,13 +19,12 @@ from pipeline.compare.magnitude import magnitude_masks, masked
 from pipeline.compared import is_ours
 from pipeline.cost import count_params, measure_cost
 from pipeline.deconv import Utility
-from pipeline.lda import discriminants, discriminants_decorrelated
 from pipeline.machine.seeding import derive_seed, generator, seed_torch
 from pipeline.models.classifier import decision_layer
 from pipeline.prune import prune_like
 from pipeline.prune.rounds import surgery_options
 from pipeline.prune.target_size import Target, measure_size, prune_to_size
-from pipeline.prune.task_utility import Discriminants, TaskUtility, trace_images, unravel_utility
+from pipeline.prune.task_utility import TaskUtility, discriminants_by, trace_images, unravel_utility
 from pipeline.training.classifiers import build_classifier
 from pipeline.training.fresh import fresh_copy, train_plainly
 from pipeline.training.predict import evaluate
@@ -105,11 +103,11 @@ class Contest:
         """The seed of one random stream; the same for a method's name whatever the others do."""
         return derive_seed(self.seed, "contest", self.method, *(str(name) for name in names))
 
-    def unravel(self, model: Classifier, discriminants: Discriminants, step: int) -> TaskUtility:
+    def unravel(self, model: Classifier, step: int, *, after_the_fact: bool) -> TaskUtility:
         """The task utility of a model, traced from images of this step."""
         return unravel_utility(
             model,
-            discriminants,
+            discriminants_by(self.lda, after_the_fact=after_the_fact),
             train=self.parts.train,
             validation=self.parts.validation,
             surgery=self.surgery,
@@ -190,10 +188,8 @@ def entrants(
 def push_and_prune(contest: Contest, start: Classifier, targets: Sequence[Target]) -> Iterator[Entrant]:
     """Ours: cut by the kept discriminants' utility to each size, retrained with the push."""
     model = start
-    lda = contest.lda
-    v = partial(discriminants, ridge=lda.ridge, active_variance=lda.active_variance)
     for step, target in enumerate(targets):
-        utility = contest.unravel(model, v, step)
+        utility = contest.unravel(model, step, after_the_fact=False)
         options = surgery_options(contest.surgery, utility)
         model, *_ = prune_to_size(model, utility.utilities, target, utility.images.first(1), **options)
         yield contest.enter(model, step, contest.retrain(model, step))
@@ -204,7 +200,7 @@ def prune_filters(contest: Contest, start: Classifier, references: Sequence[Clas
     model = start
     for step, reference in enumerate(references):
         if contest.method == "lda_after_the_fact":
-            found = _after_the_fact(contest, model, step).utilities
+            found = contest.unravel(model, step, after_the_fact=True).utilities
             scores = {name: utility.channels for name, utility in found.items()}
         else:
             scores = _scores(contest, model, contest.method, step)
@@ -222,7 +218,7 @@ def prune_filters_at_own_widths(
     for step, reference in enumerate(references):
         target = Target(unit, measure_size(reference, unit, contest.parts.image_set.image_shape))
         if criterion == "lda_after_the_fact":
-            found = _after_the_fact(contest, model, step)
+            found = contest.unravel(model, step, after_the_fact=True)
             utilities, options = found.utilities, surgery_options(contest.surgery, found)
         else:
             scores = _scores(contest, model, criterion, step)
@@ -235,10 +231,6 @@ def prune_filters_at_own_widths(
         options |= {"widths": OWN_WIDTHS[criterion], "per_cost": None}
         model, *_ = prune_to_size(model, utilities, target, contest.parts.train.first(1), **options)
         yield contest.enter(model, step, contest.retrain(model, step))
-
-
-def _after_the_fact(contest: Contest, model: Classifier, step: int) -> TaskUtility:
-    return contest.unravel(model, discriminants_decorrelated, step)
 
 
 def _scores(contest: Contest, model: Classifier, criterion: str, step: int) -> dict[str, Tensor]:

@@ -6,9 +6,10 @@ import inspect
 import logging
 import os
 import shutil
+import stat
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -83,7 +84,7 @@ def _run(module: ModuleType, jobs: list[Job], params: Params, *, only: bool, sta
     if not only:
         _check_unchanged(module, params, keys.code)
         out = _out(module, params)
-        _replace(out, _assemble(jobs, ran, out))
+        _replace(out, _assemble(jobs, ran, out, _link if keys.stored else _move))
         _write_metrics(module, out, params)
         used = {done.folder.parent.name for done in ran.done.values()}
         store.forget(params.runtime.store_gib * 2**30, used=used)
@@ -118,7 +119,7 @@ def _check_unchanged(module: ModuleType, params: Params, code: str) -> None:
         raise InputError("its code or params.yaml changed while it ran; run `dvc repro` again")
 
 
-def _assemble(jobs: Sequence[Job], ran: Ran, out: Path) -> Path:
+def _assemble(jobs: Sequence[Job], ran: Ran, out: Path, take: Callable[[Path, Path], None]) -> Path:
     """A folder with every job's files in the job's own folder, and each table of all jobs as one, above them."""
     new = _fresh(out)
     tables: dict[str, list[dict[str, Any]]] = {}
@@ -127,8 +128,8 @@ def _assemble(jobs: Sequence[Job], ran: Ran, out: Path) -> Path:
         for file in sorted(path for path in source.rglob("*") if path.is_file()):
             target = new / job.folder / file.relative_to(source)
             target.parent.mkdir(parents=True, exist_ok=True)
-            _link(file, target)
-        for file in sorted(source.glob("*.csv")):
+            take(file, target)
+        for file in sorted(source.glob("*.csv")):  # none of an only job whose files are moved
             tables.setdefault(file.name, []).extend({**job.labels, **row} for row in read_csv(file))
     for name, rows in tables.items():
         if rows:  # there are none where no image fooled one of two models alone
@@ -142,6 +143,12 @@ def _link(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copy(source, target)
+
+
+def _move(source: Path, target: Path) -> None:
+    """Out of the store, which finds that job no more: an ordinary file, as people edit reports and commit them."""
+    shutil.move(source, target)
+    target.chmod(target.stat().st_mode | stat.S_IWUSR)
 
 
 def _fresh(out: Path) -> Path:

@@ -30,7 +30,8 @@ class JobKeys:
 
     Args:
         stage: the module, for example `stages.train`.
-        stored: False where the stage's job reads what no key can see: its key says nothing but whose it is.
+        stored: False where the stage's job reads what no key can see: its key says nothing of what lies on
+            disk, but names the project's folder, as copies of it may share a store.
     """
 
     def __init__(self, stage: str, *, stored: bool = True) -> None:
@@ -43,11 +44,6 @@ class JobKeys:
         Raises:
             InputError: if an earlier stage's output is missing.
         """
-        if not self.stored:
-            for found in job.inputs.values():
-                if isinstance(found, Path) and not found.exists():
-                    raise InputError(f"{found}: expected an earlier stage's output; run `dvc repro`")
-            return hashlib.sha256(self.stage.encode()).hexdigest()[:32]
         contents = {name: self._content(found, done) for name, found in job.inputs.items()}
         parts = {
             "stage": self.stage,
@@ -56,6 +52,8 @@ class JobKeys:
             "inputs": contents,
             **context_of(job.settings),
         }
+        if not self.stored:
+            parts["folder"] = str(Path.cwd())
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
     def _content(self, found: Any, done: Mapping[Job, Finished]) -> Any:
@@ -65,7 +63,7 @@ class JobKeys:
             return {name: self._content(path, done) for name, path in found.items()}
         if found not in self._contents:
             try:
-                self._contents[found] = content_of(found)
+                self._contents[found] = content_of(found) if self.stored else str(found.resolve(strict=True))
             except FileNotFoundError:
                 raise InputError(f"{found}: expected an earlier stage's output; run `dvc repro`") from None
         return self._contents[found]

@@ -5,7 +5,7 @@ Nothing heavy is imported before they are set, so that `--help` answers at once 
 A stage module has `jobs`, which lists its jobs and is light to import, and `work`, which does one of them. The sections
 of the params that `jobs` takes are those that dvc.yaml names (a test compares). It may also have:
 
-* `STORED = False`: its single job is run every time, because it reads what no key can see;
+* `STORED = False`: its single job is run every time, because it reads what no key can see, and nothing is kept of it;
 * `TRAINS = True`: with `numerics.devices` or `num_nodes` above 1 its jobs are trained by several processes together;
 * `OUT`, where its output goes, if not to `runs/<name>/<stage>`;
 * `METRICS`, a file below `metrics/<name>`, and `metrics`, which makes its content from the output folder.

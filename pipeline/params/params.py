@@ -85,7 +85,11 @@ class Params(Section):
             ("seeds", self.seeds),
             ("prune.etas", self.prune.etas),
             ("after_the_fact.etas", self.after_the_fact.etas if self.after_the_fact else ()),
-            *((f"prune.sizes.{unit}", fractions) for unit, fractions in self.prune.sizes.items()),
+            *(
+                (f"{section}.sizes.{unit}", fractions)
+                for section in ("prune", "after_the_fact", "ablate")
+                for unit, fractions in getattr(getattr(self, section), "sizes", {}).items()
+            ),
             ("compare.competitors", self.compare.competitors if self.compare else ()),
             *((f"ablate.{key}", getattr(self.ablate, key, ())) for key in ("scores", "widths")),
             ("lineup.competitors", self.lineup.competitors if self.lineup else ()),

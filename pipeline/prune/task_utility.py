@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.deconv import Utility, trace_utility
+from pipeline.lda import discriminants, discriminants_decorrelated
 from pipeline.machine.float64 import float64
 from pipeline.machine.seeding import generator
 from pipeline.prune.latent import LatentChoice, choose_latent
@@ -23,6 +25,13 @@ if TYPE_CHECKING:
 
 # From features (n, d) and labels (n,) to the discriminating power (d,) of each neuron.
 Discriminants = Callable[[Tensor, Tensor], Tensor]
+
+
+def discriminants_by(lda: Lda, *, after_the_fact: bool) -> Discriminants:
+    """Eq. 12, of a pushed net; or Eq. 3.8, after the fact."""
+    if after_the_fact:
+        return discriminants_decorrelated
+    return partial(discriminants, ridge=lda.ridge, active_variance=lda.active_variance)
 
 
 @dataclass(frozen=True)
@@ -40,7 +49,7 @@ class TaskUtility:
 
 def unravel_utility(
     model: nn.Module,
-    discriminants: Discriminants,
+    ranked_by: Discriminants,
     *,
     train: Images,
     validation: Images,
@@ -55,13 +64,13 @@ def unravel_utility(
 
     Args:
         model: left as it was.
-        discriminants: Eq. 12 of a pushed model, or the after-the-fact Eq. 3.8.
+        ranked_by: what gives v: `discriminants_by`.
         train: discriminants and utilities come from it; `seed` draws the traced images.
         validation: the choice of latent neurons comes from it.
         lda: the ridge of the separation, and its class-balanced batches.
     """
     features = latent_features(model, train, batch_size=batch_size)
-    v = discriminants(features, train.labels)
+    v = ranked_by(features, train.labels)
     held_out = latent_features(model, validation, batch_size=batch_size)
     variance = float64(features).var(0)
     choice = choose_latent(model, v, variance, held_out, validation.labels, surgery.latent)
