@@ -162,7 +162,7 @@ AFTER_THE_FACT = {**TINY["prune"], "retraining": {**TINY["prune"]["retraining"],
     ],
 )
 def test_repeats_are_refused(key: str, values: list[Any]) -> None:
-    sections: list[Change] = [("after_the_fact", dict(AFTER_THE_FACT)), ("ablate", deepcopy(ABLATE))]
+    sections: list[Change] = [("after_the_fact", deepcopy(AFTER_THE_FACT)), ("ablate", deepcopy(ABLATE))]
     assert_one_error(key, "expected no repeats", f"got {values}", changes=[*sections, (key, values)])
 
 

@@ -22,8 +22,8 @@ from pipeline.params.params import Params
 PRESETS = {path.stem: path for path in sorted((ROOT / "presets").glob("*.yaml"))}
 # In the order in which they run.
 STAGES = [
-    *("prepare", "train", "grow", "push", "prune", "select", "compare", "ablate", "evaluate", "source"),
-    *("noise", "craft", "white_box", "robustness", "report"),
+    *("prepare", "train", "grow", "push", "prune", "select", "compare", "evaluate", "source"),
+    *("noise", "ablate", "craft", "white_box", "robustness", "report"),
 ]
 MODULES = {stage: import_module(f"stages.{stage}") for stage in STAGES}
 
