@@ -28,7 +28,7 @@ Discriminants = Callable[[Tensor, Tensor], Tensor]
 
 
 def discriminants_by(lda: Lda, *, after_the_fact: bool) -> Discriminants:
-    """Eq. 12, of a pushed net; or Eq. 3.8, after the fact."""
+    """Eq. 12, of a pushed net, or Eq. 3.8, after the fact."""
     if after_the_fact:
         return discriminants_decorrelated
     return partial(discriminants, ridge=lda.ridge, active_variance=lda.active_variance)
