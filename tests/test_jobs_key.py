@@ -107,6 +107,28 @@ def test_a_missing_input_names_itself() -> None:
         _key(inputs={"prepared": Path("runs/tiny/prepare")})
 
 
+def test_an_unstored_jobs_key_says_whose_it_is_and_not_what_lies_on_disk(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Copies of the project that share a store must not take each other's images."""
+
+    def key(seed: int = 0) -> str:
+        job = Job({}, {"seed": seed}, {"data": toy.path("data.txt")})
+        return JobKeys("stages.toy", stored=False).key(job, {})
+
+    before = key()
+    toy.path("data.txt").write_text("other data")
+    assert key() == before
+    assert key(seed=1) != before
+    toy.root.rename(tmp_path / "copy")
+    (tmp_path / "toy").symlink_to(tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    assert key() != before
+    toy.path("data.txt").unlink()
+    with pytest.raises(InputError, match=r"data.txt: expected an earlier stage's output; run `dvc repro`"):
+        key()
+
+
 EDITS: dict[str, Callable[[str], str]] = {
     "comment": lambda text: f"# a remark\n{text}",
     "docstring": lambda text: text.replace("A number that", "The number that"),

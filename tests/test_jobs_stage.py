@@ -224,7 +224,19 @@ def test_an_unstored_job_runs_every_time(
         assert capsys.readouterr().err.startswith("[1/1] unstored: read it (")
         assert toy.path("runs/tiny/unstored/table.csv").read_text() == f"seeds,text\n2,{text}\n"
     assert len(list(toy.path(".jobs/done").iterdir())) == 1
+    assert toy.here("--list", stage="stages.unstored") == 0
+    assert capsys.readouterr().out == "its only job: to be run\n"
     assert [line["ran"] for line in toy.log("stage")] == [["unstored"], ["unstored"]]
+
+
+def test_files_of_an_unstored_job_are_ordinary_and_kept_nowhere_else(toy: Toy) -> None:
+    """Reports are edited and committed."""
+    assert toy.here(stage="stages.unstored") == 0
+    (file,) = toy.path("runs/tiny/unstored").iterdir()
+    toy.path("ordinary").touch()
+    assert file.stat().st_mode == toy.path("ordinary").stat().st_mode
+    assert file.stat().st_nlink == 1
+    assert [path.name for path in toy.path(".jobs/done").rglob("*") if path.is_file()] == ["about.json"]
 
 
 def test_metrics_are_made_from_the_output_in_place(toy: Toy) -> None:

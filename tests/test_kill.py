@@ -149,16 +149,15 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_never_had_been(
     """DVC, stages and jobs, at three random moments; by `make repro`, which mends what DVC leaves of its own files."""
     copy = workspace.copy(tmp_path / "copy")
     draw = random.Random(5)
-    # Prepare, train and grow: each a start, an end and the stage; three starts and ends in push.
+    # Of prepare, train and grow each a start, an end and the stage; three starts and two ends in push, or more.
     for n_lines in sorted(draw.sample(range(15), 3)):
         _repro_until(copy, n_lines, draw.uniform(0, 2))
     copy.must(sys.executable, "-m", "pipeline.jobs.repro", "push")
     folders = [f"runs/tiny/{stage}" for stage in ("prepare", "train", "grow", "push")]
     assert copy.contents(*folders) == finished.contents(*folders)
-    log = copy.log()
-    pushes = ["push 0 control", "push 0 main", "push 0 ours"]
-    # The images are read again where a run was killed while it put them in place: no key would tell of others.
-    assert sorted({*jobs_run(log)}) == ["grow 0", "prepare", *pushes, "train 0"]
+    # The images are read again where a run was killed before they were in place: no key would tell of others.
+    log = [line for line in copy.log() if line["stage"] != "prepare"]
+    assert sorted(jobs_run(log)) == ["grow 0", "push 0 control", "push 0 main", "push 0 ours", "train 0"]
     ended: set[str] = set()
     for line in log:
         if line["event"] in ("start", "end", "failed"):
