@@ -27,6 +27,7 @@ _TABLES = (
     "pushing",
     "variants",
     "comparison",
+    "ablation",
     "accuracy",
     "reliability",
     "pairs",

@@ -95,7 +95,7 @@ def _effect(
 ) -> Effect:
     keys = ["seed", *(key for key in _KEYS if key != column)]
     first, second = (rows[rows[column] == each].set_index(keys) for each in (level, counterpart))
-    pairs = first.join(second, lsuffix="", rsuffix=".other", how="inner")
+    pairs = first.merge(second, left_index=True, right_index=True, suffixes=("", ".other"))
     whole = pairs[(pairs["collapsed"] == 0) & (pairs["collapsed.other"] == 0)]
     change = (
         whole[f"{part}_n_correct"] / whole[f"{part}_n"]
