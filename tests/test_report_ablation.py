@@ -34,7 +34,7 @@ LEVELS = {
 def table(n_seeds: int = len(SEEDS)) -> pd.DataFrame:
     """Every part adds its hits whatever the others are; under noise 100 less, but where noise was traced."""
     rows: list[dict[str, Any]] = []
-    for seed, *levels in product(SEEDS[:n_seeds], *LEVELS.values()):
+    for seed, levels in product(SEEDS[:n_seeds], product(*LEVELS.values())):
         hits = 900 + sum(ADDED[each][seed] for each in levels if each in ADDED)
         noisy = hits - (40 if levels[1].endswith("_noisy") else 100)
         labels = dict(zip(LEVELS, levels, strict=True)) | {"step": 0, "params": 1234, "epochs": 9}
@@ -68,7 +68,7 @@ def test_an_effect_is_the_mean_change_between_matching_nets_with_its_interval_ov
         half = stats.t.ppf(0.975, 2) * changes.std(ddof=1) / np.sqrt(3)
         assert change.half_width == pytest.approx(half)
         assert change.n == len(SEEDS)
-        # Eight ways in the three other parts without noisy scores; four where scores are the pairs.
+        # Of each seed eight: the three other parts have two levels each, as noisy scores are looked at apart.
         assert (by_words[words].n_pairs, by_words[words].n_collapsed) == (24, 0)
 
 
