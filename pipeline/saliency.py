@@ -2,12 +2,13 @@
 
 With a layer's activations `a` as its readers get them, and R what the kept latent dimensions are worth,
 
-    c = sum over a batch's images and over positions of a * dR/da
+    c_i = sum over positions of a * dR/da, of image i
 
-is the first-order change of R, sign included, when a channel is scaled: R falls by about c where the channel is
-removed. A filter that R falls without (c > 0) and one that it rises without (c < 0) both matter to the latent
-space, and in which of them a batch finds a channel varies: a channel's score is the root of the mean over batches
-of c squared, which is at least 0 and does not cancel. R is one of
+is the first-order change of R, sign included, when a channel is scaled in that image: R falls by about c_i where the
+channel is removed. Images whose part R falls without (c_i > 0) and ones that it rises without (c_i < 0) both show
+that the latent space depends on the filter, and cancel in a sum: a channel's score is the sum over a batch's images
+of |c_i|, averaged over the batches. Sizes of whole batches' sums in the place of images' left nets 0.3 to 2.3 points
+worse (CIFAR-10, 15 % of the parameters, two seeds, global and uniform widths). R is one of
 
 * `separation`: log det(S_w + S_b + ridge) - log det(S_w + ridge) of the batch's kept latent features
   (`lda.log_separation`), in nats, so that a score is in nats, too;
@@ -80,28 +81,31 @@ def trace_saliency(
     batches = list(batching(labels.cpu(), generator(seed, "saliency")))
 
     def trace(size: int) -> dict[str, Tensor]:
-        squares: dict[str, Tensor] = {}
+        changes: dict[str, Tensor] = {}
         for batch in batches:
             chunks = [_take(images, idx) for idx in torch.split(batch, size)]
-            for name, change in _changes(
-                model, chunks, labels[batch.to(labels.device)], kept, ridge, of
-            ).items():
-                squares[name] = squares.get(name, 0) + change.square()
-        return squares
+            _add_changes(changes, model, chunks, labels[batch.to(labels.device)], kept, ridge, of)
+        return changes
 
     with evaluation_mode(model), frozen_parameters(model):
-        squares = in_fitting_batches(trace, batch_size)
-    return {name: Utility((total / len(batches)).sqrt()[:, None, None]) for name, total in squares.items()}
+        changes = in_fitting_batches(trace, batch_size)
+    return {name: Utility((total / len(batches))[:, None, None]) for name, total in changes.items()}
 
 
 def _take(images: Tensor | Images, idx: Tensor) -> Tensor:
     return images[idx.to(images.device)] if isinstance(images, Tensor) else images.take(idx).scaled()
 
 
-def _changes(
-    model: nn.Module, chunks: list[Tensor], labels: Tensor, kept: Tensor, ridge: float, of: Worth
-) -> dict[str, Tensor]:
-    """c (channels,) of each layer over one class-balanced batch, which comes in chunks that fit in memory.
+def _add_changes(
+    changes: dict[str, Tensor],
+    model: nn.Module,
+    chunks: list[Tensor],
+    labels: Tensor,
+    kept: Tensor,
+    ridge: float,
+    of: Worth,
+) -> None:
+    """Add |c_i| (channels,) of a class-balanced batch, which comes in chunks that fit in memory, to each layer's.
 
     R joins all images, a layer's part in it only an image's own: its gradient with respect to the latent features
     is found first, and goes back through the net chunk by chunk.
@@ -117,14 +121,12 @@ def _changes(
             else latent.square().sum(1).mean() / 2
         )
         (start,) = torch.autograd.grad(worth, features)
-    changes: dict[str, Tensor] = {}
     for chunk, signal in zip(chunks, torch.split(start, [len(chunk) for chunk in chunks]), strict=True):
         _send_back(model, chunk, signal, changes)
-    return changes
 
 
 def _send_back(model: nn.Module, images: Tensor, start: Tensor, changes: dict[str, Tensor]) -> None:
-    """Add a chunk's share of c to each layer's."""
+    """Add |c_i| of a chunk's images to each layer's."""
     images = images.detach().requires_grad_(True)
     with torch.enable_grad(), LayerOutputs(model) as outputs:
         latent, _ = latent_and_logits(model, images)
@@ -134,8 +136,8 @@ def _send_back(model: nn.Module, images: Tensor, start: Tensor, changes: dict[st
         changes.setdefault(name, torch.zeros(output.n_channels, dtype=torch.float64))
 
     def receive(name: str, signal: Tensor) -> None:
-        change = float64((signal * found[name].values).transpose(0, 1).flatten(1).sum(1))
-        changes[name] += change.cpu()
+        change = float64(signal * found[name].values)
+        changes[name] += change.reshape(*change.shape[:2], -1).sum(2).abs().sum(0).cpu()
 
     receive_signals(found, receive)
     torch.autograd.grad(latent, images, grad_outputs=start)

@@ -74,16 +74,24 @@ READ_BEHIND = {
 
 @torch.no_grad()
 def worth_with(
-    model: nn.Module, at: str, axis: int, channel: int, factor: float, data: Any, kept: Tensor, of: Worth
+    model: nn.Module,
+    at: str,
+    axis: int,
+    channel: int,
+    image: int,
+    factor: float,
+    data: Any,
+    kept: Tensor,
+    of: Worth,
 ) -> float:
-    """R in numpy, with one channel of a module's output scaled."""
+    """R in numpy, with one channel of a module's output scaled in one image."""
     images, labels = data
     latent: list[Tensor] = []
 
     def scale(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
-        factors = torch.ones(output.shape[axis], dtype=output.dtype)
-        factors[channel] = factor
-        return output * factors.view(*(-1 if a == axis else 1 for a in range(output.ndim)))
+        scaled = output.clone()
+        scaled[image].select(axis - 1, channel).mul_(factor)
+        return scaled
 
     hooks = [
         model.get_submodule(at).register_forward_hook(scale),
@@ -102,18 +110,22 @@ def worth_with(
 
 
 @pytest.mark.parametrize("of", ["separation", "response"])
-def test_saliency_is_the_first_order_change_of_a_scaled_channel(of: Worth) -> None:
-    model, data, kept, step = Gated(), labelled(), torch.tensor([True, False, True, True, False]), 1e-5
-    found = saliency(model, *data, kept, of=of)
+def test_saliency_sums_the_first_order_changes_of_a_channel_scaled_in_each_image(of: Worth) -> None:
+    model, kept, step = Gated(), torch.tensor([True, False, True, True, False]), 1e-5
+    data = tuple(tensor[:12] for tensor in labelled())
+    found = saliency(model, *data, kept, of=of, samples_per_class=4)
     assert list(found) == list(READ_BEHIND)
     for name, (at, axis) in READ_BEHIND.items():
         n_channels = len(model.get_submodule(name).weight)
         expected = [
-            abs(
-                worth_with(model, at, axis, channel, 1 + step, data, kept, of)
-                - worth_with(model, at, axis, channel, 1 - step, data, kept, of)
+            sum(
+                abs(
+                    worth_with(model, at, axis, channel, image, 1 + step, data, kept, of)
+                    - worth_with(model, at, axis, channel, image, 1 - step, data, kept, of)
+                )
+                / (2 * step)
+                for image in range(12)
             )
-            / (2 * step)
             for channel in range(n_channels)
         ]
         assert found[name].map.shape == (n_channels, 1, 1)
@@ -159,16 +171,21 @@ def test_the_separation_of_one_neuron_by_hand() -> None:
         Inhibited().double(), images, torch.tensor([0, 0, 1, 1]), torch.tensor([False, True, False]),
         samples_per_class=2, ridge=1e-12,
     )  # fmt: skip
-    # S is the same at any scale: alone in front of the latent neuron, a channel changes nothing to first order.
-    assert found["first"].channels.tolist() == pytest.approx([0, 0], abs=1e-6)
+    # dS = dS_t / S_t - dS_w / S_w of each image, whose sum is zero, as S is the same at any scale.
+    total = [
+        2 * z * (z - 4.5) / 4 / 8.75 - 2 * z * (z - mean) / 4 / 2.5
+        for z, mean in ((1, 2), (3, 2), (5, 7), (9, 7))
+    ]
+    assert sum(total) == pytest.approx(0)
+    assert found["first"].channels.tolist() == pytest.approx([sum(map(abs, total)), 0], abs=1e-6)
 
 
-def test_scores_of_batches_are_joined_by_the_root_of_their_mean_square() -> None:
+def test_scores_of_batches_are_averaged() -> None:
     images = torch.tensor([[1.0], [2.0], [3.0], [4.0]])
     kept, labels = torch.tensor([False, True, False]), torch.zeros(4, dtype=torch.long)
     found = saliency(Inhibited(), images, labels, kept, samples_per_class=1, of="response")
-    squares = [(9 * x**2) ** 2 for x in (1, 2, 3, 4)]  # each image a batch
-    assert float(found["second"].channels[1]) == pytest.approx((sum(squares) / 4) ** 0.5, rel=1e-6)
+    scores = [9 * x**2 for x in (1, 2, 3, 4)]  # each image a batch
+    assert float(found["second"].channels[1]) == pytest.approx(sum(scores) / 4, rel=1e-6)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7])
