@@ -23,17 +23,14 @@ def jobs(_runs: Path, *, data: Data) -> Iterator[Job]:
 
 def work(place: Workplace, *, settings: Data) -> str:
     """From the source to `images.safetensors` and `images.json`, `files.csv` for an index of files, and
-    `unreadable.csv` if there are any."""
+    `unreadable.csv`, `copies.csv` and `near_copies.csv` if there are any."""
     from pipeline.images.image_set import SPLITS, save_image_set
     from pipeline.readers import read_dataset
 
     data = read_dataset(settings)
     save_image_set(data, place.out)
     counts = ", ".join(f"{len(data.split[name])} {name}" for name in SPLITS)
-    summary = f"{len(data.images)} images of {len(data.classes)} classes: {counts}"
-    if data.skipped:
-        summary += f"; {len(data.skipped)} unreadable, see unreadable.csv"
-    return summary
+    return "; ".join([f"{len(data.images)} images of {len(data.classes)} classes: {counts}", *data.remarks])
 
 
 if __name__ == "__main__":

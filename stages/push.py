@@ -59,11 +59,13 @@ def work(
     A push that diverges ends the job or, where it may, leaves nothing: how strong a push may be is what variants are
     there to find out.
     """
+    import torch
     from safetensors.torch import load_file, save_file
 
     from pipeline.checkpoint import load_classifier, read_about, save_model
     from pipeline.files import write_csv
     from pipeline.images.parts import load_parts
+    from pipeline.images.rare_classes import rare_classes_remark
     from pipeline.lda import describe_latent
     from pipeline.machine.device import configure_torch
     from pipeline.machine.seeding import derive_seed
@@ -106,10 +108,13 @@ def work(
     save_model(model, place.out / "model", about=about)
     write_csv(place.out / "history.csv", outcome.history)
     save_file(spaces, place.out / "latent.safetensors")
+    counts = torch.bincount(train.labels.cpu(), minlength=len(model.classes)).tolist()
+    few = rare_classes_remark(model.classes, counts, lda.samples_per_class)
     active, spectrum = spaces["after.active"], spaces["after.spectrum"].clamp_min(0)
     return (
         f"validation accuracy {outcome.validation.accuracy:.2%}, {int(active.sum())} active neurons, largest "
         f"eigenvalue {float(spectrum.max() / spectrum.sum().clamp_min(1e-30)):.0%} of the sum"
+        + (f"; {few}" if few else "")
     )
 
 

@@ -324,3 +324,58 @@ def test_normalization_of_files_is_measured_once(
     save_image_set(index_set, tmp_path)
     assert n_read == 4
     assert json.loads((tmp_path / "images.json").read_text())["normalization"]["mean"] == mean
+
+
+def _drawing() -> Image.Image:
+    """Wide, and different in all four quarters."""
+    pixels = np.zeros((30, 50, 3), dtype=np.uint8)
+    pixels[:15, :25], pixels[:15, 25:], pixels[15:, :25] = (200, 0, 0), (0, 200, 0), (0, 0, 200)
+    return Image.fromarray(pixels)
+
+
+# Counterclockwise quarter turns of the stored pixels that make the image upright.
+@pytest.mark.parametrize(("orientation", "turns"), [(1, 0), (3, 2), (6, 3), (8, 1)])
+def test_a_photograph_is_turned_as_its_camera_noted(orientation: int, turns: int) -> None:
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[0x0112] = orientation
+    _drawing().save(file, format="PNG", exif=exif)
+    file.seek(0)
+    upright = Image.fromarray(np.ascontiguousarray(np.rot90(np.asarray(_drawing()), turns)))
+    expected = np.asarray(upright.resize((20, 20), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+    assert np.array_equal(decode_image(file, 20), expected)
+
+
+def test_a_damaged_note_of_the_camera_leaves_the_image_as_it_is() -> None:
+    file = io.BytesIO()
+    _drawing().save(file, format="JPEG", exif=b"Exif\x00\x00II*\x00\x08\x00\x00\x00\xff\xff\x12\x01")
+    file.seek(0)
+    with decoder_warnings():
+        assert decode_image(file, 20)[0].max() > 150
+
+
+def test_of_an_animation_the_first_frame_is_read() -> None:
+    file, black = io.BytesIO(), Image.new("RGB", (50, 30))
+    _drawing().save(file, format="GIF", save_all=True, append_images=[black])
+    file.seek(0)
+    assert decode_image(file, 20).max() > 150
+
+
+@pytest.mark.parametrize("most", [1.0, 255.0])
+def test_floats_are_read_by_their_range(most: float) -> None:
+    file = io.BytesIO()
+    values = np.linspace(0, most, 16, dtype=np.float32).reshape(4, 4)
+    Image.fromarray(values).save(file, format="TIFF")
+    file.seek(0)
+    expected = np.rint(np.linspace(0, 255, 16)).reshape(4, 4)
+    assert np.abs(decode_image(file, 4) - expected[None]).max() <= 1
+
+
+@pytest.mark.parametrize("worst", [-0.5, 300.0, np.nan])
+def test_floats_of_another_range_are_refused_for_the_true_reason(worst: float) -> None:
+    file, values = io.BytesIO(), np.full((4, 4), 0.5, dtype=np.float32)
+    values[0, 0] = worst
+    Image.fromarray(values).save(file, format="TIFF")
+    file.seek(0)
+    with pytest.raises(ValueError, match="floating-point values from") as raised:
+        decode_image(file, 4)
+    assert read_problem(raised.value).startswith("floating-point values from")

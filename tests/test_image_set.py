@@ -24,6 +24,7 @@ def _settings(split_seed: int = 0, validation: float = 0.2, test: float = 0.2) -
         test_fraction=test,
         images_per_class=ImagesPerClass(train=None, validation=None, test=None, perturbed=None),
         crop_px=None,
+        copies="refuse",
     )
 
 

@@ -181,6 +181,7 @@ _FILES = {
     "store": "index",
     "resize_px": 8,
     "crop_px": None,
+    "copies": "allow",
     "max_unreadable_share": 0.1,
     "images_per_class": None,
 }
@@ -191,7 +192,14 @@ _FOLDERS = {
 _FOLDS = {"train_folds": [1, 2, 3], "validation_folds": [4], "test_folds": [5]}
 _ADIENCE = {"source": "adience", "attribute": "age", "images": "aligned", **_FOLDS, **_FILES}
 _CIFAR = {
-    **{"source": "cifar10", "root": "data", "download": False, "resize_px": None, "crop_px": None},
+    **{
+        "source": "cifar10",
+        "root": "data",
+        "download": False,
+        "resize_px": None,
+        "crop_px": None,
+        "copies": "refuse",
+    },
     **{"images_per_class": None, "validation": {"rule": "first", "images": 5}},
 }
 

@@ -41,7 +41,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def prepare(folder: Path, out: Path, store: str) -> Path:
     options: dict[str, Any] = {"source": "image_folder", "root": str(folder), "split_seed": 0}
-    options |= {"folders": {"train": ".", "validation": None, "test": None}, "resize_px": 16, "crop_px": 12}
+    options |= {
+        "folders": {"train": ".", "validation": None, "test": None},
+        "resize_px": 16,
+        "crop_px": 12,
+        "copies": "allow",
+    }
     options |= {"validation_fraction": 0.25, "test_fraction": 0.25, "max_unreadable_share": 0.0}
     limits = ImagesPerClass(train=None, validation=None, test=None, perturbed=2)
     out.mkdir()

@@ -34,7 +34,7 @@ def _with_validation(arrays: Arrays) -> Arrays:
 
 
 def _read(path: Path, rule: ValidationRule | None = RULE, **others: Any) -> ImageSet:
-    settings = {"images_per_class": ALL, "crop_px": None, "resize_px": None} | others
+    settings = {"images_per_class": ALL, "crop_px": None, "copies": "allow", "resize_px": None} | others
     return read_dataset(ArraysData(source="arrays", file=str(path), validation=rule, **settings))
 
 

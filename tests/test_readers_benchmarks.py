@@ -44,7 +44,13 @@ RULES: dict[str, ValidationRule] = {
 
 
 def _read(source: str, root: Path, *, download: bool = False, **others: Any) -> ImageSet:
-    settings = {"images_per_class": ALL, "crop_px": None, "resize_px": None, "validation": RULES[source]}
+    settings = {
+        "images_per_class": ALL,
+        "crop_px": None,
+        "copies": "allow",
+        "resize_px": None,
+        "validation": RULES[source],
+    }
     return read_dataset(BenchmarkData(source=source, root=str(root), download=download, **settings | others))
 
 

@@ -42,6 +42,7 @@ def data_section(root: Path, **changes: Any) -> dict[str, Any]:
         "images_per_class": dict.fromkeys((*SPLITS, "perturbed")),
         "resize_px": 8,
         "crop_px": None,
+        "copies": "allow",
         "store": "index",
         "max_unreadable_share": 0.0,
     }
@@ -330,10 +331,11 @@ def test_what_was_skipped_is_listed_and_counted(good: Path, tmp_path: Path) -> N
     place = Workplace(tmp_path / "out", tmp_path / "resume")
     place.out.mkdir()
     summary = prepare.work(place, settings=params_of(good, max_unreadable_share=0.1))
-    assert summary == (
-        "22 images of 2 classes: 6 train, 8 validation, 8 test; 2 unreadable, see unreadable.csv"
+    assert summary.startswith(
+        "22 images of 2 classes: 6 train, 8 validation, 8 test; 2 files cannot be read, see "
     )
     assert sorted(p.name for p in place.out.iterdir()) == [
+        "copies.csv",
         "files.csv",
         "images.json",
         "images.safetensors",

@@ -51,6 +51,7 @@ def files_of(root: Path) -> dict[str, Any]:
         "images_per_class": ImagesPerClass(**nothing),
         "resize_px": 6,
         "crop_px": None,
+        "copies": "allow",
         "store": "index",
         "max_unreadable_share": 0.0,
     }

@@ -59,6 +59,7 @@ def folder_params(root: Path, **changes: Any) -> ImageFolderData:
         "images_per_class": limits(),
         "resize_px": PX,
         "crop_px": None,
+        "copies": "allow",
         "store": "index",
         "max_unreadable_share": 0.0,
     }
@@ -73,6 +74,7 @@ def imagenet_params(root: Path, rule: ValidationRule, **changes: Any) -> ImageNe
         "images_per_class": limits(),
         "resize_px": PX,
         "crop_px": None,
+        "copies": "allow",
         "store": "index",
         "max_unreadable_share": 0.0,
     }
@@ -321,3 +323,20 @@ def test_imagenet_in_another_layout_is_one_line(
         read_dataset(imagenet_params(imagenet, FirstPerClass(rule="first_per_class", images=2)))
     assert str(caught.value).startswith(f"{imagenet}{line}")
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_what_systems_leave_in_folders_is_passed_over_and_counted(tmp_path: Path) -> None:
+    write_classes(tmp_path / "train", {"ant": 8, "bee": 8})
+    for stray in (
+        "ant/.DS_Store",
+        "ant/Thumbs.db",
+        "bee/._000.png",
+        "bee/notes.txt",
+        "__MACOSX/bee/._000.jpg",
+    ):
+        (tmp_path / "train" / stray).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "train" / stray).write_bytes(b"no image")
+    write_image(tmp_path / "train/ant/.ipynb_checkpoints/000.jpg", 0)
+    data = read_dataset(folder_params(tmp_path, folders={"train": "train", "validation": None, "test": None}))
+    assert (data.classes, len(data.images)) == (("ant", "bee"), 16)
+    assert data.remarks[0] == "6 files that are no images, or are hidden, were passed over"

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline.errors import InputError
 
@@ -40,17 +40,21 @@ UNREADABLE = (
 SHA256_BYTES = 32
 
 
+class UnsupportedImageError(ValueError):
+    """A whole image whose values nobody can say the meaning of."""
+
+
 def decode_image(file: Path | IO[bytes], size_px: int) -> Pixels:
     """One image file as RGB (3, size_px, size_px) uint8, its whole area resized to the square (thesis 3.3).
 
-    Grey becomes three equal channels, 16 bits become 8, transparency is dropped, and the orientation that a
-    camera noted is not applied: all as torchvision's loader has it, but that it turns 16 bits white.
+    It is turned upright, as the camera noted; of an animation the first frame is taken. Grey becomes three equal
+    channels, 16 bits become 8, floats from 0 to 1 (or to 255) become 0 to 255, and transparency is dropped.
 
     Raises:
         OSError: or another of `UNREADABLE`, if the file is no whole image.
     """
     with Image.open(file) as image:
-        rgb = _to_rgb(image).resize((size_px, size_px), Image.Resampling.BILINEAR)
+        rgb = _to_rgb(_upright(image)).resize((size_px, size_px), Image.Resampling.BILINEAR)
     return np.ascontiguousarray(np.asarray(rgb, dtype=np.uint8).transpose(2, 0, 1))
 
 
@@ -67,7 +71,24 @@ def decoder_warnings() -> Iterator[None]:
         yield
 
 
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except UNREADABLE:
+        image.load()  # a damaged note of the camera does not make a whole image unreadable
+        return image
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        values = np.asarray(image)
+        least, most = float(values.min()), float(values.max())
+        if not 0 <= least <= most <= 255:  # nor is NaN
+            raise UnsupportedImageError(
+                f"floating-point values from {least:g} to {most:g}, not 0 to 1 or 0 to 255"
+            )
+        levels = np.rint(values * 255 if most <= 1 else values)
+        return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
     if image.mode.startswith("I"):
         # Pillow clips at 255 what has 65,536 levels.
         levels = np.clip(np.asarray(image, dtype=np.int64) // 256, 0, 255)
@@ -166,6 +187,8 @@ def read_problem(error: BaseException) -> str:
             return "no permission to read it"
         case Image.DecompressionBombError() | Image.DecompressionBombWarning():
             return f"more than {Image.MAX_IMAGE_PIXELS} pixels"
+        case UnsupportedImageError():
+            return str(error)
         case UnidentifiedImageError():
             return "no image"
         case OSError(strerror=str(reason)):

@@ -3,8 +3,8 @@
 import csv
 import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -39,8 +39,9 @@ class ImageSet:
     `resize_px` and `crop_px` say what becomes of an image before a net sees it: resized to a square, then
     cropped to one; None leaves it. `perturbed_per_class`: how many test images of each class noise and attacks
     are tried on; None for all. `known_normalization`: once it is known, images need not be read for it again.
-    `skipped`: (path, reason) of each file that could not be read and is therefore not in the set; a set that
-    was read back from disk has none.
+    `skipped`: (path, reason) of each file that could not be read and is therefore not in the set. `names`: of
+    image files whose pixels are kept. `remarks`: sentences on what is odd about the images, for the report, and
+    `tables`, by name, the rows behind them. A set that was read back from disk has none of these four.
     """
 
     images: Pixels | FileIndex
@@ -52,6 +53,9 @@ class ImageSet:
     perturbed_per_class: int | None = None
     known_normalization: tuple[list[float], list[float]] | None = None
     skipped: tuple[tuple[str, str], ...] = ()
+    names: npt.NDArray[Any] | None = None
+    remarks: tuple[str, ...] = ()
+    tables: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -59,6 +63,16 @@ class ImageSet:
         channels, height, width = self.images.shape[1:]
         side = self.crop_px or self.resize_px
         return (channels, side, side) if side else (channels, height, width)
+
+    def name_of(self, i: int) -> str:
+        """Of an image: its file, or its place in its part, counted from 0."""
+        names = self.images.paths if isinstance(self.images, FileIndex) else self.names
+        if names is not None:
+            return str(names[i])
+        for part, idx in self.split.items():
+            if len(place := np.flatnonzero(idx == i)):
+                return f"{part} image {place[0]}"
+        return f"image {i}"
 
     def part(self, name: SplitName) -> tuple[Pixels, Labels]:
         """The images, neither resized nor cropped, and labels of a part of the split, in its order."""
@@ -158,7 +172,7 @@ def save_image_set(data: ImageSet, folder: Path) -> None:
     """Write `images.safetensors` (images, labels, split) and `images.json` (classes, counts, checksum).
 
     The images of an index are not in it; their paths, sizes and hashes are in `files.csv`. `unreadable.csv` is
-    there if files were skipped.
+    there if files were skipped, and each table that is not empty.
     """
     arrays: dict[str, npt.NDArray[Any]] = {"labels": data.labels}
     arrays |= {f"split.{name}": data.split[name] for name in SPLITS}
@@ -168,8 +182,11 @@ def save_image_set(data: ImageSet, folder: Path) -> None:
     else:
         _write_index(folder / "files.csv", files)
     if data.skipped:
-        rows = [{"path": path, "reason": reason} for path, reason in data.skipped]
-        write_csv(folder / "unreadable.csv", rows)
+        skipped = [{"path": path, "reason": reason} for path, reason in data.skipped]
+        write_csv(folder / "unreadable.csv", skipped)
+    for name, rows in data.tables.items():
+        if rows:
+            write_csv(folder / f"{name}.csv", rows)
     save_file(
         {name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / "images.safetensors"
     )
@@ -179,6 +196,10 @@ def save_image_set(data: ImageSet, folder: Path) -> None:
         {
             "classes": list(data.classes),
             "counts": {name: len(data.split[name]) for name in SPLITS},
+            "train_counts": np.bincount(
+                data.labels[data.split["train"]], minlength=len(data.classes)
+            ).tolist(),
+            "remarks": list(data.remarks),
             "image_shape": list(data.image_shape),
             "resize_px": data.resize_px,
             "crop_px": data.crop_px,

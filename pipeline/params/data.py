@@ -25,10 +25,12 @@ class ImagesPerClass(Section):
 
 class DataSection(Section):
     """What every source has. `images_per_class` null takes all. `crop_px`: side of the square that a net sees; cut at
-    random places in training, from the centre otherwise; null: no crop."""
+    random places in training, from the centre otherwise; null: no crop. `copies`: what becomes of an image that is in
+    two parts of the split."""
 
     images_per_class: ImagesPerClass | None
     crop_px: PositiveInt | None
+    copies: Literal["refuse", "allow"]
 
 
 class FractionSplit(Section):

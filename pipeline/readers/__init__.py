@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.errors import InputError
+from pipeline.images.copies import Copies
 from pipeline.images.image_set import SPLITS, ImageSet, check_image_set
 from pipeline.params.data import (
     AdienceData,
@@ -40,7 +42,23 @@ def read_dataset(params: Data) -> ImageSet:
     if limits and not isinstance(params, FolderData):  # whose files are limited before they are read
         data = limit_images(data, limits)
     check_image_set(data, f"data set {params.source}")
-    return data
+    return remark_copies(data, refuse=params.copies == "refuse")
+
+
+def remark_copies(data: ImageSet, *, refuse: bool) -> ImageSet:
+    """The set with remarks on exact copies in it, and their table.
+
+    Raises:
+        InputError: if `refuse`, and an image is in two parts of the split: what is trained on is no test.
+    """
+    copies = Copies(data)
+    across = copies.across_parts()
+    if across and refuse:
+        raise InputError(
+            f"{across}; take the copies out, or set data.copies: allow, which keeps and reports them"
+        )
+    found = filter(None, (copies.summary(), across, copies.under_two_labels()))
+    return replace(data, remarks=(*data.remarks, *found), tables={**data.tables, "copies": copies.rows})
 
 
 def limit_images(data: ImageSet, limits: ImagesPerClass) -> ImageSet:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,8 +18,18 @@ from pipeline.readers.splits import draw_share, hold_out, one_after_another, spl
 if TYPE_CHECKING:
     from pipeline.params.data import ImageFolderData, ImageNetData
 
-# What torchvision's ImageFolder takes for images, in lower case.
-SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+# What torchvision's ImageFolder takes for images, in lower case, and GIF, of which the first frame is read.
+SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
+
+# What systems leave in folders, beside names that begin with a dot.
+_NOT_CLASSES = {
+    "__MACOSX",
+    "@eaDir",
+    "$RECYCLE.BIN",
+    "System Volume Information",
+    "lost+found",
+    "__pycache__",
+}
 
 _Part = tuple[list[str], Labels]
 
@@ -26,8 +37,9 @@ _Part = tuple[list[str], Labels]
 def list_image_folder(params: ImageFolderData) -> Listing:
     """Any folder of class folders, or one for each part; classes are the sorted names below the training one.
 
-    Images in folders below a class folder are of that class; hidden files and folders and other suffixes than
-    `SUFFIXES` are passed over. A part without a folder is split off the training folder.
+    Images in folders below a class folder are of that class; hidden files and folders, those that systems make
+    (`__MACOSX` and the like) and other suffixes than `SUFFIXES` are passed over and counted. A part without a folder
+    is split off the training folder.
 
     Raises:
         InputError: if a folder is missing or not what it should be, or there is too little to split.
@@ -42,7 +54,8 @@ def list_image_folder(params: ImageFolderData) -> Listing:
     }
     listing = _listing(root, given, classes)
     _split_off(listing.split, given["train"][1], params)
-    return listing
+    n_files = sum(_count_files(root / folder) for folder in set(dict(folders).values()) if folder is not None)
+    return replace(listing, n_passed_over=n_files - len(listing.paths))
 
 
 def list_imagenet(params: ImageNetData) -> Listing:
@@ -143,9 +156,13 @@ def _leads_to_folder(path: Path) -> bool:
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
-            return [entry for entry in entries if not entry.name.startswith(".")]
+            return [entry for entry in entries if not _is_hidden(entry.name)]
     except OSError as error:
         raise InputError(f"{folder}: expected a folder to read ({error.strerror})") from None
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name in _NOT_CLASSES
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -159,6 +176,10 @@ def _is_image(entry: os.DirEntry[str]) -> bool:
 
 def _image_in(folder: Path) -> str | None:
     return min((entry.path for entry in _entries(folder) if _is_image(entry)), default=None)
+
+
+def _count_files(folder: Path) -> int:
+    return sum(len(files) for _, _, files in os.walk(folder, followlinks=True))
 
 
 def _images_below(root: Path, folder: str, above: tuple[str, ...]) -> Iterator[str]:

@@ -9,11 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.errors import InputError
+from pipeline.images.copies import LEAST_SIDE_FOR_NEAR_PX, MOST_FOR_NEAR, near_copies, near_summary, perceptual_hash
 from pipeline.images.file_index import (
     SHA256_BYTES,
     UNREADABLE,
@@ -40,7 +42,7 @@ class Listing:
     """Image files that nobody has opened yet.
 
     `paths`: relative to `root`; `labels`: (n,) int64; `split`: the indices of each part. Files in no part are
-    not read.
+    not read. `n_passed_over`: other files in these folders.
     """
 
     root: Path
@@ -48,6 +50,7 @@ class Listing:
     labels: Labels
     classes: tuple[str, ...]
     split: dict[SplitName, Indices]
+    n_passed_over: int = 0
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ class _File:
     size_bytes: int
     sha256: bytes
     pixels: Pixels
+    look: int  # perceptual hash, 64 bits
 
 
 def scan_files(listing: Listing, params: FolderData) -> ImageSet:
@@ -75,7 +79,7 @@ def scan_files(listing: Listing, params: FolderData) -> ImageSet:
         raise InputError(f"{listing.root}: expected images, got none")
     pixels = _room(n, params) if params.store == "pixels" else None
     sizes, hashes = np.empty(n, dtype=np.int64), np.empty((n, SHA256_BYTES), dtype=np.uint8)
-    read = np.zeros(n, dtype=bool)
+    looks, read = np.empty(n, dtype=np.uint64), np.zeros(n, dtype=bool)
     n_read, skipped = 0, list[tuple[str, str]]()
     for at, found in enumerate(_read_all(listing, params.resize_px)):
         if isinstance(found, str):
@@ -85,7 +89,7 @@ def scan_files(listing: Listing, params: FolderData) -> ImageSet:
         if pixels is not None:
             pixels[n_read] = found.pixels
         sizes[n_read], hashes[n_read] = found.size_bytes, np.frombuffer(found.sha256, dtype=np.uint8)
-        read[at] = True
+        looks[n_read], read[at] = found.look, True
         n_read += 1
     _refuse_too_many(skipped, n, listing.root, params.max_unreadable_share)
     images: Pixels | FileIndex
@@ -95,13 +99,32 @@ def scan_files(listing: Listing, params: FolderData) -> ImageSet:
         paths = path_array([listing.paths[i] for i in np.flatnonzero(read).tolist()])
         images = FileIndex(listing.root, paths, sizes[:n_read], hashes[:n_read], params.resize_px)
     moved = np.cumsum(read) - 1
-    return ImageSet(
+    data = ImageSet(
         images=images,
         labels=listing.labels[read],
         classes=listing.classes,
         split={name: moved[idx[read[idx]]] for name, idx in listing.split.items()},
         skipped=tuple(skipped),
+        names=None
+        if pixels is None
+        else path_array([listing.paths[i] for i in np.flatnonzero(read).tolist()]),
     )
+    return _remarked(data, looks[:n_read], listing.n_passed_over)
+
+
+def _remarked(data: ImageSet, looks: npt.NDArray[np.uint64], n_passed_over: int) -> ImageSet:
+    """With what is odd about the files: those that cannot be read, those passed over, near copies."""
+    near, remarks = list[dict[str, Any]](), list[str]()
+    if data.skipped:
+        remarks.append(f"{len(data.skipped)} files cannot be read, see unreadable.csv")
+    if n_passed_over:
+        remarks.append(f"{n_passed_over} files that are no images, or are hidden, were passed over")
+    if len(looks) > MOST_FOR_NEAR:
+        remarks.append(f"near copies were not looked for among more than {MOST_FOR_NEAR:,} images")
+    elif data.images.shape[-1] >= LEAST_SIDE_FOR_NEAR_PX:
+        near = near_copies(data, looks)
+        remarks += filter(None, [near_summary(near)])
+    return replace(data, remarks=tuple(remarks), tables={"near_copies": near})
 
 
 def _room(n: int, params: FolderData) -> Pixels:
@@ -140,9 +163,10 @@ def _read_file(root: Path, path: str, size_px: int) -> _File | str:
         if not content:
             return "an empty file"
         pixels = decode_image(BytesIO(content), size_px)
+        look = perceptual_hash(pixels)
     except UNREADABLE as error:
         return read_problem(error)
-    return _File(len(content), hashlib.sha256(content).digest(), pixels)
+    return _File(len(content), hashlib.sha256(content).digest(), pixels, look)
 
 
 def _refuse_too_many(skipped: Sequence[tuple[str, str]], n: int, root: Path, allowed_share: float) -> None:
