@@ -10,7 +10,7 @@ export DVC_NO_ANALYTICS := 1
 export MALLOC_ARENA_MAX ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test check format lint types deps preset bench lock clean
+.PHONY: help setup repro test check format lint types audit deps preset bench lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | sort | expand -t 12
@@ -36,7 +36,14 @@ lint: setup
 types: setup
 	mypy
 
-check: lint types  ## lint, format and type checks
+check: lint types audit  ## lint, format and type checks, and what is known to be unsafe
+
+# Without a way to the advisories nothing is audited, and that is said; a finding fails.
+audit: setup
+	bandit --quiet --configfile pyproject.toml --recursive pipeline stages benchmarks
+	@pip-audit --requirement requirements.lock --no-deps --disable-pip --progress-spinner off > $(VENV)/.audit 2>&1 \
+	  || { grep -q '^Found' $(VENV)/.audit && cat $(VENV)/.audit && exit 1; } || echo 'pip-audit: the advisories cannot be reached'
+	@grep -v '^WARNING' $(VENV)/.audit | head -1
 
 format: setup  ## let ruff mend what it can
 	ruff check --fix .
