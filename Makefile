@@ -10,7 +10,7 @@ export DVC_NO_ANALYTICS := 1
 export MALLOC_ARENA_MAX ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test check format lint types audit deps preset bench lock clean
+.PHONY: help setup repro test check format lint types audit deps preset bench drill lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | sort | expand -t 12
@@ -57,6 +57,9 @@ preset: setup  ## switch params.yaml to a preset: make preset NAME=digits
 
 bench: setup  ## the benchmarks
 	python -m benchmarks
+
+drill: setup  ## disturb whole runs in eleven ways, and compare how they end (benchmarks/drill.csv)
+	python -m benchmarks.drill
 
 lock:  ## compile requirements.lock anew (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
