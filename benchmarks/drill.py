@@ -142,7 +142,7 @@ def stop_for_a_minute(drill: Drill) -> None:
 
 def disk_full(drill: Drill) -> None:
     """A file system of random sizes that each run fills up, ten of them; then there is room."""
-    used = sum(file.lstat().st_size for file in drill.folder.rglob("*")) / 2**20
+    used = shutil.disk_usage(drill.folder).used / 2**20
     for extra in sorted(drill.rng.uniform(0.2, 12) for _ in range(N_FULL_DISKS)):
         drill.tries += 1
         _resize(drill.folder, used + extra)
