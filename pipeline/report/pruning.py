@@ -66,7 +66,7 @@ def _head(results: Results) -> str:
         "image.",
         f"Computed with Python {environment['python']} on {environment['cores']} cores of "
         f"{environment['processor']}{with_gpu} ({packages}).",
-        bullets(params.report.notes),
+        bullets(results.notes),
         section("Expectations", expectations(results)),
     )
     return "\n\n".join(filter(None, blocks))
@@ -81,7 +81,9 @@ def _models(results: Results) -> str:
     for name, seed in product(results.main_models(), results.params.seeds):
         mine = results.rows("scores", seed=seed, model=name).set_index("split")
         size = [thousands(mine[column].iloc[0]) for column in ("params", "flops")]
-        per_seed.append([LABELS[name], seed, *size, *(percent(mine["accuracy"].loc[part]) for part in parts)])
+        per_seed.append(
+            [results.labels[name], seed, *size, *(percent(mine["accuracy"].loc[part]) for part in parts)]
+        )
     return section(
         "Models",
         table("model | parameters (of original) | FLOPs (of original) | validation, % | test, %", rows),
