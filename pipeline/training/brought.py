@@ -40,7 +40,11 @@ def suspicion(confusion: Tensor, classes: Sequence[str]) -> str:
     called = linear_sum_assignment(confusion.numpy(), maximize=True)[1].tolist()
     n_permuted = sum(int(confusion[true, each]) for true, each in enumerate(called))
     right = f"{n_correct} of {n} right on validation"
-    if 2 * (n - n_permuted) <= n - n_correct and not at_chance(n_permuted, n_per_class):
+    if (
+        n_permuted > n_correct
+        and 2 * (n - n_permuted) <= n - n_correct
+        and not at_chance(n_permuted, n_per_class)
+    ):
         moved = [f"{classes[b]!r} for {classes[a]!r}" for a, b in enumerate(called) if a != b]
         more = f" and {len(moved) - _SHOWN} more" if len(moved) > _SHOWN else ""
         return (
