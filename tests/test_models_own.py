@@ -1,5 +1,6 @@
 """Nets that a user's function makes, and timm's: built, stored and found again, or refused in one line."""
 
+import copy
 import json
 import pickle
 import sys
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from pipeline.checkpoint import load_classifier, load_model, save_model
 from pipeline.deconv import Utility
 from pipeline.errors import InputError
+from pipeline.images.augmentation import augment_images
 from pipeline.models import build_model, own
 from pipeline.models.classifier import Classifier, blueprint_of, decision_layer, latent_and_logits
 from pipeline.models.own import fill_with_weights, read_weights
@@ -88,6 +90,20 @@ def test_it_is_stored_and_comes_back_bare_as_a_classifier_and_pruned(which: str,
         assert blueprint_of(loaded) == blueprint_of(stored)
         loaded.train()(images_of(4)).sum().backward()
     assert load_classifier(tmp_path / "model").classes == ("a", "b", "c")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_view_of_maps_goes_on_working_after_random_shifts(channels: int) -> None:
+    net = build_model("python/own_nets:viewed", 3, options={"channels": channels})
+    zeros, ones = [0.0] * channels, [1.0] * channels
+    model = Classifier(net, image_shape=(channels, 8, 8), mean=zeros, std=ones, classes=("a", "b", "c"))
+    images = torch.rand(4, channels, 8, 8, generator=torch.Generator().manual_seed(1))
+    random = torch.Generator().manual_seed(0)
+    shifted = augment_images(images, crop_px=None, shift_px=1, mirror=False, random=random)
+    assert shifted.stride()[1] == 1  # as of channels last
+    model.train()(shifted).sum().backward()
+    loaded = copy.deepcopy(model).train()
+    torch.testing.assert_close(loaded(shifted), net(shifted.flatten(1).reshape(shifted.shape)))
 
 
 def test_the_description_names_function_options_and_decision(tmp_path: Path) -> None:

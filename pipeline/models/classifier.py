@@ -67,7 +67,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.net = net
         self.image_shape, self.classes = tuple(image_shape), tuple(classes)
-        self.layout = memory_layout(net)
+        self.layout, self.is_foreign = memory_layout(net), is_foreign(net)
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
         # A constant channel has no spread to divide by.
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).clamp_min(1e-6).view(1, -1, 1, 1))
@@ -75,7 +75,12 @@ class Classifier(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Map images (n, channels, height, width) in [0, 1] to logits (n, classes)."""
         normalized = (images - self.mean) / self.std
-        logits: Tensor = self.net(normalized.contiguous(memory_format=self.layout))
+        laid_out = normalized.contiguous(memory_format=self.layout)
+        if self.training and self.is_foreign:
+            # Images of one channel are laid out in either way at once; after a random shift convolutions take their
+            # strides for those of channels last, and a `view` of what they make fails.
+            laid_out = laid_out.flatten(1).view(laid_out.shape)
+        logits: Tensor = self.net(laid_out)
         return logits
 
 
@@ -94,11 +99,8 @@ def memory_layout(model: nn.Module) -> torch.memory_format:
     Their backward pass writes past its buffers in that layout at channel counts such as surgery leaves
     (uxlfoundation/oneDNN#6035; tests/test_layout.py trains such a net).
     """
-    built = _built_part(model)
-    if built is not None and built[1].architecture.startswith(("python/", "timm/")):
-        return (
-            torch.contiguous_format
-        )  # other people's forward passes may `view` their maps, as laid out by default
+    if is_foreign(model):  # a forward pass of other people's may `view` its maps
+        return torch.contiguous_format
     strided_1x1 = any(
         isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) and module.stride != (1, 1)
         for module in model.modules()
@@ -112,6 +114,12 @@ def _built_part(model: nn.Module) -> tuple[nn.Module, Blueprint] | None:
         if isinstance(found := getattr(module, "blueprint", None), Blueprint):
             return module, found
     return None
+
+
+def is_foreign(model: nn.Module) -> bool:
+    """Whether a user's function made the net, or timm."""
+    built = _built_part(model)
+    return built is not None and built[1].architecture.startswith(("python/", "timm/"))
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
