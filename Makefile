@@ -63,7 +63,7 @@ drill: setup  ## disturb whole runs in eleven ways, and compare how they end (be
 
 lock:  ## compile requirements.lock anew (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	  --custom-compile-command 'make lock' --group dev --group bench pyproject.toml --output-file requirements.lock
+	  --custom-compile-command 'make lock' --extra timm --group dev --group bench pyproject.toml --output-file requirements.lock
 
 clean:  ## empty the job store: finished jobs and resume points (results stay, in DVC's cache)
 	rm -rf .jobs

@@ -18,6 +18,7 @@ from pipeline.errors import InputError
 from pipeline.files import write_atomically, write_json
 from pipeline.models import build_model
 from pipeline.models.classifier import Classifier, blueprint_of, lay_out, load_state, weight_layers
+from pipeline.models.own import FactoryError
 
 _FORMAT = 1
 
@@ -56,7 +57,8 @@ def load_model(path: Path | str) -> nn.Module:
     """The model that `save_model` wrote, on the CPU, in evaluation mode.
 
     Raises:
-        InputError: if a file is missing, damaged, of a later format, or the two do not fit each other.
+        InputError: if a file is missing, damaged, of a later format, or the two do not fit each other; or if the user's
+            function that made the model cannot be had, or has other code by now.
     """
     weights, description = _both_files(path)
     try:
@@ -77,6 +79,8 @@ def load_model(path: Path | str) -> nn.Module:
         _fit_to_state(model, state)
         load_state(model, state)
         lay_out(model)
+    except FactoryError as error:
+        raise InputError(f"{description}: {error}") from None
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         first = str(error).splitlines()[0]
         raise InputError(

@@ -35,7 +35,10 @@ def work(
     settings: Train,
     prepared: Path,
 ) -> str:
-    """From the prepared images to `model`, `heads.safetensors` (auxiliary, maybe none) and `history.csv`."""
+    """From the prepared images to `model`, `heads.safetensors` (auxiliary, maybe none) and `history.csv`.
+
+    `brought.csv` says what the user's weights score as they came, where any came, and what is suspicious about it.
+    """
     from safetensors.torch import save_file
 
     from pipeline.checkpoint import save_model
@@ -43,6 +46,8 @@ def work(
     from pipeline.images.parts import load_parts
     from pipeline.machine.device import configure_torch
     from pipeline.machine.seeding import derive_seed, seed_torch
+    from pipeline.params.nets.sections import is_looked_at
+    from pipeline.training.brought import look_at
     from pipeline.training.classifiers import build_classifier
     from pipeline.training.fresh import train_plainly
     from pipeline.training.objectives import heads_of
@@ -51,20 +56,29 @@ def work(
     parts = load_parts(prepared, configure_torch(numerics), workers=place.workers)
     seed_torch(seed, "train")
     model = build_classifier(architecture, parts.image_set, wanted_for="model")
-    outcome = train_plainly(
-        model,
-        settings.training,
-        parts,
-        auxiliary=settings.auxiliary,
-        seed=derive_seed(seed, "train"),
-        resume=ResumePoint(place.resume / "fit"),
-        numerics=numerics,
-    )
-    about = {"stage": "train", "seed": seed, "epochs": settings.training.epochs}
-    save_model(model, place.out / "model", about=about | {"validation": outcome.validation.as_dict()})
+    epochs, line = settings.training.epochs, ""
+    if is_looked_at(architecture, epochs):
+        model.to(parts.train.device)
+        score, doubt = look_at(model, parts.validation, batch_size=numerics.eval_batch_size)
+        brought = {"n": score.n, "n_correct": score.n_correct, "suspicion": doubt}
+        write_csv(place.out / "brought.csv", [brought])
+        line = f"; as it came: {doubt or f'{score.accuracy:.2%}'}"
+    if epochs:
+        outcome = train_plainly(
+            model,
+            settings.training,
+            parts,
+            auxiliary=settings.auxiliary,
+            seed=derive_seed(seed, "train"),
+            resume=ResumePoint(place.resume / "fit"),
+            numerics=numerics,
+        )
+        score = outcome.validation
+        write_csv(place.out / "history.csv", outcome.history)
+    about = {"stage": "train", "seed": seed, "epochs": epochs, "validation": score.as_dict()}
+    save_model(model, place.out / "model", about=about)
     save_file(heads_of(model), place.out / "heads.safetensors")
-    write_csv(place.out / "history.csv", outcome.history)
-    return f"validation accuracy {outcome.validation.accuracy:.2%}"
+    return f"validation accuracy {score.accuracy:.2%}{line}"
 
 
 if __name__ == "__main__":

@@ -77,9 +77,19 @@ def test_other_weights_than_those_of_the_params_are_refused(saved: Path) -> None
     assert line.endswith(f"(got {'0' * 64})")
 
 
-def test_classes_in_another_order_are_refused(saved: Path) -> None:
-    line = line_of(section(saved), image_set(("bee", "ant")))
-    assert "expected a net for the classes 'bee', 'ant', in this order, got 'ant', 'bee'" in line
+def test_classes_in_another_order_are_put_in_that_of_the_data(saved: Path) -> None:
+    data = image_set(("bee", "ant"))
+    model = build_classifier(section(saved), data, wanted_for="model")
+    images = torch.rand(5, 1, 6, 6, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        logits = bare()((images - 0.25) / 0.5)
+    assert model.classes == ("bee", "ant")
+    torch.testing.assert_close(model(images).detach(), logits.flip(1))
+
+
+def test_other_classes_are_refused(saved: Path) -> None:
+    line = line_of(section(saved), image_set(("ant", "cat")))
+    assert "expected a net for the 2 classes of the data, got one for 2, without 'cat' and with 'bee'" in line
 
 
 def test_another_number_of_classes_is_refused(tmp_path: Path) -> None:

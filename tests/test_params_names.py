@@ -68,7 +68,8 @@ def test_names_that_dvc_does_not_see_are_refused_wherever_a_user_makes_names() -
     mappings = {key.removesuffix(".*"): kind for key, kind in KEYS.items() if key.endswith(".*")}
     for section in ("prune.sizes", "after_the_fact.sizes", "compare.sizes", "ablate.sizes"):
         mappings.pop(section)  # by unit, which no user names
-    assert set(mappings) == {*OWN_NAMES, "attacks.*.options"}
+    of_nets = {f"{place}.options" for place in ("model", "sources.*.model", "compare.fixed_nets.*.model")}
+    assert set(mappings) == {*OWN_NAMES, "attacks.*.options", *of_nets}
     for kind in mappings.values():
         assert TypeAdapter(kind).validate_python("steps") == "steps"
         for name in ("size", "nfiles"):
@@ -169,7 +170,7 @@ def test_repeats_are_refused(key: str, values: list[Any]) -> None:
 def test_every_list_of_values_that_name_jobs_is_in_the_test_of_repeats() -> None:
     """Of the schema's other lists none names jobs: filters, folds and notes may repeat. Sizes are lists by unit."""
     lists = {key for key, kind in KEYS.items() if get_origin(kind) is list}
-    nets = {key for key in lists if key.split(".")[-1] in {"hidden", "stages", "base"}}
+    nets = {key for key in lists if key.split(".")[-1] in {"hidden", "stages", "base", "mean", "std"}}
     folds = {f"data.{part}_folds" for part in ("train", "validation", "test")}
     assert lists - nets - folds - {"report.notes"} == {
         *("seeds", "prune.etas", "compare.competitors"),

@@ -1,5 +1,8 @@
 """params.yaml, sections that describe a net: what they may hold, and where they may stand."""
 
+import hashlib
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,18 +11,32 @@ from tiny_params import (
     FC,
     GOOGLENET,
     INCEPTION,
+    PYTHON,
     RESNET,
     SAVED,
+    TIMM,
     TINY,
     TORCHVISION,
     VGG16,
+    Change,
     assert_one_error,
+    edited,
     errors_of,
     params_of,
     sections_with,
 )
 
-from pipeline.params.nets.sections import FcModel, ResNetModel, SavedModel, TorchvisionModel, Vgg16Model
+from pipeline.errors import InputError
+from pipeline.params.file import read_params
+from pipeline.params.nets.sections import (
+    FcModel,
+    PythonModel,
+    ResNetModel,
+    SavedModel,
+    TimmModel,
+    TorchvisionModel,
+    Vgg16Model,
+)
 
 FAMILIES = [
     FC,
@@ -32,6 +49,8 @@ FAMILIES = [
     *({**COMPACT, "architecture": name} for name in ("mobilenet", "mobilenet_v2", "squeezenet")),
     TORCHVISION,
     SAVED,
+    PYTHON,
+    TIMM,
 ]
 PLACES = ["model", "sources.resnet.model", "compare.fixed_nets.resnet6.model"]
 
@@ -61,6 +80,8 @@ def test_every_architecture_may_stand_wherever_a_net_is_described(section: dict[
         (RESNET, ResNetModel),
         (TORCHVISION, TorchvisionModel),
         (SAVED, SavedModel),
+        (PYTHON, PythonModel),
+        (TIMM, TimmModel),
     ],
 )
 def test_a_section_becomes_the_model_of_its_architecture(section: dict[str, Any], kind: type) -> None:
@@ -172,6 +193,23 @@ def test_residual_nets_go_by_configuration_or_published_name(name: str) -> None:
         pytest.param(SAVED, {"path": ""}, "path", ("at least 1", 'got ""'), id="saved-nowhere"),
         pytest.param(SAVED, {"sha256": "0" * 63}, "sha256", ("pattern", "got "), id="saved-short-hash"),
         pytest.param(SAVED, {"sha256": ...}, "sha256", ("missing",), id="saved-any-content"),
+        pytest.param(PYTHON, {"factory": "my_nets.make"}, "factory", ("pattern", "got "), id="no-function"),
+        pytest.param(PYTHON, {"factory": "nets/my:make"}, "factory", ("pattern", "got "), id="a-path"),
+        pytest.param(PYTHON, {"decision": ""}, "decision", ("at least 1", 'got ""'), id="nameless-decision"),
+        pytest.param(
+            PYTHON, {"options": {"a": [{"size": 3}]}}, "options", ("another name", "got "), id="unseen-option"
+        ),
+        pytest.param(
+            TIMM, {"sha256": "0" * 64}, "sha256", ("expected null", "weights is null"), id="hash-of-nothing"
+        ),
+        pytest.param(
+            TIMM,
+            {"normalization": {"mean": [0.5], "std": [0.0]}},
+            "normalization.std.0",
+            ("greater than 0", "got 0.0"),
+            id="std-zero",
+        ),
+        pytest.param(TIMM, {"classes": ["one"]}, "classes", ("at least 2", "got "), id="one-class"),
     ],
 )
 def test_a_bad_option_of_a_net_is_named_on_one_line(
@@ -218,7 +256,9 @@ def test_an_unknown_classifier_of_torchvision_is_named_on_one_line(name: str) ->
         assert_one_error(f"{place}.name", *words, changes=changes)
 
 
-@pytest.mark.parametrize("section", [FC, VGG16, RESNET, COMPACT, TORCHVISION, SAVED], ids=_section)
+@pytest.mark.parametrize(
+    "section", [FC, VGG16, RESNET, COMPACT, TORCHVISION, SAVED, PYTHON, TIMM], ids=_section
+)
 def test_a_net_that_cannot_grow_is_refused_where_modules_are_to_be_added(section: dict[str, Any]) -> None:
     assert_one_error("grow", "expected null", repr(section["architecture"]), changes=[("model", section)])
     assert errors_of(("model", section), ("grow", None)) == []
@@ -228,3 +268,74 @@ def test_a_net_that_cannot_grow_is_refused_where_modules_are_to_be_added(section
 def test_an_inception_net_may_grow(section: dict[str, Any]) -> None:
     assert TINY["grow"] is not None
     assert errors_of(("model", section)) == []
+
+
+UNTRAINED: list[Change] = [("train.training.epochs", 0), ("train.training.warmup_epochs", 0), ("grow", None)]
+
+
+@pytest.mark.parametrize(
+    "section",
+    [FC, {**TORCHVISION, "name": "resnet18"}, TIMM],
+    ids=_section,
+)
+def test_a_base_without_weights_has_to_be_trained(section: dict[str, Any]) -> None:
+    changes = [*UNTRAINED, ("model", section)]
+    assert_one_error("train.training.epochs", "at least 1", "without trained weights", changes=changes)
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        SAVED,
+        PYTHON,
+        {**TIMM, "weights": "mine.pt", "sha256": "0" * 64},
+        {**TORCHVISION, "name": "resnet18", "pretrained": True},
+    ],
+    ids=_section,
+)
+def test_a_base_that_comes_trained_may_stay_as_it_is(section: dict[str, Any]) -> None:
+    assert errors_of(*UNTRAINED, ("model", section)) == []
+
+
+@pytest.mark.parametrize("place", ["push.training", "prune.retraining", "sources.resnet.training"])
+def test_no_other_training_has_no_epochs(place: str) -> None:
+    changes: list[Change] = [(f"{place}.epochs", 0), (f"{place}.warmup_epochs", 0)]
+    assert_one_error(f"{place}.epochs", "greater than 0", "got 0", changes=changes)
+
+
+def test_hashes_of_own_weights_and_code_are_those_of_what_lies_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    Path("own_hashed.py").write_text("import own_blocks\n")
+    Path("own_blocks.py").write_text("WIDTH = 3\n")
+    Path("mine.pt").write_bytes(b"weights")
+    section = {**PYTHON, "factory": "own_hashed:make", "weights": "mine.pt", "sha256": None}
+
+    def lines(**changes: str) -> dict[str, str]:
+        Path("params.yaml").write_text(json.dumps(edited(("model", section | changes), ("grow", None))))
+        try:
+            read_params(Path("params.yaml"))
+        except InputError as error:
+            return dict(line.removeprefix("params.yaml: ").split(": ", 1) for line in str(error).splitlines())
+        return {}
+
+    found = lines()
+    weights = hashlib.sha256(b"weights").hexdigest()
+    assert found["model.sha256"] == f"expected {weights}, that of mine.pt (got null)"
+    code = found["model.factory_sha256"].removeprefix("expected ")[:64]
+    assert (
+        found["model.factory_sha256"] == f"expected {code}, that of the code of own_hashed (got {'0' * 64})"
+    )
+    right = {"sha256": weights, "factory_sha256": code}
+    assert lines(**right) == {}
+    for file in ("own_hashed.py", "own_blocks.py"):  # the module, and one that it imports
+        text = Path(file).read_text()
+        Path(file).write_text(f"{text}MORE = 1\n")
+        assert [*lines(**right)] == ["model.factory_sha256"]
+        Path(file).write_text(text)
+    Path("another.py").write_text("")
+    assert lines(**right) == {}
+    Path("mine.pt").write_bytes(b"other weights")
+    assert [*lines(**right)] == ["model.sha256"]

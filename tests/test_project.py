@@ -71,9 +71,9 @@ def _names(tree: ast.AST) -> set[str]:
     return dotted | _imports(tree)
 
 
-def _numpy_loads(tree: ast.AST) -> list[str]:
+def _loads(tree: ast.AST, *functions: str) -> list[str]:
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    return [ast.unparse(call) for call in calls if ast.unparse(call.func) in {"np.load", "numpy.load"}]
+    return [ast.unparse(call) for call in calls if ast.unparse(call.func) in functions]
 
 
 def test_files_stay_under_three_hundred_lines_and_functions_under_about_sixty() -> None:
@@ -92,11 +92,14 @@ def test_files_stay_under_three_hundred_lines_and_functions_under_about_sixty() 
 
 def test_the_product_stays_small() -> None:
     """As large as its method, and no larger: whoever raises the bound says what came for it."""
-    assert sum(len(_text(source).splitlines()) for source in SOURCES) <= 16_800
+    assert sum(len(_text(source).splitlines()) for source in SOURCES) <= 17_250
 
 
 def test_nothing_is_pickled_printed_or_evaluated() -> None:
-    """joblib and connections pickle calls on their way to a process, in one place each, and nothing to disk."""
+    """joblib and connections pickle calls on their way to a process, in one place each, and nothing to disk.
+
+    A user's `state_dict` is read in one place, as bare tensors.
+    """
     found = {}
     for source in SOURCES:
         tree = _tree(source)
@@ -105,7 +108,10 @@ def test_nothing_is_pickled_printed_or_evaluated() -> None:
         bad = {name for name in _imports(tree) if name.split(".")[0] in banned}
         bad |= _calls(tree) & {"torch.load", "torch.save", "pd.read_pickle", "print", "eval", "exec"}
         bad |= {name for name in _names(tree) if re.fullmatch(r"joblib(\.\w+)*\.(load|dump|Memory)", name)}
-        bad |= {call for call in _numpy_loads(tree) if "allow_pickle=False" not in call}
+        bad |= {call for call in _loads(tree, "np.load", "numpy.load") if "allow_pickle=False" not in call}
+        if source == Path("pipeline/models/own.py"):
+            (call,) = _loads(tree, "torch.load")
+            bad -= {"torch.load"} if "weights_only=True" in call else set()
         if bad:
             found[f"{source}"] = bad
     assert found == {}

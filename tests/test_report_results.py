@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 from report_builders import latent_space, write_run
-from tiny_params import Change, params_of
+from tiny_params import TIMM, Change, params_of
 
 from pipeline.errors import InputError
 from pipeline.files import write_csv
@@ -235,7 +235,7 @@ def test_tables_that_lie_there_of_other_params_are_not_read(tmp_path: Path) -> N
     everything_null = params_of(SEEDS, *NO_COMPARISON, *NO_ATTACKS, ("grow", None))
     found = load_results(everything_null, tmp_path)
     assert {name for name, table in found.tables.items() if table.empty} == {
-        Path(name).name for name in (*OPTIONAL, "ablate/ablation")
+        Path(name).name for name in (*OPTIONAL, "ablate/ablation", "train/brought")
     }
     assert found.galleries == {}
 
@@ -274,3 +274,24 @@ def test_rows_are_those_with_the_values_in_the_order_of_the_seeds(tmp_path: Path
     found = results.rows("scores", model="original", split="test")
     assert shuffled["seed"].tolist() != sorted(shuffled["seed"])
     assert found[["seed", "n_correct"]].to_numpy().tolist() == [[0, 90], [1, 89]]
+
+
+def test_a_base_that_was_not_trained_here_is_yours_and_doubts_about_it_are_notes(
+    tmp_path: Path, unrendered: None
+) -> None:
+    weights = {"weights": "mine.pt", "sha256": "0" * 64}
+    untrained: list[Change] = [
+        ("train.training.epochs", 0),
+        ("train.training.warmup_epochs", 0),
+        ("grow", None),
+    ]
+    folder = reported(tmp_path, *untrained, ("model", {**TIMM, **weights}))
+    page = pages(folder)
+    for text in (page["summary"], page["pruning"]):
+        assert "\n| yours | 1,000 (100.00 %)" in text
+    assert "| original |" not in page["summary"]
+    assert "*Yours* is the original" in page["summary"]
+    for text in (page["pruning"], page["robustness"]):
+        assert "* The base as it came (seed 1): 10 of 100 right." in text
+        assert "(seed 0)" not in text
+    assert (folder / "tables/brought.csv").exists()

@@ -41,6 +41,17 @@ RESNET = {"architecture": "resnet", "config": "ResNet6", **_SMALL}
 COMPACT = {"architecture": "mobilenet", **_SMALL}
 TORCHVISION = {"architecture": "torchvision", "name": "resnet18", "pretrained": False}
 SAVED = {"architecture": "saved", "path": "mine/model", "sha256": "0" * 64}
+_OWN = {"weights": None, "sha256": None, "decision": None, "normalization": None, "classes": None}
+PYTHON = {
+    **{
+        "architecture": "python",
+        "factory": "my_nets:make_net",
+        "factory_sha256": "0" * 64,
+        "options": {"width": 4},
+    },
+    **_OWN,
+}
+TIMM = {"architecture": "timm", "name": "resnet18", "options": {}, **_OWN}
 
 Change = tuple[str, Any]
 

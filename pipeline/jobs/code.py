@@ -11,11 +11,12 @@ import ast
 import hashlib
 import re
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
 from pipeline.errors import InputError
+from pipeline.imports import imported_modules, module_files
 
 _PACKAGES = ("pipeline", "stages")
 # How jobs are run says nothing about what they compute, nor do words about progress: no key has them in it, and what
@@ -39,7 +40,8 @@ def import_closure(script: Path, root: Path = Path()) -> list[Path]:
             continue
         imported, _ = _read(root / path, *_state(root / path), path.parent.parts)
         for module in imported:
-            pending.extend(_files(module, root))
+            if module.split(".")[0] in _PACKAGES:
+                pending.extend(module_files(module, root))
     return sorted(seen)
 
 
@@ -102,41 +104,13 @@ def _read(path: Path, _mtime: int, _bytes: int, package: Sequence[str]) -> tuple
         tree = ast.parse(path.read_text(encoding="utf-8"))
     except SyntaxError as error:
         raise InputError(f"{path}, line {error.lineno}: not valid Python ({error.msg})") from None
-    imported = tuple(_imported_modules(tree, package))
+    imported = tuple(imported_modules(tree, package))
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             body = node.body
             if body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
                 del body[0]
     return imported, hashlib.sha256(ast.dump(tree).encode()).hexdigest()
-
-
-def _imported_modules(node: ast.AST, package: Sequence[str]) -> Iterator[str]:
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.Import):
-            yield from (alias.name for alias in child.names)
-        elif isinstance(child, ast.ImportFrom):
-            above = package[: len(package) - child.level + 1] if child.level else ()
-            origin = ".".join([*above, *([child.module] if child.module else [])])
-            yield origin
-            yield from (f"{origin}.{alias.name}" for alias in child.names)
-        elif isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
-            for other in child.orelse:
-                yield from _imported_modules(ast.Module([other], []), package)
-        else:
-            yield from _imported_modules(child, package)
-
-
-def _files(module: str, root: Path) -> Iterator[Path]:
-    """The module's own file and the `__init__` of every package above it, where they are the project's."""
-    parts = module.split(".")
-    if parts[0] not in _PACKAGES:
-        return
-    for depth in range(1, len(parts) + 1):
-        base = Path(*parts[:depth])
-        for candidate in (base / "__init__.py", base.with_suffix(".py")):
-            if (root / candidate).is_file():
-                yield candidate
 
 
 if __name__ == "__main__":

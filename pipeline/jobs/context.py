@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,10 @@ _PACKAGES = (
 @cache
 def versions() -> Mapping[str, str]:
     """Python's and the libraries' versions; a job that was finished with others is not taken from the store."""
-    return {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES}
+    found = {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES}
+    with suppress(PackageNotFoundError):  # an extra
+        found["timm"] = version("timm")
+    return found
 
 
 @cache

@@ -67,7 +67,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.net = net
         self.image_shape, self.classes = tuple(image_shape), tuple(classes)
-        self.layout = memory_layout(net)
+        self.layout, self.is_foreign = memory_layout(net), is_foreign(net)
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
         # A constant channel has no spread to divide by.
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).clamp_min(1e-6).view(1, -1, 1, 1))
@@ -75,7 +75,12 @@ class Classifier(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Map images (n, channels, height, width) in [0, 1] to logits (n, classes)."""
         normalized = (images - self.mean) / self.std
-        logits: Tensor = self.net(normalized.contiguous(memory_format=self.layout))
+        laid_out = normalized.contiguous(memory_format=self.layout)
+        if self.training and self.is_foreign:
+            # Images of one channel are laid out in either way at once; after a random shift convolutions take their
+            # strides for those of channels last, and a `view` of what they make fails.
+            laid_out = laid_out.flatten(1).view(laid_out.shape)
+        logits: Tensor = self.net(laid_out)
         return logits
 
 
@@ -94,11 +99,27 @@ def memory_layout(model: nn.Module) -> torch.memory_format:
     Their backward pass writes past its buffers in that layout at channel counts such as surgery leaves
     (uxlfoundation/oneDNN#6035; tests/test_layout.py trains such a net).
     """
+    if is_foreign(model):  # a forward pass of other people's may `view` its maps
+        return torch.contiguous_format
     strided_1x1 = any(
         isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) and module.stride != (1, 1)
         for module in model.modules()
     )
     return torch.contiguous_format if strided_1x1 else torch.channels_last
+
+
+def _built_part(model: nn.Module) -> tuple[nn.Module, Blueprint] | None:
+    """The net from `build_model` inside a model, which may be the model itself, and its blueprint."""
+    for module in model.modules():
+        if isinstance(found := getattr(module, "blueprint", None), Blueprint):
+            return module, found
+    return None
+
+
+def is_foreign(model: nn.Module) -> bool:
+    """Whether a user's function made the net, or timm."""
+    built = _built_part(model)
+    return built is not None and built[1].architecture.startswith(("python/", "timm/"))
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -166,15 +187,15 @@ def weight_layers(model: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
 
 
 def decision_layer(model: nn.Module) -> nn.Linear:
-    """The layer that decides: the model's last `nn.Linear`; its input is the latent space.
+    """The layer that decides: the one that the blueprint names, or the last `nn.Linear`; its input is the latent space.
 
     Raises:
         ValueError: if the model has no linear layer.
     """
-    linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    if not linears:
+    layer = output_layer(model) if weight_layers(model) else None
+    if not isinstance(layer, nn.Linear):
         raise ValueError(f"expected a linear decision layer, {type(model).__name__} has none")
-    return linears[-1]
+    return layer
 
 
 def hidden_layers(model: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
@@ -193,6 +214,10 @@ def output_layer(model: nn.Module) -> nn.Linear | nn.Conv2d:
     if not layers:
         raise ValueError(f"expected a linear or convolutional output layer, {type(model).__name__} has none")
     linears = [module for module in layers if isinstance(module, nn.Linear)]
+    if (built := _built_part(model)) and (decision := built[1].options.get("decision")):
+        named = built[0].get_submodule(decision)
+        assert isinstance(named, nn.Linear | nn.Conv2d)
+        return named
     return linears[-1] if linears else layers[-1]
 
 

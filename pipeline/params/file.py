@@ -17,6 +17,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from pipeline.errors import InputError
+from pipeline.params.nets.tracked import stale_hashes
 from pipeline.params.params import Params
 
 PARAMS_FILE = Path("params.yaml")
@@ -27,10 +28,15 @@ _SCHEDULES = ("training", "retraining")
 def read_params(path: Path = PARAMS_FILE) -> Params:
     """Read and check a params file.
 
+    The hashes of users' own weights and code are those of what lies there: an edit is another setting, or is refused.
+
     Raises:
         InputError: with a line `FILE: KEY: what is allowed (got VALUE)` for every error found.
     """
-    return check_params(_read_yaml(path), path)
+    params = check_params(_read_yaml(path), path)
+    if stale := [f"{path}: {line}" for line in stale_hashes(params.nets)]:
+        raise InputError("\n".join(stale))
+    return params
 
 
 def check_params(data: Any, path: Path = PARAMS_FILE) -> Params:

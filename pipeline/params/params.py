@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from pipeline.params.data import Data
 from pipeline.params.installed_names import torchvision_classifiers
 from pipeline.params.machine import Numerics, Runtime
-from pipeline.params.nets.sections import GROWABLE, Architecture, TorchvisionModel
+from pipeline.params.nets.sections import GROWABLE, Architecture, PythonModel, TorchvisionModel, is_trained
 from pipeline.params.perturbations import Attack, Noise
 from pipeline.params.pruning import COMPETITORS, Ablate, AfterTheFact, Compare, Prune, Select, Surgery
 from pipeline.params.robustness import Lineup, Robustness, Source
@@ -144,14 +144,23 @@ class Params(Section):
             sizes = ", ".join(map(str, self.compare.fractions))
             yield f"lineup.fraction: expected one of compare.sizes, {sizes} (got {self.lineup.fraction})"
 
-    def _unfit_nets(self) -> Iterator[str]:
+    @property
+    def nets(self) -> dict[str, Architecture]:
+        """Every section that describes a net, by its place."""
         fixed = self.compare.fixed_nets if self.compare else {}
-        nets = {
+        return {
             "model": self.model,
             **{f"sources.{name}.model": source.model for name, source in self.sources.items()},
             **{f"compare.fixed_nets.{name}.model": each.model for name, each in fixed.items()},
         }
-        for place, net in nets.items():
+
+    def _unfit_nets(self) -> Iterator[str]:
+        # What a user's function gives may be trained: what it scores says so.
+        if not self.train.training.epochs and not (
+            is_trained(self.model) or isinstance(self.model, PythonModel)
+        ):
+            yield "train.training.epochs: expected at least 1, as model comes without trained weights (got 0)"
+        for place, net in self.nets.items():
             if isinstance(net, TorchvisionModel) and net.name not in (known := torchvision_classifiers()):
                 alike = get_close_matches(net.name, sorted(known), cutoff=0) or ["resnet18"]
                 yield (

@@ -68,6 +68,12 @@ class ShuffledSchedule(Schedule):
     batch_size: Annotated[int, Field(ge=2)]
 
 
+class FirstSchedule(ShuffledSchedule):
+    """The base's own run; 0 `epochs` leave a net that comes with its weights as it is."""
+
+    epochs: NonNegativeInt
+
+
 class BalancedSchedule(Schedule):
     """A run that the push takes part in, and those that are compared with it: class-balanced batches only."""
 
@@ -94,7 +100,7 @@ class Auxiliary(Section):
 class Train(Section):
     """The base model's training; `auxiliary` null for no heads, here and in pushing and retraining."""
 
-    training: ShuffledSchedule
+    training: FirstSchedule
     auxiliary: Auxiliary | None
 
 

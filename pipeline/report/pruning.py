@@ -10,7 +10,6 @@ import numpy as np
 from matplotlib.ticker import FuncFormatter
 
 from pipeline.compared import ORIGINAL, PUSHED
-from pipeline.images.rare_classes import rare_classes_remark
 from pipeline.report import latent, layers
 from pipeline.report.ablation import ablation_section
 from pipeline.report.comparison import comparison_section, draw_comparison
@@ -67,17 +66,10 @@ def _head(results: Results) -> str:
         "image.",
         f"Computed with Python {environment['python']} on {environment['cores']} cores of "
         f"{environment['processor']}{with_gpu} ({packages}).",
-        bullets([*params.report.notes, *remarks_on_images(results)]),
+        bullets(results.notes),
         section("Expectations", expectations(results)),
     )
     return "\n\n".join(filter(None, blocks))
-
-
-def remarks_on_images(results: Results) -> list[str]:
-    """Sentences on what is odd about the images, as `prepare` found it, and on classes too rare for the push."""
-    data = results.dataset
-    rare = rare_classes_remark(data["classes"], data["train_counts"], results.params.lda.samples_per_class)
-    return [f"{text[0].upper()}{text[1:]}." for text in (*data["remarks"], rare) if text]
 
 
 def _models(results: Results) -> str:
@@ -89,7 +81,9 @@ def _models(results: Results) -> str:
     for name, seed in product(results.main_models(), results.params.seeds):
         mine = results.rows("scores", seed=seed, model=name).set_index("split")
         size = [thousands(mine[column].iloc[0]) for column in ("params", "flops")]
-        per_seed.append([LABELS[name], seed, *size, *(percent(mine["accuracy"].loc[part]) for part in parts)])
+        per_seed.append(
+            [results.labels[name], seed, *size, *(percent(mine["accuracy"].loc[part]) for part in parts)]
+        )
     return section(
         "Models",
         table("model | parameters (of original) | FLOPs (of original) | validation, % | test, %", rows),

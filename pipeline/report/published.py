@@ -179,7 +179,7 @@ def _ours(results: Results, row: PublishedScore) -> tuple[str, str, str]:
     """Name, accuracy and parameters of what a published row is held against."""
     if row.model in results.main_models():
         accuracy = results.estimates("scores", "model", "split")[row.model, row.split].percent()
-        return LABELS[row.model], accuracy, thousands(results.size(row.model, "params"))
+        return results.labels[row.model], accuracy, thousands(results.size(row.model, "params"))
     if (
         row.model in LABELS
         or results.params.compare is None

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 
 from pipeline.compared import (
     AFTER_THE_FACT,
+    ORIGINAL,
     OURS_AT_SIZE,
     PUSHED,
     at_size,
@@ -24,6 +25,8 @@ from pipeline.compared import (
 )
 from pipeline.errors import InputError
 from pipeline.files import read_json
+from pipeline.images.rare_classes import rare_classes_remark
+from pipeline.params.nets.sections import is_looked_at
 from pipeline.report.figures import LABELS
 from pipeline.report.page import Interval, mean_interval
 from pipeline.robustness.conditions import CLEAN, Condition, list_conditions
@@ -35,6 +38,7 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 # The tables by the stage that writes them.
 _TABLES = {
+    "train": ("brought",),
     "evaluate": ("scores", "layers"),
     "prune": ("samples", "latent"),
     "grow": ("growth",),
@@ -93,10 +97,26 @@ class Results:
         """Mean `params` or `flops` of a model of the main flow over seeds."""
         return float(self.rows("scores", model=model)[column].mean())
 
+    @property
+    def labels(self) -> dict[str, str]:
+        """The names for readers of the main flow's models; a base that came trained, and stays as it is, is theirs."""
+        return LABELS if self.params.train.training.epochs else LABELS | {ORIGINAL: "yours"}
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences that the reports carry: those of the params, and what is odd about images or a user's weights."""
+        data = self.dataset
+        rare = rare_classes_remark(data["classes"], data["train_counts"], self.params.lda.samples_per_class)
+        odd = [f"{text[0].upper()}{text[1:]}." for text in (*data["remarks"], rare) if text]
+        brought = self.tables["brought"]
+        found = brought.dropna(subset="suspicion")[["seed", "suspicion"]].values if len(brought) else ()
+        doubts = dict.fromkeys(f"The base as it came (seed {seed}): {doubt}." for seed, doubt in found)
+        return [*self.params.report.notes, *odd, *doubts]
+
     def main_models(self) -> dict[str, str]:
         """The models of the main flow by name, with their names for readers; one before growing if one was grown."""
         names = main_models(Path(), 0, self.params.after_the_fact)
-        return {name: LABELS[name] for name in names if name != "base" or self.params.grow}
+        return {name: self.labels[name] for name in names if name != "base" or self.params.grow}
 
     def conditions(self) -> list[Condition]:
         """Every condition that the params name, clean first."""
@@ -110,7 +130,7 @@ class Results:
     def models(self) -> dict[str, str]:
         """Every compared model by name, with its name for readers."""
         lineup, sources = self.params.lineup, self.params.sources
-        labels = LABELS | {source_name(each): f"source {each}" for each in sources}
+        labels = self.labels | {source_name(each): f"source {each}" for each in sources}
         if lineup is not None:
             labels[OURS_AT_SIZE] = f"ours at {lineup.fraction:g}"
             labels |= {at_size(each): f"{each} at {lineup.fraction:g}" for each in lineup.competitors}
@@ -142,8 +162,9 @@ def load_results(params: Params, root: Path) -> Results:
     pipelines = {PUSHED: params.prune.rounds}
     if params.after_the_fact is not None:
         pipelines[AFTER_THE_FACT] = params.after_the_fact.rounds
-    # What the params leave out nothing has written.
+    # What the params leave out nothing has written, and no weights were brought where the base was fresh.
     absent = {"growth": not params.grow, "comparison": not params.compare, "ablation": not params.ablate}
+    absent["brought"] = not is_looked_at(params.model, params.train.training.epochs)
     absent |= {"outcomes": not params.attacks, "white_box": not params.white_box}
     try:
         tables = {

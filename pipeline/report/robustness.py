@@ -63,7 +63,7 @@ def _head(results: Results) -> str:
         sentences.append(
             "Transfer alone is weak evidence of robustness, so a white-box column stands beside it as a diagnostic."
         )
-    blocks = (f"# Robustness: {params.name}", " ".join(sentences), bullets(params.report.notes))
+    blocks = (f"# Robustness: {params.name}", " ".join(sentences), bullets(results.notes))
     return "\n\n".join(filter(None, blocks)) + "\n"
 
 

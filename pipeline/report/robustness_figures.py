@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
 
-from pipeline.report.figures import COLORS, LABELS, figure, label_axes
+from pipeline.report.figures import COLORS, figure, label_axes
 from pipeline.robustness.conditions import CLEAN, Condition
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def draw_reliability(results: Results, folder: Path) -> None:
                 bins = rows[rows["model"] == name].groupby("bin")[["n", "n_correct", "confidence"]].sum()
                 bins = bins[bins["n"] >= 10]
                 x, y = 100 * bins["confidence"] / bins["n"], 100 * bins["n_correct"] / bins["n"]
-                ax.plot(x, y, color=COLORS[name], marker="o", ms=3, lw=1.1, label=LABELS[name])
+                ax.plot(x, y, color=COLORS[name], marker="o", ms=3, lw=1.1, label=results.labels[name])
             label_axes(ax, x="confidence (%)", title="clean images" if kind == CLEAN else KINDS[kind])
         axes[0].set_ylabel("accuracy (%)")
         drawing.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)

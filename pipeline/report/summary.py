@@ -33,12 +33,14 @@ def summary(results: Results) -> str:
         size = sizes(results, name, "params"), thousands(results.size(name, "flops"))
         drops = [results.drop(name, condition).percent(signed=True) for condition in conditions]
         rows.append([label, *size, scores[name, "test"].percent(), *drops])
+    untrained = results.params.train.training.epochs == 0
+    yours = " *Yours* is the original: the base as it came, which was not trained here." if untrained else ""
     n_test = int(results.rows("scores", split="test")["n"].iloc[0])
     header = " | ".join(["model | parameters (of original) | FLOPs | test accuracy, %", *conditions])
     blocks = (
         table(header, rows),
         f"{over_seeds(results).capitalize()}; {counted(n_test, 'test image')}. The columns after the accuracy "
-        "are its change, in points, under each perturbation.",
+        f"are its change, in points, under each perturbation.{yours}",
         expectations(results),
     )
     return "\n\n".join(blocks) + "\n"

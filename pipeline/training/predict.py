@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,9 @@ from pipeline.models.classifier import evaluation_mode, latent_and_logits
 
 if TYPE_CHECKING:
     from pipeline.images.parts import Images
+
+# Standard deviations of the hits of guessing, within which accuracy is no better than chance.
+_CHANCE_SIGMAS = 2
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,13 @@ class Score:
         return {"n": self.n, "n_correct": self.n_correct, "loss": self.loss}
 
 
+def at_chance(n_correct: int, n_per_class: Tensor) -> bool:
+    """Whether so many right are no better than always naming the largest class, within two deviations of guessing."""
+    n, largest = int(n_per_class.sum()), int(n_per_class.max())
+    share = largest / n
+    return n_correct <= n * share + _CHANCE_SIGMAS * math.sqrt(n * share * (1 - share))
+
+
 def predict_logits(model: nn.Module, images: Tensor, *, batch_size: int) -> Tensor:
     """Logits (n, classes) in evaluation mode, for images in [0, 1]; the model's mode is restored."""
     return _in_batches(model, model, partial(torch.split, images), batch_size)
@@ -42,9 +53,16 @@ def predict_logits(model: nn.Module, images: Tensor, *, batch_size: int) -> Tens
 
 def evaluate(model: nn.Module, data: Images, *, batch_size: int) -> Score:
     """Score a model on images and labels."""
+    return evaluate_closely(model, data, batch_size=batch_size)[0]
+
+
+def evaluate_closely(model: nn.Module, data: Images, *, batch_size: int) -> tuple[Score, Tensor]:
+    """The score, and the confusion matrix (classes, classes): images of the row's class, called that of the column."""
     logits = _in_batches(model, model, data.in_batches, batch_size)
     loss = nn.functional.cross_entropy(logits, data.labels)
-    return Score(len(data), int((logits.argmax(1) == data.labels).sum()), float(loss))
+    n_classes, predicted = logits.shape[1], logits.argmax(1)
+    confusion = (data.labels * n_classes + predicted).bincount(minlength=n_classes**2).view(n_classes, -1)
+    return Score(len(data), int((predicted == data.labels).sum()), float(loss)), confusion
 
 
 def latent_features(model: nn.Module, images: Images, *, batch_size: int) -> Tensor:

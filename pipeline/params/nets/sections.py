@@ -7,13 +7,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    JsonValue,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from pipeline.params.nets.inception_filters import check_factorized_kernel, check_stages
 from pipeline.params.nets.resnet_config import plan_modules
-from pipeline.params.sections import Section
+from pipeline.params.sections import Section, seen_by_dvc
 
 Stem = Literal["imagenet", "small"]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Dropout = Annotated[float, Field(ge=0, lt=1)]
 ThreeStages = Annotated[list[PositiveInt], Field(min_length=3, max_length=3)]
 
@@ -120,15 +129,79 @@ class TorchvisionModel(Section):
     pretrained: bool
 
 
-class SavedModel(Section):
-    """A model of the user's own: what `pipeline.checkpoint.save_model` wrote at `path` (with or without the ending).
+class TrackedFile(Section):
+    """A user's file and its SHA-256, so that other content is another setting; null: the check says what to write."""
 
-    `sha256`: of the `.safetensors` file, so that another model there is another setting.
+    sha256: Sha256 | None
+
+
+class SavedModel(TrackedFile):
+    """What `pipeline.checkpoint.save_model` wrote at `path` (with or without the ending), pruned or not.
+
+    `sha256`: of the `.safetensors` file.
     """
 
     architecture: Literal["saved"]
     path: Annotated[str, Field(min_length=1)]
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Normalization(Section):
+    """What a net's images are normalised by, for each channel, on the 0-1 scale."""
+
+    mean: Annotated[list[float], Field(min_length=1)]
+    std: Annotated[list[PositiveFloat], Field(min_length=1)]
+
+
+class OwnModel(TrackedFile):
+    """A user's own net; null for what it does not need.
+
+    `weights`: a file with a `state_dict`, of safetensors or of `torch.save`; null: as the net is built. `decision`: the
+    linear layer whose outputs are the classes, by its name in the net, where it is not the last one found.
+    `normalization` null: that of the training images. `classes`: those that the weights were trained for, in the order
+    of the logits; null: as the data have them.
+    """
+
+    options: dict[Annotated[str, AfterValidator(seen_by_dvc)], JsonValue]
+    weights: Annotated[str, Field(min_length=1)] | None
+    decision: Annotated[str, Field(min_length=1)] | None
+    normalization: Normalization | None
+    classes: Annotated[list[str], Field(min_length=2)] | None
+
+    @model_validator(mode="after")
+    def _no_hash_without_weights(self) -> Self:
+        if self.weights is None and self.sha256 is not None:
+            raise ValueError(f"sha256: expected null, as weights is null (got {self.sha256!r})")
+        return self
+
+    @field_validator("options")
+    @classmethod
+    def _seen_by_dvc_at_any_depth(cls, options: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        pending: list[JsonValue] = [options]
+        while pending:
+            node = pending.pop()
+            if isinstance(node, dict):
+                pending += [node[seen_by_dvc(key)] for key in node]
+            elif isinstance(node, list):
+                pending += node
+        return options
+
+
+class PythonModel(OwnModel):
+    """What a function of the user's makes: `factory` names it, `options` are its keyword arguments.
+
+    `factory_sha256`: of the source of its module and of what that imports, see `pipeline.imports.own_code_digest`.
+    """
+
+    architecture: Literal["python"]
+    factory: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$")]
+    factory_sha256: Sha256 | None
+
+
+class TimmModel(OwnModel):
+    """A net of timm's by its name there; `options` are further keyword arguments of `timm.create_model`."""
+
+    architecture: Literal["timm"]
+    name: Annotated[str, Field(min_length=1)]
 
 
 Architecture = Annotated[
@@ -139,8 +212,22 @@ Architecture = Annotated[
     | ResNetModel
     | CompactModel
     | TorchvisionModel
-    | SavedModel,
+    | SavedModel
+    | PythonModel
+    | TimmModel,
     Field(discriminator="architecture"),
 ]
 # Nets whose stages Algorithm 2 can extend.
 GROWABLE = (InceptionModel, GoogLeNetModel)
+
+
+def is_trained(net: Section) -> bool:
+    """Whether a net comes with weights that were trained elsewhere, as far as its section says."""
+    if isinstance(net, TorchvisionModel):
+        return net.pretrained
+    return isinstance(net, SavedModel) or (isinstance(net, OwnModel) and net.weights is not None)
+
+
+def is_looked_at(net: Section, epochs: int) -> bool:
+    """Whether the base is scored as it came: where it stays so, and where a user's weights are trained on."""
+    return not epochs or (is_trained(net) and not isinstance(net, TorchvisionModel))

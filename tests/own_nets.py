@@ -1,0 +1,78 @@
+"""A user's module: functions that make small nets, and some that do not."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Viewed(nn.Module):
+    """Reshapes its maps with `view` before the classifier; for images of 8x8."""
+
+    def __init__(self, classes: int, channels: int, width: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(width)
+        self.second = nn.Conv2d(width, 2 * width, 3, stride=2, padding=1)
+        self.hidden = nn.Linear(2 * width * 16, 10)
+        self.head = nn.Linear(10, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, channels, 8, 8) to (n, classes)."""
+        maps = torch.relu(self.second(torch.relu(self.norm(self.first(x)))))
+        logits: Tensor = self.head(torch.relu(self.hidden(maps.view(maps.shape[0], -1))))
+        return logits
+
+
+class HeadFirst(nn.Module):
+    """Its decision layer is the first linear layer that is found, `embed` the last one; images of any extent."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(6, classes)
+        self.conv = nn.Conv2d(1, 8, 3, padding=1)
+        self.relu = nn.ReLU()
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.embed = nn.Linear(8, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, 1, h, w) to (n, classes)."""
+        latent = self.relu(self.embed(self.pool(self.relu(self.conv(x))).flatten(1)))
+        logits: Tensor = self.head(latent)
+        return logits
+
+
+class Mixed(HeadFirst):
+    """What decides is mixed once more after the linear layer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, 1, h, w) to (n, classes)."""
+        logits = super().forward(x)
+        return logits + 0.5 * logits.roll(1, dims=1) * torch.arange(1, logits.shape[1] + 1)
+
+
+def viewed(classes: int = 3, channels: int = 1, width: int = 4) -> nn.Module:
+    return Viewed(classes, channels, width)
+
+
+def head_first(classes: int = 3) -> nn.Module:
+    return HeadFirst(classes)
+
+
+def mixed() -> nn.Module:
+    return Mixed(3)
+
+
+def raising() -> nn.Module:
+    raise KeyError("no such net\nin two lines")
+
+
+def no_module() -> Any:
+    return [nn.Linear(2, 2)]
+
+
+def all_convolutions() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, 3, 8), nn.Flatten())
+
+
+NOT_A_FUNCTION = 3
