@@ -42,6 +42,7 @@ _TABLES = {
     "ablate": ("ablation",),
     "robustness": ("accuracy", "reliability", "pairs", "perturbations", "outcomes"),
     "white_box": ("white_box",),
+    "latency": ("latency", "disk", "kernels"),
 }
 
 
@@ -144,6 +145,7 @@ def load_results(params: Params, root: Path) -> Results:
         pipelines[AFTER_THE_FACT] = params.after_the_fact.rounds
     # What the params leave out nothing has written.
     absent = {"growth": not params.grow, "comparison": not params.compare, "ablation": not params.ablate}
+    absent |= dict.fromkeys(_TABLES["latency"], not params.latency)
     absent |= {"outcomes": not params.attacks, "white_box": not params.white_box}
     try:
         tables = {
