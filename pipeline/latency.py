@@ -83,7 +83,7 @@ def measure_latency(
         threads: of the CPU, also for ONNX Runtime.
     """
     for runtime in pytorch_runtimes(device):
-        moved = {name: _moved(model, runtime) for name, model in models.items()}
+        moved = {name: move(model, runtime) for name, model in models.items()}
         on_cpu = runtime.device.type == "cpu"
         shared = {
             "runtime": f"PyTorch {torch.__version__}",
@@ -101,11 +101,23 @@ def measure_latency(
                 yield _row(name, shared, batch, threads, seconds[name], peak)
     shared = {"runtime": f"ONNX Runtime {onnxruntime.__version__}", "device": processor_name()}
     shared |= {"precision": "float32", "layout": "contiguous"}
-    sessions = {name: _session(content, threads) for name, content in exported.items()}
+    sessions = {name: onnx_session(content, threads) for name, content in exported.items()}
     for batch in batches:
         calls = {name: _run(sessions[name], _images(model, batch)) for name, model in models.items()}
         for name, times in time_in_turn(calls, runs=runs, threads=threads).items():
             yield _row(name, shared, batch, threads, times, None)
+
+
+def move(model: Classifier, runtime: Runtime) -> Classifier:
+    """The model as a runtime has it, in evaluation mode: a copy, unless it is the model's own runtime."""
+    if runtime.layout == "own":
+        return model.eval()
+    layout = torch.channels_last if runtime.layout == "channels_last" else torch.contiguous_format
+    moved = (
+        copy.deepcopy(model).to(runtime.device, getattr(torch, runtime.precision)).to(memory_format=layout)
+    )
+    moved.layout = layout
+    return moved.eval()
 
 
 def time_in_turn(calls: Mapping[str, Call], *, runs: int, threads: int) -> dict[str, list[float]]:
@@ -164,6 +176,15 @@ def random_images(model: Classifier, n: int) -> Tensor:
     return torch.rand(n, *model.image_shape, generator=torch.Generator().manual_seed(n))
 
 
+def onnx_session(content: bytes, threads: int, profile: Path | None = None) -> onnxruntime.InferenceSession:
+    """On so many threads of the CPU; with a file name's beginning for its profile, if it is to write one."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, os.fspath(profile)
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
 class _LiveTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up the storages of tensors that operations return, as long as somebody holds them; views count once."""
 
@@ -202,17 +223,6 @@ def _as_users_run_it(threads: int) -> Iterator[None]:
         torch.set_deterministic_debug_mode(before)
 
 
-def _moved(model: Classifier, runtime: Runtime) -> Classifier:
-    if runtime.layout == "own":
-        return model.eval()
-    layout = torch.channels_last if runtime.layout == "channels_last" else torch.contiguous_format
-    moved = (
-        copy.deepcopy(model).to(runtime.device, getattr(torch, runtime.precision)).to(memory_format=layout)
-    )
-    moved.layout = layout
-    return moved.eval()
-
-
 def _images(model: Classifier, batch: int) -> Tensor:
     return random_images(model, batch).to(model.mean.device, model.mean.dtype)
 
@@ -226,18 +236,10 @@ def _run(session: onnxruntime.InferenceSession, images: Tensor) -> Call:
     return lambda: session.run(None, inputs)
 
 
-def _session(content: bytes, threads: int, profile: Path | None = None) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    if profile is not None:
-        options.enable_profiling, options.profile_file_prefix = True, os.fspath(profile)
-    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-
-
 def _profiled(content: bytes, images: Tensor, threads: int) -> list[tuple[float, float, float]]:
     """Microseconds of each pass: with weights, other kernels, between."""
     with TemporaryDirectory() as folder:
-        session = _session(content, threads, Path(folder, "profile"))
+        session = onnx_session(content, threads, Path(folder, "profile"))
         for _ in range(_PROFILED_RUNS):
             session.run(None, {"images": images.numpy()})
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
