@@ -31,7 +31,7 @@ def test_bad_numerics_are_named_on_one_line(key: str, value: Any, words: tuple[s
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        ("runs", 49, ("at least 50", "got 49")),
+        ("runs", 49, ("equal to 50", "got 49")),
         ("batches", [], ("at least 1", "got []")),
         ("batches.0", 0, ("greater than 0", "got 0")),
         ("threads", 0, ("greater than 0", "got 0")),
