@@ -31,6 +31,8 @@ def save_model(model: nn.Module, path: Path | str, *, about: dict[str, Any] | No
         path: where; an ending `.safetensors` or `.json` is dropped.
         about: JSON-able facts to keep beside it (metrics, the params it came from).
 
+    No subnormal number is written.
+
     Raises:
         ValueError: if the model did not come from `build_model`.
     """
@@ -48,7 +50,7 @@ def save_model(model: nn.Module, path: Path | str, *, about: dict[str, Any] | No
         spec["classes"] = list(model.classes)
         spec["image_shape"] = list(model.image_shape)
         spec["normalization"] = {"mean": model.mean.flatten().tolist(), "std": model.std.flatten().tolist()}
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    state = {name: _without_subnormals(tensor.detach().cpu()) for name, tensor in model.state_dict().items()}
     write_atomically(weights, save(state))
     write_json(description, spec)
 
@@ -113,6 +115,16 @@ def load_classifier(path: Path | str) -> Classifier:
     if not isinstance(model, Classifier):
         raise InputError(f"{path}: expected a classifier with its normalisation, got a bare net")
     return model
+
+
+def _without_subnormals(tensor: Tensor) -> Tensor:
+    """Numbers below the smallest normal one as zeros: dead channels leave such, and processors crawl over them.
+
+    Done here, as every model comes by; on the CPU all stages take them for zeros already (`configure_torch`).
+    """
+    if tensor.is_floating_point():
+        tensor = tensor.masked_fill(tensor.abs() < torch.finfo(tensor.dtype).tiny, 0.0)
+    return tensor.contiguous()
 
 
 def _both_files(path: Path | str) -> tuple[Path, Path]:

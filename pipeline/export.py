@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,6 +55,38 @@ def export_onnx(model: Classifier, path: Path, *, examples: Tensor) -> None:
     if difference > _TOLERANCE * max(1.0, float(np.abs(expected).max())):
         raise RuntimeError(f"expected ONNX logits equal to PyTorch's, got a difference of {difference:.3g}")
     write_atomically(path, content)
+
+
+def onnx_bytes(model: Classifier, examples: Tensor) -> bytes:
+    """The model as an ONNX file's content: input `images` of any batch size, output `logits`; no subnormal in it.
+
+    By the exporter of TorchScript, which takes a tenth of the time of `torch.export`'s.
+    """
+    content = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it says of itself that there is a newer one
+        torch.onnx.export(
+            model.cpu().eval(),
+            (examples,),
+            content,  # type: ignore[arg-type]
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_axes={"images": {0: "batch"}, "logits": {0: "batch"}},
+            dynamo=False,
+        )
+    proto = onnx.load_model_from_string(content.getvalue())
+    _drop_provenance(proto)
+    _flush_subnormals(proto)
+    return bytes(proto.SerializeToString(deterministic=True))
+
+
+def _flush_subnormals(proto: onnx.ModelProto) -> None:
+    """Where batch norm is folded into its convolution two small numbers make one that processors crawl over."""
+    for tensor in proto.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT and tensor.raw_data:
+            values = np.frombuffer(tensor.raw_data, dtype="<f4")
+            tiny = np.abs(values) < np.finfo(np.float32).tiny
+            tensor.raw_data = np.where(tiny, np.float32(0), values).astype("<f4").tobytes()
 
 
 def _drop_provenance(proto: onnx.ModelProto) -> None:

@@ -1,6 +1,7 @@
 """What tests of the reports start from: results in memory, and a run's folder as the stages leave it."""
 
 from collections.abc import Iterator, Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,9 @@ _TABLES = (
     "perturbations",
     "outcomes",
     "white_box",
+    "latency",
+    "disk",
+    "kernels",
 )
 
 
@@ -76,6 +80,7 @@ def write_run(root: Path, params: Params, *, diverged: tuple[tuple[int, str], ..
             ("robustness/pairs", _pairs(params, conditions)),
             ("robustness/perturbations", _perturbations(conditions)),
             ("robustness/outcomes", _outcomes(conditions)),
+            *([] if params.latency is None or seed != params.seeds[0] else _latency(params, attacked)),
         ):
             tables.setdefault(name, []).extend({"seed": seed} | row for row in rows)
         _write_files(root, params, seed, conditions, diverged)
@@ -218,6 +223,26 @@ def _pairs(params: Params, conditions: list[Condition]) -> Iterator[Row]:
 def _perturbations(conditions: list[Condition]) -> Iterator[Row]:
     for condition in conditions[1:]:
         yield {"condition": condition.name, "l2": 0.5, "linf": 0.1}
+
+
+def _latency(params: Params, models: list[str]) -> Iterator[tuple[str, list[Row]]]:
+    """The three tables; every model is as fast as every other."""
+    assert params.latency is not None
+    timed = [name for name in models if not name.startswith("source_")]
+    sizes = {"params": 9, "flops": 90, "weights_bytes": 900, "onnx_bytes": 800}
+    yield "latency/disk", [{"model": name, **sizes} for name in timed]
+    yield (
+        "latency/kernels",
+        [{"model": name, "weights_ms": 1.0, "others_ms": 0.5, "between_ms": 0.1} for name in timed],
+    )
+    rows = []
+    for (runtime, layout), batch, name in product(
+        (("PyTorch 2", "own"), ("ONNX Runtime 1", "contiguous")), params.latency.batches, timed
+    ):
+        where = {"model": name, "runtime": runtime, "device": "a processor", "precision": "float32"}
+        times = {"median_ms": 1.0, "p10_ms": 0.9, "p90_ms": 1.2, "peak_bytes": 5000}
+        rows.append({**where, "layout": layout, "batch": batch, "threads": 1, "runs": 50, **times})
+    yield "latency/latency", rows
 
 
 def _outcomes(conditions: list[Condition]) -> Iterator[Row]:

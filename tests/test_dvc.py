@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from conftest import ROOT
 from ruamel.yaml import YAML
-from tiny_params import ABLATE, TINY, Change, params_of
+from tiny_params import ABLATE, LATENCY, TINY, Change, params_of
 
 from pipeline.jobs.code import code_digest
 from pipeline.jobs.job import Job
@@ -103,7 +103,7 @@ def of(stage: str, seed: int = 0) -> tuple[str, ...]:
     }
     if stage == "noise":
         return ("noise gaussian", "noise poisson", "noise speckle")
-    if stage == "ablate":
+    if stage in ("ablate", "latency"):
         return ()
     if stage in ("prepare", "report"):
         return (stage,)
@@ -212,6 +212,7 @@ EVERYTHING = tuple(job for stage in STAGES for job in of(stage))
             ),
             id="ablation-added",
         ),
+        pytest.param(("latency", LATENCY), ("latency", "report"), id="latency-added"),
         pytest.param(("surgery.round_to", 2), (*of("compare"), *PRUNED), id="surgery"),
         pytest.param(("compare.sizes", {"params": [0.5, 0.2]}), (*of("compare"), *ATTACKED), id="sizes"),
         pytest.param(
@@ -338,7 +339,7 @@ def test_a_stage_is_its_script_and_writes_where_dvc_looks() -> None:
 
 
 def test_deps_name_the_folders_that_the_jobs_read() -> None:
-    params = params_of(("ablate", ABLATE))
+    params = params_of(("ablate", ABLATE), ("latency", LATENCY))
     for name, stage in STAGES.items():
         paths = {
             path for job in list_jobs(import_module(f"stages.{name}"), params) for path in _paths(job.inputs)

@@ -139,7 +139,7 @@ def test_a_part_of_the_flow_may_be_left_out(part: str) -> None:
     assert errors_of(*NOT_RUN[part]) == []
 
 
-_NULLABLE = {"grow", "after_the_fact", "compare", "ablate", "lineup"}
+_NULLABLE = {"grow", "after_the_fact", "compare", "ablate", "lineup", "latency"}
 
 
 @pytest.mark.parametrize("section", [name for name in TINY if name not in _NULLABLE])

@@ -1,9 +1,10 @@
 """params.yaml, sections on the machine: how numbers are computed, and where the jobs run."""
 
+from copy import deepcopy
 from typing import Any
 
 import pytest
-from tiny_params import Change, assert_one_error, errors_of, params_of
+from tiny_params import LATENCY, Change, assert_one_error, errors_of, params_of
 
 
 @pytest.mark.parametrize(
@@ -25,6 +26,21 @@ from tiny_params import Change, assert_one_error, errors_of, params_of
 )
 def test_bad_numerics_are_named_on_one_line(key: str, value: Any, words: tuple[str, ...]) -> None:
     assert_one_error(f"numerics.{key}", *words, changes=[(f"numerics.{key}", value)])
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("runs", 49, ("equal to 50", "got 49")),
+        ("batches", [], ("at least 1", "got []")),
+        ("batches.0", 0, ("greater than 0", "got 0")),
+        ("threads", 0, ("greater than 0", "got 0")),
+        ("threads", ..., ("missing",)),
+    ],
+)
+def test_a_bad_latency_is_named_on_one_line(key: str, value: Any, words: tuple[str, ...]) -> None:
+    changes = [("latency", deepcopy(LATENCY)), (f"latency.{key}", value)]
+    assert_one_error(f"latency.{key}", *words, changes=changes)
 
 
 def _several(device: str, devices: int, num_nodes: int) -> list[Change]:

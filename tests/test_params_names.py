@@ -6,7 +6,7 @@ from typing import Annotated, Any, get_args, get_origin
 
 import pytest
 from pydantic import BaseModel, TypeAdapter, ValidationError
-from tiny_params import ABLATE, TINY, Change, assert_one_error, errors_of, params_of
+from tiny_params import ABLATE, LATENCY, TINY, Change, assert_one_error, errors_of, params_of
 
 from pipeline.params.params import Params
 from pipeline.params.pruning import COMPETITORS
@@ -160,10 +160,12 @@ AFTER_THE_FACT = {**TINY["prune"], "retraining": {**TINY["prune"]["retraining"],
         ("lineup.competitors", ["l1", "scratch", "l1"]),
         ("white_box", ["pgd", "pgd"]),
         ("report.headline", ["gaussian", "gaussian"]),
+        ("latency.batches", [1, 1]),
     ],
 )
 def test_repeats_are_refused(key: str, values: list[Any]) -> None:
     sections: list[Change] = [("after_the_fact", deepcopy(AFTER_THE_FACT)), ("ablate", deepcopy(ABLATE))]
+    sections.append(("latency", deepcopy(LATENCY)))
     assert_one_error(key, "expected no repeats", f"got {values}", changes=[*sections, (key, values)])
 
 
@@ -175,7 +177,7 @@ def test_every_list_of_values_that_name_jobs_is_in_the_test_of_repeats() -> None
     assert lists - nets - folds - {"report.notes"} == {
         *("seeds", "prune.etas", "compare.competitors"),
         *("after_the_fact.etas", "ablate.scores", "ablate.widths"),
-        *("lineup.competitors", "white_box", "report.headline"),
+        *("lineup.competitors", "white_box", "report.headline", "latency.batches"),
     }
 
 

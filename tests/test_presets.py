@@ -23,7 +23,7 @@ PRESETS = {path.stem: path for path in sorted((ROOT / "presets").glob("*.yaml"))
 # In the order in which they run.
 STAGES = [
     *("prepare", "train", "grow", "push", "prune", "select", "compare", "evaluate", "source"),
-    *("noise", "ablate", "craft", "white_box", "robustness", "report"),
+    *("noise", "ablate", "craft", "white_box", "robustness", "latency", "report"),
 ]
 MODULES = {stage: import_module(f"stages.{stage}") for stage in STAGES}
 
@@ -136,6 +136,7 @@ def _n_jobs(params: Params) -> dict[str, int]:
         traced = {"deconvolution", "saliency"} & {*params.ablate.scores} if params.ablate.noise else ()
         taken_apart = 2 * (len(params.ablate.scores) + len(traced)) * len(params.ablate.widths)
     once = {"prepare": 1, "noise": len(params.noise), "report": 1}
+    once["latency"] = 0 if params.latency is None else 1
     of_each_seed = {
         **dict.fromkeys(("train", "grow", "evaluate"), 1),
         "select": 1 if params.after_the_fact is None else 2,

@@ -235,7 +235,15 @@ def test_tables_that_lie_there_of_other_params_are_not_read(tmp_path: Path) -> N
     everything_null = params_of(SEEDS, *NO_COMPARISON, *NO_ATTACKS, ("grow", None))
     found = load_results(everything_null, tmp_path)
     assert {name for name, table in found.tables.items() if table.empty} == {
-        Path(name).name for name in (*OPTIONAL, "ablate/ablation", "train/brought")
+        Path(name).name
+        for name in (
+            *OPTIONAL,
+            "ablate/ablation",
+            "train/brought",
+            "latency/latency",
+            "latency/disk",
+            "latency/kernels",
+        )
     }
     assert found.galleries == {}
 

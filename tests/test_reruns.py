@@ -8,10 +8,13 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from conftest import Workspace, jobs_run, stages_run
 from ruamel.yaml import YAML
-from tiny_params import Change, edited
+from tiny_params import LATENCY, Change, edited
+
+from pipeline.latency import MEASURED
 
 # One process for all that share a full run.
 pytestmark = [pytest.mark.xdist_group("workspace"), pytest.mark.dvc]
@@ -84,6 +87,25 @@ def test_entries_changed_added_and_removed_run_their_own_jobs(
     assert [name for name, text in texts.items() if b"newton_fool" in text or "newton_fool" in name] == []
     assert b"coarse" in texts["reports/tiny/tables/accuracy.csv"]
     assert b"random" in texts["reports/tiny/tables/comparison.csv"]
+
+
+def test_times_are_taken_once_and_differ_in_their_own_columns_alone(edits: Workspace, tmp_path: Path) -> None:
+    """What the stage measures is kept like any result; measured anew, `MEASURED` is the rule for what may differ."""
+    change: Change = ("latency", LATENCY)
+    assert repro(edits, change, targets=["report"])[0] == ["latency", "report"]
+    assert "Latency and size on disk" in edits.path("reports/tiny/pruning.md").read_text(encoding="utf-8")
+    assert repro(edits, change, targets=["report"]) == ([], [])
+    again = edits.copy(tmp_path / "again", without=[".jobs", ".dvc", ".git", "reports", "metrics"])
+    shutil.rmtree(again.path("runs/tiny/latency"))
+    again.run_stages("latency")
+    for name in ("disk", "kernels", "latency"):
+        tables = [pd.read_csv(each.path(f"runs/tiny/latency/{name}.csv")) for each in (edits, again)]
+        assert (name == "disk") == tables[0].equals(tables[1])
+        assert (
+            tables[0]
+            .drop(columns=[*MEASURED], errors="ignore")
+            .equals(tables[1].drop(columns=[*MEASURED], errors="ignore"))
+        )
 
 
 def test_a_seed_added_is_trained_by_itself(edits: Workspace) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from conftest import ROOT
 from ruamel.yaml import YAML
-from tiny_params import ABLATE, params_of
+from tiny_params import ABLATE, LATENCY, params_of
 
 from pipeline.errors import InputError
 from pipeline.jobs.code import code_deps
@@ -23,7 +23,7 @@ from pipeline.params.params import Params
 DECLARED: dict[str, dict[str, Any]] = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
 STAGES = sorted(path.stem for path in (ROOT / "stages").glob("*.py") if path.stem != "__init__")
 SECTIONS = {field.alias or name for name, field in Params.model_fields.items()}
-WITH_ALL_JOBS = params_of(("ablate", ABLATE))
+WITH_ALL_JOBS = params_of(("ablate", ABLATE), ("latency", LATENCY))
 
 # What takes its time to import.
 HEAVY = ["torch", "torchvision", "numpy", "scipy", "sklearn", "skimage", "pandas", "matplotlib", "foolbox"]
@@ -138,7 +138,7 @@ def test_jobs_are_told_apart_and_come_after_what_they_need(stage: str) -> None:
 
 
 def test_a_second_seed_adds_jobs_and_changes_none() -> None:
-    both = params_of(("ablate", ABLATE), ("seeds", [0, 1]))
+    both = params_of(("ablate", ABLATE), ("latency", LATENCY), ("seeds", [0, 1]))
     for stage in STAGES:
         module = importlib.import_module(f"stages.{stage}")
         once, twice = list_jobs(module, WITH_ALL_JOBS), list_jobs(module, both)

@@ -19,7 +19,8 @@ TINY_FILE = ROOT / "presets/tiny.yaml"
 # By way of JSON anchors become copies: a change in one place is none in the others.
 TINY: dict[str, Any] = json.loads(json.dumps(YAML(typ="safe").load(TINY_FILE.read_text(encoding="utf-8"))))
 _FILE = Path("edited.yaml")
-# The section that the preset leaves out.
+# The sections that the preset leaves out.
+LATENCY: dict[str, Any] = {"batches": [1, 4], "runs": 50, "threads": 1}
 ABLATE: dict[str, Any] = {
     **{
         "sizes": {"params": [0.5]},

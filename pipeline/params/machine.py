@@ -49,6 +49,14 @@ def _is_number_of_jobs(value: Any) -> Any:
     return value
 
 
+class Latency(Section):
+    """How long models take: `runs` of each at each of `batches` (images at a time), on so many threads of the CPU."""
+
+    batches: Annotated[list[PositiveInt], Field(min_length=1)]
+    runs: Annotated[int, Field(ge=50)]
+    threads: PositiveInt
+
+
 class Runtime(Section):
     """Where the jobs of a stage run; no result depends on it.
 

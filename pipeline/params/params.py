@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from pipeline.params.data import Data
 from pipeline.params.installed_names import torchvision_classifiers
-from pipeline.params.machine import Numerics, Runtime
+from pipeline.params.machine import Latency, Numerics, Runtime
 from pipeline.params.nets.sections import GROWABLE, Architecture, PythonModel, TorchvisionModel, is_trained
 from pipeline.params.perturbations import Attack, Noise
 from pipeline.params.pruning import COMPETITORS, Ablate, AfterTheFact, Compare, Prune, Select, Surgery
@@ -69,6 +69,7 @@ class Params(Section):
     white_box: list[Slug]
     lineup: Lineup | None
     robustness: Robustness
+    latency: Latency | None
     report: Report
     numerics: Numerics
     runtime: Runtime
@@ -94,6 +95,7 @@ class Params(Section):
             *((f"ablate.{key}", getattr(self.ablate, key, ())) for key in ("scores", "widths")),
             ("lineup.competitors", self.lineup.competitors if self.lineup else ()),
             ("white_box", self.white_box),
+            ("latency.batches", self.latency.batches if self.latency else ()),
             ("report.headline", self.report.headline),
         )
         for key, values in everywhere:

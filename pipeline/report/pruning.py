@@ -24,6 +24,7 @@ from pipeline.report.figures import (
     scale_by_size,
     short_number,
 )
+from pipeline.report.latency import draw_latency, latency_section
 from pipeline.report.page import bullets, counted, frame_table, image, percent, section, table, thousands
 from pipeline.report.published import published_scores
 from pipeline.report.summary import expectations, sizes
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 def pruning_report(results: Results, figures: Path) -> str:
     """Draw the figures and return the page."""
-    for draw in (draw_samples, draw_comparison, *layers.FIGURES, draw_growth, *latent.FIGURES):
+    for draw in (draw_samples, draw_comparison, draw_latency, *layers.FIGURES, draw_growth, *latent.FIGURES):
         draw(results, figures)
     of_layers = (layers.profile_section, layers.layers_section)
     results_of = (
@@ -46,6 +47,7 @@ def pruning_report(results: Results, figures: Path) -> str:
         *of_layers,
         comparison_section,
         ablation_section,
+        latency_section,
     )
     sections = (*results_of, *latent.SECTIONS, _growth, _settings)
     return "\n".join(text for each in sections if (text := each(results)))

@@ -111,6 +111,26 @@ SCORES: dict[PublishedName, list[PublishedScore]] = {
 }
 
 
+class PublishedLatency(NamedTuple):
+    """Milliseconds of a forward pass; the source names the machine, and no batch."""
+
+    what: str
+    params: float
+    flops: float
+    gpu_ms: float
+    cpu_ms: float
+    source: str
+
+
+# The original and its smallest pruned model of comparable accuracy.
+LATENCIES: dict[PublishedName, tuple[PublishedLatency, PublishedLatency]] = {
+    "imagenet": (
+        PublishedLatency("Inception-88", 25.1e6, 10.7e9, 53.5, 432.4, "CVIU Table 2"),
+        PublishedLatency("pruned", 8.4e6, 5.1e9, 39.8, 189.0, "CVIU Table 2"),
+    ),
+}
+
+
 def _drops_after_the_fact(
     original: tuple[float, ...], pruned: tuple[float, ...]
 ) -> dict[str, tuple[float, ...]]:

@@ -46,6 +46,7 @@ _TABLES = {
     "ablate": ("ablation",),
     "robustness": ("accuracy", "reliability", "pairs", "perturbations", "outcomes"),
     "white_box": ("white_box",),
+    "latency": ("latency", "disk", "kernels"),
 }
 
 
@@ -165,6 +166,7 @@ def load_results(params: Params, root: Path) -> Results:
     # What the params leave out nothing has written, and no weights were brought where the base was fresh.
     absent = {"growth": not params.grow, "comparison": not params.compare, "ablation": not params.ablate}
     absent["brought"] = not is_looked_at(params.model, params.train.training.epochs)
+    absent |= dict.fromkeys(_TABLES["latency"], not params.latency)
     absent |= {"outcomes": not params.attacks, "white_box": not params.white_box}
     try:
         tables = {
