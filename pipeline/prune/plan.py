@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pipeline.models.classifier import Classifier, output_layer
 from pipeline.models.inception import Inception
 from pipeline.prune.costs import PlannedCosts
-from pipeline.prune.groups import ChannelGroup, best_first, channel_groups, dependency_graph, rounding_step
+from pipeline.prune.groups import ChannelGroup, best_first, read_groups, rounding_step
 
 
 @dataclass(frozen=True)
@@ -31,15 +31,32 @@ class ChannelPlan:
         model: in evaluation mode, with its gradients on; kept, and looked at only.
         layers: names of the layers that may lose output channels; others only follow.
         example_input: one image or more, as the model takes them.
+        whole: names of layers that lose nothing, nor does what is coupled to them, and why.
+
+    Attributes:
+        whole: of the layers that lose nothing, each with the reason.
 
     Raises:
         ValueError: if the layers' connections cannot be traced.
     """
 
-    def __init__(self, model: nn.Module, layers: Collection[str], example_input: Tensor) -> None:
+    def __init__(
+        self, model: nn.Module, layers: Collection[str], example_input: Tensor, *, whole: Mapping[str, str]
+    ) -> None:
         self.model, self.layers = model, tuple(layers)
-        self.graph = dependency_graph(model, example_input)
-        self.groups = list(channel_groups(model, self.graph, layers))
+        self.graph, groups = read_groups(model, layers, example_input)
+        self.whole = dict.fromkeys(layers, "its channels are not followed")
+        self.groups: list[ChannelGroup] = []
+        for group in groups:
+            reasons = [whole[writer.name] for writer in group.writers if writer.name in whole]
+            for member in group.members:
+                if reasons:
+                    self.whole[member.name] = whole.get(member.name, reasons[0])
+                else:
+                    self.whole.pop(member.name, None)
+            if not reasons:
+                self.groups.append(group)
+        self.whole |= {name: reason for name, reason in whole.items() if name in self.whole}
         ends = torch.tensor([0, *(group.n_channels for group in self.groups)]).cumsum(0).tolist()
         self.slices = [slice(start, end) for start, end in pairwise(ends)]
         self.n_channels: int = ends[-1]
@@ -104,6 +121,12 @@ class ChannelPlan:
     def cost(self, selection: Selection) -> tuple[float, float]:
         """Parameters and FLOPs of the net without what goes, as `measure_cost` counts them in the net that is cut."""
         return self.costs.without(self.costs.lost(self.gone(selection)), self.left(selection))
+
+    def cut(self, selection: Selection) -> None:
+        """Cut the model itself, once; branches are left."""
+        for group, at in zip(self.groups, self.slices, strict=True):
+            if idxs := selection.removed[at].nonzero().flatten().tolist():
+                self.graph.get_pruning_group(group.root, group.prune_fn, idxs=idxs).prune()
 
     def left(self, selection: Selection) -> Tensor:
         """Mask over the layers of `costs`: those that are not inside a branch that goes."""

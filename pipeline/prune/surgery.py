@@ -14,6 +14,7 @@ from pipeline.models.inception import Inception
 from pipeline.models.torchvision_models import drop_auxiliary_heads
 from pipeline.prune.groups import ChannelGroup, cannot_cut, dependency_graph
 from pipeline.prune.plan import ChannelPlan, Selection
+from pipeline.prune.whole import whole_layers
 
 
 @dataclass(frozen=True)
@@ -39,14 +40,14 @@ class Surgery(Generic[Net]):
     """
 
     def __init__(self, model: Net, layers: Collection[str], example_input: Tensor) -> None:
-        if any(isinstance(module, nn.MultiheadAttention) for module in model.modules()):
-            raise cannot_cut(model, ValueError("it has attention, whose heads share their channels"))
         self._smaller = copy.deepcopy(model).eval()
         _without_auxiliary_heads(self._smaller)
+        whole = whole_layers(self._smaller, example_input)
+        model.whole_layers = whole  # type: ignore[assignment]
         self._trainable = {name: each.requires_grad for name, each in self._smaller.named_parameters()}
         self._smaller.requires_grad_(True)  # the graph of layers is read off autograd's
         self._example_input = example_input
-        self.plan = ChannelPlan(self._smaller, layers, example_input)
+        self.plan = ChannelPlan(self._smaller, layers, example_input, whole=whole)
 
     def cut(self, selection: Selection) -> Net:
         """The model without the selected channels and branches, in evaluation mode.
@@ -56,10 +57,7 @@ class Surgery(Generic[Net]):
         """
         smaller, plan = self._smaller, self.plan
         try:
-            for group, at in zip(plan.groups, plan.slices, strict=True):
-                idxs = selection.removed[at].nonzero().flatten().tolist()
-                if idxs:
-                    plan.graph.get_pruning_group(group.root, group.prune_fn, idxs=idxs).prune()
+            plan.cut(selection)
             if selection.branches:
                 _remove_branches(smaller, selection.branches, self._example_input)
             with torch.no_grad():
