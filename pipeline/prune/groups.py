@@ -83,7 +83,7 @@ class ChannelGroup:
         ]
 
 
-class LayerGraph(torch_pruning.DependencyGraph):
+class LayerGraph(torch_pruning.DependencyGraph):  # type: ignore[misc]
     """Torch-Pruning's graph without the links that it guesses at: past them nobody is known to read a channel.
 
     It takes every reshape for a flattening, also of tokens and windows, and fails, or counts indices without end.
@@ -193,9 +193,7 @@ def cannot_cut(model: nn.Module, error: Exception) -> ValueError:
     )
 
 
-def channel_groups(
-    model: nn.Module, graph: LayerGraph, layers: Collection[str]
-) -> Iterator[ChannelGroup]:
+def channel_groups(model: nn.Module, graph: LayerGraph, layers: Collection[str]) -> Iterator[ChannelGroup]:
     """The groups of a net's channels, but for the classes'; `layers` names those that may lose channels."""
     names = {module: name for name, module in model.named_modules()}
     for found in graph.get_all_groups(
@@ -224,10 +222,33 @@ def channel_groups(
 
 # Functions of autograd that leave channels apart, by the beginnings of their names.
 _APART = (
-    *("Add", "Sub", "Mul", "Div", "Neg", "Relu", "Hardtanh", "Hardswish", "Hardsigmoid", "Silu", "Gelu", "Elu"),
-    *("LeakyRelu", "Sigmoid", "Tanh", "Clamp", "Threshold", "Mish", "Softplus", "NativeBatchNorm", "CudnnBatchNorm"),
-    *("MaxPool", "AvgPool", "AdaptiveAvg", "AdaptiveMax", "MeanBackward1", "Permute", "Transpose", "Clone", "T", "Addmm"),
-    *("Convolution", "MkldnnConvolution", "Squeeze", "Unsqueeze", "View", "UnsafeView", "Reshape", "Expand", "Copy"),
+    *(
+        "Add",
+        "Sub",
+        "Mul",
+        "Div",
+        "Neg",
+        "Relu",
+        "Hardtanh",
+        "Hardswish",
+        "Hardsigmoid",
+        "Silu",
+        "Gelu",
+        "Elu",
+    ),
+    *(
+        "LeakyRelu",
+        "Sigmoid",
+        "Tanh",
+        "Clamp",
+        "Threshold",
+        "Mish",
+        "Softplus",
+        "NativeBatchNorm",
+        "CudnnBatch",
+    ),
+    *("MaxPool", "AvgPool", "AdaptiveAvg", "AdaptiveMax", "MeanBackward1", "Permute", "T", "Clone", "Addmm"),
+    *("Convolution", "MkldnnConvolution", "Squeeze", "Unsqueeze", "View", "UnsafeView", "Reshape", "Expand"),
 )
 
 

@@ -14,7 +14,7 @@ from pipeline.models.inception import Inception
 from pipeline.models.torchvision_models import drop_auxiliary_heads
 from pipeline.prune.groups import ChannelGroup, cannot_cut, dependency_graph
 from pipeline.prune.plan import ChannelPlan, Selection
-from pipeline.prune.whole import whole_layers
+from pipeline.prune.whole import kept_layers, whole_layers
 
 
 @dataclass(frozen=True)
@@ -34,16 +34,20 @@ class Surgery(Generic[Net]):
         model: left untouched.
         layers: names of the layers that may lose output channels; others only follow.
         example_input: one image or more, as the model takes them, to trace the layers' connections.
+        keep: patterns over the names of modules whose layers are left whole, as `whole.kept_layers` reads them.
 
     Raises:
         ValueError: if the layers' connections cannot be traced.
     """
 
-    def __init__(self, model: Net, layers: Collection[str], example_input: Tensor) -> None:
+    def __init__(
+        self, model: Net, layers: Collection[str], example_input: Tensor, *, keep: Collection[str] = ()
+    ) -> None:
         self._smaller = copy.deepcopy(model).eval()
         _without_auxiliary_heads(self._smaller)
         whole = whole_layers(self._smaller, example_input)
         model.whole_layers = whole  # type: ignore[assignment]
+        whole = {**whole, **kept_layers(model, keep)}
         self._trainable = {name: each.requires_grad for name, each in self._smaller.named_parameters()}
         self._smaller.requires_grad_(True)  # the graph of layers is read off autograd's
         self._example_input = example_input

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Mapping, Sequence
+from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.models.classifier import output_layer, weight_layers
-from pipeline.prune.groups import ChannelGroup, Member
+from pipeline.models.classifier import Classifier, output_layer, weight_layers
+from pipeline.prune.groups import ChannelGroup, Member, cannot_cut
 from pipeline.prune.plan import ChannelPlan, Selection
 
 # Logits of a right cut differ by rounding alone, of a wrong one by as much as they are.
@@ -46,9 +47,30 @@ def whole_layers(model: nn.Module, example_input: Tensor) -> dict[str, str]:
     return dict(known)
 
 
+def kept_layers(model: nn.Module, keep: Collection[str]) -> dict[str, str]:
+    """The names of the layers that patterns say are to stay, and which does; a module's pattern is for all inside it.
+
+    Args:
+        model: a net, or a `Classifier` around one, whose own name is no part of the names.
+        keep: patterns as the shell has them, such as `features.0` or `*.downsample.*`.
+    """
+    found = {}
+    for name in weight_layers(model):
+        parts = name.removeprefix("net." if isinstance(model, Classifier) else "").split(".")
+        modules = [".".join(parts[:depth]) for depth in range(1, len(parts) + 1)]
+        for pattern in keep:
+            if any(fnmatchcase(module, pattern) for module in modules):
+                found[name] = f"kept by surgery.keep, {pattern}"
+    return found
+
+
 def _find(model: nn.Module, image_shape: Sequence[int]) -> dict[str, str]:
     last = output_layer(model)
     layers = [name for name, layer in weight_layers(model).items() if layer is not last]
+    owners: dict[int, str] = {}
+    for name, layer in weight_layers(model).items():
+        if (owner := owners.setdefault(id(layer.weight), name)) != name:
+            raise cannot_cut(model, ValueError(f"{name} shares the weights of {owner}"))
     random = torch.Generator().manual_seed(0)
     n_pixels = max(1, torch.Size(image_shape).numel())
     images = torch.rand(max(2, min(_IMAGES, _PIXELS // n_pixels)), *image_shape, generator=random)
@@ -159,7 +181,9 @@ class _Trial:
             with torch.no_grad():
                 logits = self.model(self.images)
             difference = float((logits - self.silenced).abs().max())  # other shapes are an error
-            right = logits.shape == self.silenced.shape and difference <= _TOLERANCE * float(self.silenced.abs().max())
+            right = logits.shape == self.silenced.shape and difference <= _TOLERANCE * float(
+                self.silenced.abs().max()
+            )
         except Exception as failed:  # whatever a net's own code runs into
             right, error = False, " ".join(str(failed).split())[:100]
         return {} if right else _reasons(self.plan.groups, error or "a function that counts channels")
@@ -183,5 +207,5 @@ def _silence(layer: nn.Conv2d | nn.Linear, inputs: list[int]) -> None:
     """Set the weights of some inputs to zero; a grouped convolution has them in the rows of their group."""
     n_parts = layer.groups if isinstance(layer, nn.Conv2d) else 1
     rows = layer.weight.data.view(n_parts, -1, *layer.weight.shape[1:])
-    part, column = (torch.tensor(each) for each in zip(*(divmod(idx, rows.shape[2]) for idx in inputs), strict=True)) if inputs else (torch.zeros(0, dtype=torch.long),) * 2
-    rows[part, :, column] = 0
+    for part, column in (divmod(idx, rows.shape[2]) for idx in inputs):
+        rows[part, :, column] = 0
