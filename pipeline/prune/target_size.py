@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Generic
 
 import torch
 from torch import Tensor, nn
-from torch.utils.benchmark import Timer
 
 from pipeline.cost import count_params, measure_cost
 from pipeline.errors import InputError
@@ -235,6 +234,8 @@ def _to_milliseconds(
 
 @torch.no_grad()
 def _milliseconds(model: nn.Module, image_shape: Sequence[int]) -> float:
+    from torch.utils.benchmark import Timer  # slow to import, and tells of a missing CUDA
+
     reference = next(model.parameters())
     images = torch.rand(TIMED_IMAGES, *image_shape, device=reference.device, dtype=reference.dtype)
     with evaluation_mode(model):
