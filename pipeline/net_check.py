@@ -149,7 +149,7 @@ def _trace(model: Classifier, images: Tensor, reading: str, place: str) -> dict[
     from pipeline.saliency import trace_saliency
 
     try:
-        kept = torch.ones(decision_layer(model).in_features, dtype=torch.bool)
+        kept = torch.ones(decision_layer(model.net).in_features, dtype=torch.bool)
     except ValueError as error:
         raise InputError(f"model: {error}") from None
     try:

@@ -93,12 +93,14 @@ class LayerGraph(torch_pruning.DependencyGraph):  # type: ignore[misc]
 
     Attributes:
         cut_off: what a node's channels are read by that has no link.
+        reshapes: reshapes that keep channels where these come last.
     """
 
     def __init__(self, opaque: Collection[OPTYPE] = ()) -> None:
         super().__init__()
         self._opaque = frozenset(opaque)
         self.cut_off: dict[Any, str] = {}
+        self.reshapes: set[Any] = set()
 
     def _build_dependency(self, module2node: dict[Any, Any]) -> None:
         for module, node in list(module2node.items()):
@@ -106,6 +108,8 @@ class LayerGraph(torch_pruning.DependencyGraph):  # type: ignore[misc]
                 before, after = _shapes(node.grad_fn)
                 if _keeps_channels(before, after):
                     node.type = OPTYPE.ELEMENTWISE
+                    if before[:2] != after[:2]:
+                        self.reshapes.add(node)
                     continue
                 is_flattening = len(before) == 4 and after == (before[0], math.prod(before[1:]))
                 if is_flattening and node.type == OPTYPE.RESHAPE:
@@ -216,7 +220,7 @@ def channel_groups(model: nn.Module, graph: LayerGraph, layers: Collection[str])
                 tuple(writers),
                 tuple(readers),
                 _n_parts(found),
-                _between(found, graph, names),
+                _between(found, graph, model),
             )
 
 
@@ -252,8 +256,10 @@ _APART = (
 )
 
 
-def _between(found: torch_pruning.Group, graph: LayerGraph, names: Mapping[nn.Module, str]) -> str:
+def _between(found: torch_pruning.Group, graph: LayerGraph, model: nn.Module) -> str:
     """What else a group's channels run through, in words: a module by its name, or a kind of function."""
+    net = model.net if isinstance(model, Classifier) else model
+    names = {module: name for name, module in net.named_modules()}
     nodes = [item.dep.target for item in found]
     for kind in (OPTYPE.MHA, OPTYPE.LSTM, OPTYPE.LN, OPTYPE.GN):
         for node in nodes:
@@ -272,7 +278,8 @@ def _between(found: torch_pruning.Group, graph: LayerGraph, names: Mapping[nn.Mo
         function = node.grad_fn.name() if hasattr(node.grad_fn, "name") else ""
         if not function.startswith(_APART):
             return f"a function that is not followed ({function})"
-    return _FUNCTIONS[OPTYPE.RESHAPE] if any(node.type == OPTYPE.RESHAPE for node in nodes) else ""
+    reshaped = any(node.type == OPTYPE.RESHAPE or node in graph.reshapes for node in nodes)
+    return _FUNCTIONS[OPTYPE.RESHAPE] if reshaped else ""
 
 
 def _n_parts(found: torch_pruning.Group) -> int:

@@ -9,7 +9,7 @@ import torch
 import torch_pruning
 from torch import Tensor, nn
 
-from pipeline.models.classifier import Classifier, Net, blueprint_of, lay_out, set_blueprint
+from pipeline.models.classifier import Classifier, Net, blueprint_of, lay_out, memory_layout, set_blueprint
 from pipeline.models.inception import Inception
 from pipeline.models.torchvision_models import drop_auxiliary_heads
 from pipeline.prune.groups import ChannelGroup, cannot_cut, dependency_graph
@@ -43,6 +43,10 @@ class Surgery(Generic[Net]):
     def __init__(
         self, model: Net, layers: Collection[str], example_input: Tensor, *, keep: Collection[str] = ()
     ) -> None:
+        layout = memory_layout(model)
+        filters = [each.weight for each in model.modules() if isinstance(each, nn.Conv2d)]
+        # Somebody's own net stays as it is laid out: a `view` in it may rely on that.
+        self._laid_out = all(weight.is_contiguous(memory_format=layout) for weight in filters)
         self._smaller = copy.deepcopy(model).eval()
         _without_auxiliary_heads(self._smaller)
         whole = whole_layers(self._smaller, example_input)
@@ -70,7 +74,7 @@ class Surgery(Generic[Net]):
             raise cannot_cut(smaller, error) from error
         for name, parameter in smaller.named_parameters():
             parameter.requires_grad_(self._trainable[name])
-        return lay_out(smaller)
+        return lay_out(smaller) if self._laid_out else smaller
 
 
 def remove_channels(

@@ -142,8 +142,7 @@ class _Trial:
 
     def misread(self) -> dict[str, str]:
         """Layers that something reads beside the graph's readers."""
-        broken = [group for group in self.plan.groups if self._is_broken(group)]
-        if broken:
+        if broken := self._broken():
             return _reasons(broken, "a broadcast")
         written: list[tuple[ChannelGroup, Member, list[int]]] = []
         for group, at in zip(self.plan.groups, self.plan.slices, strict=True):
@@ -165,15 +164,28 @@ class _Trial:
         }
         return _reasons(leaking.values(), "something beside layers")
 
-    def _is_broken(self, group: ChannelGroup) -> bool:
-        """Whether a layer is said to have channels that it does not have, as where one map multiplies many."""
-        ends = [(len(self.layers[each.name].weight), each) for each in group.writers]
-        ends += [(_n_inputs(self.layers[each.name]), each) for each in group.readers]
-        return any(max(each.own_idx) >= n for n, each in ends)
+    def _broken(self) -> list[ChannelGroup]:
+        """Groups that know of other channels than a layer has, as where one map multiplies many."""
+        known: dict[str, set[int]] = {}
+        for group in self.plan.groups:
+            for writer in group.writers:
+                known.setdefault(writer.name, set()).update(writer.own_idx)
+        odd = {name for name, idx in known.items() if idx != set(range(len(self.layers[name].weight)))}
+        n_inputs = {name: _n_inputs(layer) for name, layer in self.layers.items()}
+        return [
+            group
+            for group in self.plan.groups
+            if any(writer.name in odd for writer in group.writers)
+            or any(max(reader.own_idx) >= n_inputs[reader.name] for reader in group.readers)
+        ]
 
     def miscut(self) -> dict[str, str]:
         """All layers that are tried, if their cut goes wrong."""
         error = ""
+        n_left = {name: len(layer.weight) for name, layer in self.layers.items()}
+        for group, at in zip(self.plan.groups, self.plan.slices, strict=True):
+            for writer in group.writers:
+                n_left[writer.name] -= len(_own(writer, self.selection.removed[at]))
         try:
             if not hasattr(self, "silenced") and (found := self.misread()):
                 return found
@@ -181,9 +193,9 @@ class _Trial:
             with torch.no_grad():
                 logits = self.model(self.images)
             difference = float((logits - self.silenced).abs().max())  # other shapes are an error
-            right = logits.shape == self.silenced.shape and difference <= _TOLERANCE * float(
-                self.silenced.abs().max()
-            )
+            right = difference <= _TOLERANCE * float(self.silenced.abs().max())
+            right &= logits.shape == self.silenced.shape
+            right &= n_left == {name: len(layer.weight) for name, layer in weight_layers(self.model).items()}
         except Exception as failed:  # whatever a net's own code runs into
             right, error = False, " ".join(str(failed).split())[:100]
         return {} if right else _reasons(self.plan.groups, error or "a function that counts channels")
