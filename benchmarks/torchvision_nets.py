@@ -14,7 +14,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from pipeline.cost import count_params
 from pipeline.deconv import Utility, trace_utility
+from pipeline.files import read_json, write_json
 from pipeline.models import build_model
 from pipeline.models.classifier import decision_layer, output_layer
 from pipeline.prune.surgery import Surgery
@@ -32,6 +33,8 @@ from pipeline.prune.widths import rank_channels
 from pipeline.saliency import trace_saliency
 
 PAGE = Path("docs/torchvision.md")
+# A row for each net, so that a run that was ended goes on; emptied by `make clean`.
+ROWS = Path(".jobs/torchvision_nets")
 N_CLASSES = 4
 # Copies of a net that its surgery and the comparison hold at a time.
 _COPIES = 6
@@ -185,18 +188,20 @@ def write_page(rows: list[Row]) -> None:
 
 
 def main() -> None:
-    """Try all nets, or those that are named; only all of them make the page."""
+    """Try those nets of which there is no row yet, all or those that are named; the page is made when all are there."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.torchvision_nets", description=__doc__)
     parser.add_argument("names", nargs="*")
-    names = parser.parse_args().names
-    rows = []
-    for name in names or zoo.list_models(module=zoo):
-        start = time.monotonic()
-        rows.append(try_net(name))
-        sys.stderr.write(f"{rows[-1]} in {time.monotonic() - start:.0f} s\n")
-        gc.collect()
-    if not names:
-        write_page(rows)
+    everyone = zoo.list_models(module=zoo)
+    places = {name: ROWS / f"{name}.json" for name in everyone}
+    for name in parser.parse_args().names or everyone:
+        if not places[name].exists():
+            start = time.monotonic()
+            row = try_net(name)
+            write_json(places[name], asdict(row))
+            sys.stderr.write(f"{row} in {time.monotonic() - start:.0f} s\n")
+            gc.collect()
+    if all(place.exists() for place in places.values()):
+        write_page([Row(**read_json(place)) for place in places.values()])
 
 
 if __name__ == "__main__":
