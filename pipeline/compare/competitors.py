@@ -22,7 +22,7 @@ from pipeline.deconv import Utility
 from pipeline.machine.seeding import derive_seed, generator, seed_torch
 from pipeline.models.classifier import decision_layer
 from pipeline.prune import prune_like
-from pipeline.prune.rounds import surgery_options
+from pipeline.prune.rounds import limits, surgery_options
 from pipeline.prune.target_size import Target, measure_size, prune_to_size
 from pipeline.prune.task_utility import TaskUtility, discriminants_by, trace_images, unravel_utility
 from pipeline.training.classifiers import build_classifier
@@ -223,11 +223,7 @@ def prune_filters_at_own_widths(
         else:
             scores = _scores(contest, model, criterion, step)
             utilities = {name: Utility(score.view(-1, 1, 1)) for name, score in scores.items()}
-            options = {"latent_kept": decision_layer(reference).in_features}
-            options |= {
-                "round_to": contest.surgery.round_to,
-                "remove_branches": contest.surgery.remove_branches,
-            }
+            options = {"latent_kept": decision_layer(reference).in_features, **limits(contest.surgery)}
         options |= {"widths": OWN_WIDTHS[criterion], "per_cost": None}
         model, *_ = prune_to_size(model, utilities, target, contest.parts.train.first(1), **options)
         yield contest.enter(model, step, contest.retrain(model, step))

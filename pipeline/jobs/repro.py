@@ -28,7 +28,7 @@ from pipeline.errors import InputError
 from pipeline.files import write_atomically
 from pipeline.jobs.warm import warm_process
 from pipeline.jobs.worker import limit_threads
-from pipeline.params.file import read_params
+from pipeline.params.file import check_net, read_params
 
 _LOCK = Path(".jobs/repro.lock")
 _DVC_LOCKS = Path(".dvc/tmp/rwlock")
@@ -45,6 +45,8 @@ def main(arguments: Sequence[str]) -> None:
         sys.exit(str(error))
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     try:
+        if code := check_net():
+            sys.exit(code)
         with _alone(), warm_process():
             _mend()
             command = [sys.executable, "-m", "dvc", "repro", *arguments]

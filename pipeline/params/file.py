@@ -5,6 +5,7 @@ import copy
 import json
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -74,19 +75,26 @@ def use_preset(name: str, *, presets: Path = PRESETS, target: Path = PARAMS_FILE
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Check a file, or switch to a preset; prints each error on a line and exits with 1."""
+    """Check a file and the net that it names, or switch to a preset; prints each error on a line and exits with 1."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.params", description=main.__doc__)
     parser.add_argument("file", nargs="?", type=Path, default=PARAMS_FILE)
     parser.add_argument("--preset", metavar="NAME", help="make presets/NAME.yaml the current params.yaml")
     options = parser.parse_args(arguments)
     try:
-        if options.preset is None:
-            read_params(options.file)
-        else:
+        if options.preset is not None:
             use_preset(options.preset)
+            return
+        read_params(options.file)
     except InputError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(1)
+    if code := check_net(options.file):
+        sys.exit(code)
+
+
+def check_net(path: Path = PARAMS_FILE) -> int:
+    """Check the net of a good params file, in a process of its own, as torch loads slowly; the exit code."""
+    return subprocess.run([sys.executable, "-m", "pipeline.net_check", path], check=False).returncode
 
 
 def _refuse(value: object) -> NoReturn:

@@ -48,7 +48,8 @@ class Surgery(Widened):
     """From utilities to channels: how latent neurons are chosen, how many images trace, what is cut.
 
     `per_cost` divides a score by the parameters or FLOPs that the channel costs, where widths are `global`; `round_to`
-    keeps channel counts at multiples of it; `remove_branches` lets whole branches go.
+    keeps channel counts at multiples of it; `remove_branches` lets whole branches go. Layers of modules whose name a
+    pattern of `keep` matches stay whole (`features.0`, `*.downsample.*`); others keep `min_channels`, or all they have.
     """
 
     per_cost: CostUnit | None
@@ -56,6 +57,8 @@ class Surgery(Widened):
     trace_images_per_class: PositiveInt | None
     round_to: PositiveInt
     remove_branches: bool
+    keep: list[Annotated[str, Field(min_length=1)]]
+    min_channels: PositiveInt
 
     @model_validator(mode="after")
     def _costs_between_layers(self) -> Self:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,7 @@ class LayerPruning:
     """What became of one layer's output channels; `n_after` is 0 in a branch that was removed whole.
 
     `threshold` is in units of the layer's utility; not a number where channels went by rank, by cost or by v_j.
+    `left_whole` says why a layer could lose none.
     """
 
     name: str
@@ -35,6 +36,7 @@ class LayerPruning:
     n_before: int
     n_after: int
     threshold: float
+    left_whole: str = ""
 
 
 def utility_threshold(utility: Utility, eta: float) -> float:
@@ -53,6 +55,8 @@ def prune_model(
     latent_kept: Tensor | int | None = None,
     latent_order: Tensor | None = None,
     round_to: int = 1,
+    min_channels: int = 1,
+    keep: Collection[str] = (),
     remove_branches: bool = False,
 ) -> tuple[Net, list[LayerPruning]]:
     """Remove every channel whose utility is under its layer's threshold (Eq. 3.13), or by other `widths`.
@@ -68,6 +72,8 @@ def prune_model(
         example_input: one image or more, as the model takes them, to trace the layers' connections.
         widths, per_cost, latent_kept, latent_order: as for `widths.rank_channels`.
         round_to: every layer keeps a multiple of this many channels, or all of them.
+        min_channels: and no fewer than this, or all of them.
+        keep: patterns over the names of modules whose layers are left whole (`whole.kept_layers`).
         remove_branches: whether branches of Inception modules may be removed whole.
 
     Returns:
@@ -78,7 +84,7 @@ def prune_model(
     """
     if eta <= 0:
         raise ValueError(f"expected a positive eta, got {eta}")
-    surgery = Surgery(model, utilities, example_input)
+    surgery = Surgery(model, utilities, example_input, keep=keep)
     ranking = rank_channels(
         surgery.plan,
         utilities,
@@ -88,7 +94,11 @@ def prune_model(
         latent_order=latent_order,
     )
     selection = surgery.plan.select(
-        ranking.score, ranking.removed(eta), round_to=round_to, remove_branches=remove_branches
+        ranking.score,
+        ranking.removed(eta),
+        round_to=round_to,
+        min_channels=min_channels,
+        remove_branches=remove_branches,
     )
     return cut_selection(surgery, selection, ranking, eta)
 
@@ -96,7 +106,7 @@ def prune_model(
 def cut_selection(
     surgery: Surgery[Net], selection: Selection, ranking: Ranking, eta: float
 ) -> tuple[Net, list[LayerPruning]]:
-    """Cut, and a row for each layer that could lose channels."""
+    """Cut, and a row for each layer, those that could lose no channels included."""
     plan = surgery.plan
     decided = {
         member.name
@@ -110,15 +120,15 @@ def cut_selection(
     rows = [
         LayerPruning(
             name=name,
-            group=plan.group_of[name],
+            group=plan.group_of.get(name, name),
             n_before=n_before[name],
             n_after=n_after.get(name, 0),
             threshold=eta * ranking.units[name]
-            if name in ranking.units and name not in decided
+            if name in ranking.units and name not in decided and name not in plan.whole
             else math.nan,
+            left_whole=plan.whole.get(name, ""),
         )
         for name in plan.layers
-        if name in plan.group_of
     ]
     return smaller, rows
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pipeline.models.classifier import Classifier, output_layer
 from pipeline.models.inception import Inception
 from pipeline.prune.costs import PlannedCosts
-from pipeline.prune.groups import ChannelGroup, best_first, channel_groups, dependency_graph, rounding_step
+from pipeline.prune.groups import ChannelGroup, best_first, read_groups, rounding_step
 
 
 @dataclass(frozen=True)
@@ -31,15 +31,32 @@ class ChannelPlan:
         model: in evaluation mode, with its gradients on; kept, and looked at only.
         layers: names of the layers that may lose output channels; others only follow.
         example_input: one image or more, as the model takes them.
+        whole: names of layers that lose nothing, nor does what is coupled to them, and why.
+
+    Attributes:
+        whole: of the layers that lose nothing, each with the reason.
 
     Raises:
         ValueError: if the layers' connections cannot be traced.
     """
 
-    def __init__(self, model: nn.Module, layers: Collection[str], example_input: Tensor) -> None:
+    def __init__(
+        self, model: nn.Module, layers: Collection[str], example_input: Tensor, *, whole: Mapping[str, str]
+    ) -> None:
         self.model, self.layers = model, tuple(layers)
-        self.graph = dependency_graph(model, example_input)
-        self.groups = list(channel_groups(model, self.graph, layers))
+        self.graph, groups = read_groups(model, layers, example_input)
+        self.whole = dict.fromkeys(layers, "its channels are not followed")
+        self.groups: list[ChannelGroup] = []
+        for group in groups:
+            reasons = [whole[writer.name] for writer in group.writers if writer.name in whole]
+            for member in group.members:
+                if reasons:
+                    self.whole[member.name] = whole.get(member.name, reasons[0])
+                else:
+                    self.whole.pop(member.name, None)
+            if not reasons:
+                self.groups.append(group)
+        self.whole |= {name: reason for name, reason in whole.items() if name in self.whole}
         ends = torch.tensor([0, *(group.n_channels for group in self.groups)]).cumsum(0).tolist()
         self.slices = [slice(start, end) for start, end in pairwise(ends)]
         self.n_channels: int = ends[-1]
@@ -73,7 +90,13 @@ class ChannelPlan:
         return torch.cat(found) if found else torch.zeros(0, dtype=torch.float64)
 
     def select(
-        self, score: Tensor, removed: Tensor, *, round_to: int = 1, remove_branches: bool = False
+        self,
+        score: Tensor,
+        removed: Tensor,
+        *,
+        round_to: int = 1,
+        min_channels: int = 1,
+        remove_branches: bool = False,
     ) -> Selection:
         """What goes of what is to go: every layer keeps its best channel, and as many as rounding asks for.
 
@@ -81,12 +104,14 @@ class ChannelPlan:
             score: (N,), the higher the better; rounding gives back the best.
             removed: (N,) mask of what is to go.
             round_to: every layer keeps a multiple of this many channels, or all of them.
-            remove_branches: a branch whose last channels are all to go goes whole; a module's best one stays.
+            min_channels: and no fewer than this, or all of them.
+            remove_branches: a branch whose last channels are all to go goes whole, unless one of its layers is to stay
+                whole; a module's best one stays.
         """
         branches = self._emptied(score, removed) if remove_branches else ()
         spared = removed.clone()
         for group, at in zip(self.groups, self.slices, strict=True):
-            spared[at] = _spare(group, score[at], removed[at], round_to)
+            spared[at] = _spare(group, score[at], removed[at], round_to, min_channels)
         return Selection(spared, branches)
 
     def gone(self, selection: Selection) -> Tensor:
@@ -104,6 +129,12 @@ class ChannelPlan:
     def cost(self, selection: Selection) -> tuple[float, float]:
         """Parameters and FLOPs of the net without what goes, as `measure_cost` counts them in the net that is cut."""
         return self.costs.without(self.costs.lost(self.gone(selection)), self.left(selection))
+
+    def cut(self, selection: Selection) -> None:
+        """Cut the model itself, once; branches are left."""
+        for group, at in zip(self.groups, self.slices, strict=True):
+            if idxs := selection.removed[at].nonzero().flatten().tolist():
+                self.graph.get_pruning_group(group.root, group.prune_fn, idxs=idxs).prune()
 
     def left(self, selection: Selection) -> Tensor:
         """Mask over the layers of `costs`: those that are not inside a branch that goes."""
@@ -148,7 +179,8 @@ class ChannelPlan:
             found = [alone[end] for end in ends if end in alone]
             highest = max((float(score[at].max()) for at in found), default=float("inf"))
             best[module] = max(best.get(module, (-float("inf"), "")), (highest, branch))
-            if len(found) == len(ends) and all(bool(removed[at].all()) for at in found):
+            stays = any(self._inside(layer, branch) for layer in self.whole)
+            if not stays and len(found) == len(ends) and all(bool(removed[at].all()) for at in found):
                 emptied.append(branch)
         for module, (_, branch) in best.items():
             if all(name in emptied for name in self._branches if name.rpartition(".")[0] == module):
@@ -168,8 +200,8 @@ def _branches(model: nn.Module) -> dict[str, list[str]]:
     }
 
 
-def _spare(group: ChannelGroup, score: Tensor, removed: Tensor, round_to: int) -> Tensor:
-    """The mask to remove, less what has to stay: each member's best channel, and what rounding asks for."""
+def _spare(group: ChannelGroup, score: Tensor, removed: Tensor, round_to: int, min_channels: int) -> Tensor:
+    """The mask to remove, less what has to stay: each member's best channel, a least number, what rounding asks for."""
     removed, score = removed.clone(), score.view(group.n_parts, -1).mean(0).repeat(group.n_parts)
     for member in group.members:
         removed[member.root_idx[int(score[member.root_idx].argmax())]] = False
@@ -178,7 +210,7 @@ def _spare(group: ChannelGroup, score: Tensor, removed: Tensor, round_to: int) -
     step = rounding_step(group, round_to)
     for channels, _ in group.segments:
         n_kept = int((~removed[channels]).sum())
-        n_missing = min(-(-n_kept // step) * step, len(channels)) - n_kept
+        n_missing = min(-(-max(n_kept, min_channels) // step) * step, len(channels)) - n_kept
         if n_missing:
             candidates = best_first(channels[removed[channels]], score)
             removed[candidates[:n_missing]] = False

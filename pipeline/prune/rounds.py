@@ -71,6 +71,7 @@ def layer_rows(samples: list[Sample]) -> list[dict[str, Any]]:
     return [
         {"sample": sample.name, "layer": row.name, "group": row.group}
         | {"threshold": row.threshold, "n_before": row.n_before, "n_after": row.n_after}
+        | {"left_whole": row.left_whole}
         for sample in samples
         for row in sample.layers
     ]
@@ -140,6 +141,10 @@ def surgery_options(surgery: Surgery, utility: TaskUtility) -> dict[str, Any]:
         "per_cost": surgery.per_cost,
         "latent_kept": utility.choice.kept,
         "latent_order": utility.v,
-        "round_to": surgery.round_to,
-        "remove_branches": surgery.remove_branches,
+        **limits(surgery),
     }
+
+
+def limits(surgery: Surgery) -> dict[str, Any]:
+    """What the section says of the layers, whoever ranks their channels."""
+    return {key: getattr(surgery, key) for key in ("round_to", "min_channels", "keep", "remove_branches")}

@@ -9,11 +9,12 @@ import torch
 import torch_pruning
 from torch import Tensor, nn
 
-from pipeline.models.classifier import Classifier, Net, blueprint_of, lay_out, set_blueprint
+from pipeline.models.classifier import Classifier, Net, blueprint_of, lay_out, memory_layout, set_blueprint
 from pipeline.models.inception import Inception
 from pipeline.models.torchvision_models import drop_auxiliary_heads
 from pipeline.prune.groups import ChannelGroup, cannot_cut, dependency_graph
 from pipeline.prune.plan import ChannelPlan, Selection
+from pipeline.prune.whole import kept_layers, whole_layers
 
 
 @dataclass(frozen=True)
@@ -33,20 +34,28 @@ class Surgery(Generic[Net]):
         model: left untouched.
         layers: names of the layers that may lose output channels; others only follow.
         example_input: one image or more, as the model takes them, to trace the layers' connections.
+        keep: patterns over the names of modules whose layers are left whole, as `whole.kept_layers` reads them.
 
     Raises:
         ValueError: if the layers' connections cannot be traced.
     """
 
-    def __init__(self, model: Net, layers: Collection[str], example_input: Tensor) -> None:
-        if any(isinstance(module, nn.MultiheadAttention) for module in model.modules()):
-            raise cannot_cut(model, ValueError("it has attention, whose heads share their channels"))
+    def __init__(
+        self, model: Net, layers: Collection[str], example_input: Tensor, *, keep: Collection[str] = ()
+    ) -> None:
+        layout = memory_layout(model)
+        filters = [each.weight for each in model.modules() if isinstance(each, nn.Conv2d)]
+        # Somebody's own net stays as it is laid out: a `view` in it may rely on that.
+        self._laid_out = all(weight.is_contiguous(memory_format=layout) for weight in filters)
         self._smaller = copy.deepcopy(model).eval()
         _without_auxiliary_heads(self._smaller)
+        whole = whole_layers(self._smaller, example_input)
+        model.whole_layers = whole  # type: ignore[assignment]
+        whole = {**whole, **kept_layers(model, keep)}
         self._trainable = {name: each.requires_grad for name, each in self._smaller.named_parameters()}
         self._smaller.requires_grad_(True)  # the graph of layers is read off autograd's
         self._example_input = example_input
-        self.plan = ChannelPlan(self._smaller, layers, example_input)
+        self.plan = ChannelPlan(self._smaller, layers, example_input, whole=whole)
 
     def cut(self, selection: Selection) -> Net:
         """The model without the selected channels and branches, in evaluation mode.
@@ -56,10 +65,7 @@ class Surgery(Generic[Net]):
         """
         smaller, plan = self._smaller, self.plan
         try:
-            for group, at in zip(plan.groups, plan.slices, strict=True):
-                idxs = selection.removed[at].nonzero().flatten().tolist()
-                if idxs:
-                    plan.graph.get_pruning_group(group.root, group.prune_fn, idxs=idxs).prune()
+            plan.cut(selection)
             if selection.branches:
                 _remove_branches(smaller, selection.branches, self._example_input)
             with torch.no_grad():
@@ -68,7 +74,7 @@ class Surgery(Generic[Net]):
             raise cannot_cut(smaller, error) from error
         for name, parameter in smaller.named_parameters():
             parameter.requires_grad_(self._trainable[name])
-        return lay_out(smaller)
+        return lay_out(smaller) if self._laid_out else smaller
 
 
 def remove_channels(

@@ -7,14 +7,13 @@ whose costs are known without a cut (`plan.PlannedCosts`); the net is cut once.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any, Generic
 
 import torch
 from torch import Tensor, nn
-from torch.utils.benchmark import Timer
 
 from pipeline.cost import count_params, measure_cost
 from pipeline.errors import InputError
@@ -65,6 +64,8 @@ def prune_to_size(
     latent_kept: Tensor | int | None = None,
     latent_order: Tensor | None = None,
     round_to: int = 1,
+    min_channels: int = 1,
+    keep: Collection[str] = (),
     remove_branches: bool = False,
 ) -> tuple[Net, list[LayerPruning], float, float]:
     """`prune_model` at the smallest eta that is under the target, and the last channels by utility up to it.
@@ -84,7 +85,7 @@ def prune_to_size(
     """
 
     def begin() -> _Search[Net]:
-        surgery = Surgery(model, utilities, example_input)
+        surgery = Surgery(model, utilities, example_input, keep=keep)
         ranking = rank_channels(
             surgery.plan,
             utilities,
@@ -93,7 +94,9 @@ def prune_to_size(
             latent_kept=latent_kept,
             latent_order=latent_order,
         )
-        return _Search(surgery, ranking, round_to, remove_branches)
+        return _Search(
+            surgery, ranking, round_to=round_to, min_channels=min_channels, remove_branches=remove_branches
+        )
 
     if target.unit == "milliseconds":
         return _to_milliseconds(begin, target.value, example_input.shape[1:])
@@ -103,7 +106,13 @@ def prune_to_size(
 
 
 def smallest_cost(
-    model: nn.Module, example_input: Tensor, *, round_to: int = 1, remove_branches: bool = False
+    model: nn.Module,
+    example_input: Tensor,
+    *,
+    round_to: int = 1,
+    min_channels: int = 1,
+    keep: Collection[str] = (),
+    remove_branches: bool = False,
 ) -> dict[SizeUnit, float]:
     """Parameters and FLOPs under which no utility can prune a net; its weights do not matter.
 
@@ -115,11 +124,12 @@ def smallest_cost(
     """
     last = output_layer(model)
     layers = [name for name, layer in weight_layers(model).items() if layer is not last]
-    plan = Surgery(model, layers, example_input).plan
+    plan = Surgery(model, layers, example_input, keep=keep).plan
+    least: dict[str, Any] = {"round_to": round_to, "min_channels": min_channels}
     everything = torch.ones(plan.n_channels, dtype=torch.bool)
-    whole = plan.select(torch.zeros(plan.n_channels), everything, round_to=round_to)
+    whole = plan.select(torch.zeros(plan.n_channels), everything, **least)
     score = plan.branch_scores(whole)
-    selection = plan.select(score, everything, round_to=round_to, remove_branches=remove_branches)
+    selection = plan.select(score, everything, **least, remove_branches=remove_branches)
     params, flops = plan.cost(selection)
     return {"params": params, "flops": flops}
 
@@ -127,10 +137,9 @@ def smallest_cost(
 class _Search(Generic[Net]):
     """The selections of a plan by eta, and what they cost."""
 
-    def __init__(self, surgery: Surgery[Net], ranking: Ranking, round_to: int, remove_branches: bool) -> None:
+    def __init__(self, surgery: Surgery[Net], ranking: Ranking, **options: Any) -> None:
         self.surgery, self.ranking, self.plan = surgery, ranking, surgery.plan
-        self._options: dict[str, Any] = {"round_to": round_to, "remove_branches": remove_branches}
-        self._round_to = round_to
+        self._options = options
         at_stake = ranking.score[~ranking.decided & (ranking.score > 0) & ranking.score.isfinite()]
         distinct = torch.unique(at_stake).tolist()
         # Each keeps the channels at or above it; the last one leaves the best of every layer.
@@ -187,7 +196,7 @@ class _Search(Generic[Net]):
         """What goes and eta had a say over, by descending score: rounding steps, each with its segment's number."""
         steps: list[tuple[float, int, Tensor]] = []
         for group, at in self.plan.cuttable(selection):
-            size = rounding_step(group, self._round_to)
+            size = rounding_step(group, self._options["round_to"])
             for channels, _ in group.segments:
                 goes = channels[(selection.removed & ~self.ranking.decided)[at][channels]]
                 number = at.start + int(channels[0])
@@ -225,6 +234,8 @@ def _to_milliseconds(
 
 @torch.no_grad()
 def _milliseconds(model: nn.Module, image_shape: Sequence[int]) -> float:
+    from torch.utils.benchmark import Timer  # slow to import, and tells of a missing CUDA
+
     reference = next(model.parameters())
     images = torch.rand(TIMED_IMAGES, *image_shape, device=reference.device, dtype=reference.dtype)
     with evaluation_mode(model):
