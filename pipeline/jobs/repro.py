@@ -45,9 +45,9 @@ def main(arguments: Sequence[str]) -> None:
         sys.exit(str(error))
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     try:
-        if code := check_net():
-            sys.exit(code)
-        with _alone(), warm_process():
+        with _alone(), warm_process():  # which loads its libraries while the net is checked
+            if code := check_net():
+                sys.exit(code)
             _mend()
             command = [sys.executable, "-m", "dvc", "repro", *arguments]
             with subprocess.Popen(command) as process:
