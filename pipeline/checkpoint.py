@@ -48,7 +48,11 @@ def save_model(model: nn.Module, path: Path | str, *, about: dict[str, Any] | No
         spec["classes"] = list(model.classes)
         spec["image_shape"] = list(model.image_shape)
         spec["normalization"] = {"mean": model.mean.flatten().tolist(), "std": model.std.flatten().tolist()}
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    # Copies, since layers that share their weights would not be stored else.
+    state = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in model.state_dict().items()
+    }
     write_atomically(weights, save(state))
     write_json(description, spec)
 

@@ -106,6 +106,14 @@ def test_a_view_of_maps_goes_on_working_after_random_shifts(channels: int) -> No
     torch.testing.assert_close(loaded(shifted), net(shifted.flatten(1).reshape(shifted.shape)))
 
 
+def test_layers_that_share_their_weights_are_stored_and_share_them_again(tmp_path: Path) -> None:
+    net = build_model("python/own_nets:tied", 3).eval()
+    save_model(net, tmp_path / "model")
+    loaded = load_model(tmp_path / "model")
+    assert torch.equal(loaded(images_of()), net(images_of()))
+    assert loaded.get_submodule("second").weight is loaded.get_submodule("first").weight
+
+
 def test_the_description_names_function_options_and_decision(tmp_path: Path) -> None:
     save_model(built("viewed"), tmp_path / "viewed")
     save_model(built("head_first"), tmp_path / "head_first")

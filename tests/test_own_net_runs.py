@@ -105,6 +105,15 @@ def test_the_base_is_kept_and_follows_its_file_and_its_code(project: Workspace) 
     assert_kept(project, state)
     assert stored(project)[1]["options"]["factory_sha256"] != first["factory_sha256"]
 
+    # Trained on, it is looked at as it came, and then another.
+    training: Change = ("train.training.epochs", 1)
+    params = json.loads(project.path("params.yaml").read_text())
+    project.write_params(edited(("grow", None), ("model", params["model"]), training))
+    assert repro(project) == ["train 0"]
+    assert read_csv(project.path("runs/tiny/train/brought.csv")) == [row]
+    assert project.path("runs/tiny/train/history.csv").exists()
+    assert not torch.equal(stored(project)[0]["net.head.weight"], state["head.weight"])
+
     state = write_weights(project, seed=1)
     assert "params.yaml: model.sha256: expected " in refused(project, "pipeline.jobs.repro", "train")
     write_params(project, **hashes(project))
