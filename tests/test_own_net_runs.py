@@ -106,6 +106,7 @@ def test_the_base_is_kept_and_follows_its_file_and_its_code(project: Workspace) 
     assert stored(project)[1]["options"]["factory_sha256"] != first["factory_sha256"]
 
     # Trained on, it is looked at as it came, and then another.
+    (row,) = read_csv(project.path("runs/tiny/train/brought.csv"))
     training: Change = ("train.training.epochs", 1)
     params = json.loads(project.path("params.yaml").read_text())
     project.write_params(edited(("grow", None), ("model", params["model"]), training))
