@@ -71,6 +71,22 @@ def tied() -> nn.Module:
     return Tied()
 
 
+class Placed(HeadFirst):
+    """Adds a map that its constructor draws by itself."""
+
+    def __init__(self) -> None:
+        super().__init__(3)
+        self.places = nn.Parameter(torch.randn(1, 1, 8, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, 1, 8, 8) to (n, 3)."""
+        return super().forward(x + self.places)
+
+
+def placed() -> nn.Module:
+    return Placed()
+
+
 def viewed(classes: int = 3, channels: int = 1, width: int = 4) -> nn.Module:
     return Viewed(classes, channels, width)
 
