@@ -18,7 +18,7 @@ from pipeline.errors import InputError
 from pipeline.files import write_atomically, write_json
 from pipeline.models import build_model
 from pipeline.models.classifier import Classifier, blueprint_of, lay_out, load_state, weight_layers
-from pipeline.models.own import FactoryError
+from pipeline.models.own import FactoryError, check_origin
 
 _FORMAT = 1
 
@@ -73,6 +73,7 @@ def load_model(path: Path | str) -> nn.Module:
         raise InputError(f"{description}: expected format {_FORMAT}, got {found!r}")
     try:
         with torch.random.fork_rng(devices=[]):  # initial weights are overwritten; draw none of the caller's
+            check_origin(spec["architecture"])
             model = build_model(spec["architecture"], spec["num_classes"], **spec["options"])
         if "classes" in spec:
             shape, classes = spec["image_shape"], spec["classes"]

@@ -6,8 +6,10 @@ from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-# The project's own code, which the keys of jobs hold by themselves.
-_PROJECT = ("pipeline", "stages")
+# The project's own code, which the keys of jobs hold by themselves, and no net of a user's stands in.
+_PROJECT = ("pipeline", "stages", "tests", "benchmarks")
+# Functions that the user of this process has named.
+_trusted: set[str] = set()
 
 
 def imported_modules(node: ast.AST, package: Sequence[str]) -> Iterator[str]:
@@ -44,15 +46,9 @@ def own_code_digest(module: str) -> str | None:
     installed one its own package. The source counts as it is, remarks and all, so that every version of Python finds
     the same. The module is looked for, and not imported.
     """
-    top = module.partition(".")[0]
-    try:
-        spec = find_spec(top)
-    except ValueError:  # one that was put together by hand
-        spec = None
-    places = [*(spec.submodule_search_locations or [spec.origin or ""])] if spec else []
-    if not places:
+    top, root = module.partition(".")[0], _root(module)
+    if root is None:
         return None
-    root = Path(places[0]).resolve().parent
     at_home = root == Path.cwd().resolve()
     pending, seen = [*module_files(module, root)], dict[Path, bytes]()
     while pending:
@@ -70,3 +66,43 @@ def own_code_digest(module: str) -> str | None:
                 pending += module_files(name, root)
     digests = [f"{path.as_posix()}\0{hashlib.sha256(seen[path]).hexdigest()}\0" for path in sorted(seen)]
     return hashlib.sha256("".join(digests).encode()).hexdigest() if seen else None
+
+
+def trust(*factories: str) -> None:
+    """Let functions, as `module:function`, be called where a stored model names them."""
+    _trusted.update(factories)
+
+
+def trusted() -> tuple[str, ...]:
+    """All that were named."""
+    return tuple(sorted(_trusted))
+
+
+def may_be_called(factory: str) -> bool:
+    """Whether a function may be called because a file names it, which anyone may have written.
+
+    One that the user has named, in params.yaml or by `trust`, or that is defined in a module in the current folder.
+    """
+    module, _, function = factory.partition(":")
+    root = _root(module)
+    if factory in _trusted or root is None:  # nothing is there
+        return True
+    if root != Path.cwd().resolve() or module.partition(".")[0] in _PROJECT:
+        return False
+    file = [*module_files(module, root)][-1:]
+    try:
+        body = ast.parse((root / file[0]).read_bytes()).body if file else []
+    except (SyntaxError, ValueError):
+        return False
+    defined = [node for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    return function in {node.name for node in defined}
+
+
+def _root(module: str) -> Path | None:
+    """The folder that a module is looked up in, without importing it; None where there is none."""
+    try:
+        spec = find_spec(module.partition(".")[0])
+    except ValueError:  # one that was put together by hand
+        spec = None
+    places = [*(spec.submodule_search_locations or [spec.origin or ""])] if spec else []
+    return Path(places[0]).resolve().parent if places else None

@@ -51,6 +51,42 @@ class Mixed(HeadFirst):
         return logits + 0.5 * logits.roll(1, dims=1) * torch.arange(1, logits.shape[1] + 1)
 
 
+class Tied(nn.Module):
+    """Two convolutions that share their weights; images of any extent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, 1, 3, padding=1)
+        self.second = nn.Conv2d(1, 1, 3, padding=1)
+        self.second.weight = self.first.weight
+        self.head = nn.Linear(1, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, 1, h, w) to (n, 3)."""
+        logits: Tensor = self.head(torch.relu(self.second(torch.relu(self.first(x)))).mean((2, 3)))
+        return logits
+
+
+def tied() -> nn.Module:
+    return Tied()
+
+
+class Placed(HeadFirst):
+    """Adds a map that its constructor draws by itself."""
+
+    def __init__(self) -> None:
+        super().__init__(3)
+        self.places = nn.Parameter(torch.randn(1, 1, 8, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, 1, 8, 8) to (n, 3)."""
+        return super().forward(x + self.places)
+
+
+def placed() -> nn.Module:
+    return Placed()
+
+
 def viewed(classes: int = 3, channels: int = 1, width: int = 4) -> nn.Module:
     return Viewed(classes, channels, width)
 

@@ -125,3 +125,14 @@ def test_torchs_functions_are_their_own_again_after_an_error(monkeypatch: pytest
     with pytest.raises(ZeroDivisionError):
         draw_weights(net)
     assert dict(vars(nn.init)) == before
+
+
+def test_what_a_users_constructor_draws_by_itself_is_drawn_anew() -> None:
+    torch.manual_seed(0)
+    net = build_model("python/own_nets:placed", 3, options={})
+    first = net.get_parameter("places").detach().clone()
+    torch.manual_seed(1)
+    draw_weights(net)
+    again = net.get_parameter("places").detach()
+    assert not torch.equal(again, first)
+    assert 0.7 < float(again.std()) < 1.3

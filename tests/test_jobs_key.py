@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -206,3 +207,7 @@ def test_a_machine_without_a_gpu_does_not_import_torch(monkeypatch: pytest.Monke
 
 def test_gpus_are_counted() -> None:
     assert [context.n_gpus(kinds) for kinds in (("cpu",), ("mps",), ("H100", "H100"))] == [0, 0, 2]
+
+
+def test_timm_counts_where_it_is_installed() -> None:
+    assert context.versions()["timm"] == version("timm")

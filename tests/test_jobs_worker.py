@@ -10,6 +10,7 @@ import pytest
 from tiny_params import params_of
 from toy_project import ROOM, Toy, inside
 
+from pipeline import imports
 from pipeline.jobs import worker
 from pipeline.jobs.executors import Inline, count_jobs
 from pipeline.jobs.job import Job
@@ -184,3 +185,13 @@ def test_inline_calls_end_as_futures_and_interrupts_pass_through() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         inline.submit(interrupted)
+
+
+def test_functions_that_the_params_name_may_be_called_in_every_process(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(imports, "_trusted", {"their_package:make"})
+    around, _ = surroundings(Store(), PARAMS.numerics, PARAMS.runtime)
+    monkeypatch.setattr(imports, "_trusted", set())
+    worker._settle(around)
+    assert imports.trusted() == ("their_package:make",)

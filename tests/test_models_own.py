@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from pipeline import imports
 from pipeline.checkpoint import load_classifier, load_model, save_model
 from pipeline.deconv import Utility
 from pipeline.errors import InputError
@@ -106,6 +107,14 @@ def test_a_view_of_maps_goes_on_working_after_random_shifts(channels: int) -> No
     torch.testing.assert_close(loaded(shifted), net(shifted.flatten(1).reshape(shifted.shape)))
 
 
+def test_layers_that_share_their_weights_are_stored_and_share_them_again(tmp_path: Path) -> None:
+    net = build_model("python/own_nets:tied", 3).eval()
+    save_model(net, tmp_path / "model")
+    loaded = load_model(tmp_path / "model")
+    assert torch.equal(loaded(images_of()), net(images_of()))
+    assert loaded.get_submodule("second").weight is loaded.get_submodule("first").weight
+
+
 def test_the_description_names_function_options_and_decision(tmp_path: Path) -> None:
     save_model(built("viewed"), tmp_path / "viewed")
     save_model(built("head_first"), tmp_path / "head_first")
@@ -158,6 +167,63 @@ def test_where_the_module_is_not_importable_the_model_says_so(
     )
     assert "No module named 'a_users_nets'" in line
     assert "start Python in the folder where it lies, or install it" in line
+
+
+@pytest.fixture
+def only_by_file() -> Iterator[None]:
+    """Nobody has named a function in this process."""
+    known = imports.trusted()
+    imports._trusted.clear()
+    yield
+    imports._trusted.clear()
+    imports.trust(*known)
+
+
+@pytest.mark.usefixtures("only_by_file")
+@pytest.mark.parametrize(
+    ("factory", "options"),
+    [
+        ("os:system", {"command": "touch gone_off"}),
+        ("subprocess:check_call", {"args": ["touch", "gone_off"]}),
+        ("torch.hub:load", {"repo_or_dir": "somebody/something", "model": "net"}),
+        ("pipeline.files:write_json", {"path": "gone_off", "value": 1}),
+        ("aliases:system", {"command": "touch gone_off"}),
+        ("a_users_nets:make", {}),
+    ],
+)
+def test_a_file_alone_calls_no_function(
+    factory: str, options: dict[str, Any], written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the current folder only what is defined there; of installed packages only what the user has named."""
+    imports._trusted.clear()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "aliases.py").write_text("from os import system\n")
+    spec = json.loads((tmp_path / "model.json").read_text())
+    spec |= {"architecture": f"python/{factory}", "options": {"options": options}}
+    (tmp_path / "model.json").write_text(json.dumps(spec))
+    line = refused(tmp_path / "model")
+    assert (
+        f"{factory}: expected a function in a module of the current folder, or one that you have named"
+        in line
+    )
+    assert not (tmp_path / "gone_off").exists()
+    assert "aliases" not in sys.modules
+
+
+@pytest.mark.usefixtures("only_by_file")
+def test_a_function_of_the_current_folder_or_a_named_one_is_called(
+    written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    imports._trusted.clear()
+    with pytest.raises(InputError, match="one that you have named"):
+        load_model(tmp_path / "model")
+    with monkeypatch.context() as inside:
+        inside.chdir(written.parent)
+        assert load_model(tmp_path / "model")(images_of()).shape == (3, 3)
+    imports._trusted.clear()
+    imports.trust("a_users_nets:make")
+    assert load_model(tmp_path / "model")(images_of()).shape == (3, 3)
 
 
 def test_a_model_of_other_code_is_not_rebuilt_by_this_one(written: Path, tmp_path: Path) -> None:

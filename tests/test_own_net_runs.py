@@ -96,6 +96,7 @@ def test_the_base_is_kept_and_follows_its_file_and_its_code(project: Workspace) 
     # Other code makes another net of the same weights.
     code = project.path("my_nets.py")
     code.write_text(code.read_text().replace("self.hidden(maps.view", "1.5 * self.hidden(maps.view"))
+    assert repro(project) == []  # DVC asks params.yaml, and what is there are still the results of its hashes
     for command in (("pipeline.jobs.repro", "train"), ("stages.train",), ("pipeline.params",)):
         line = refused(project, *command)
         assert f"params.yaml: model.factory_sha256: expected {hashes(project)['factory_sha256']}" in line
@@ -104,6 +105,16 @@ def test_the_base_is_kept_and_follows_its_file_and_its_code(project: Workspace) 
     assert repro(project) == ["train 0"]
     assert_kept(project, state)
     assert stored(project)[1]["options"]["factory_sha256"] != first["factory_sha256"]
+
+    # Trained on, it is looked at as it came, and then another.
+    (row,) = read_csv(project.path("runs/tiny/train/brought.csv"))
+    training: Change = ("train.training.epochs", 1)
+    params = json.loads(project.path("params.yaml").read_text())
+    project.write_params(edited(("grow", None), ("model", params["model"]), training))
+    assert repro(project) == ["train 0"]
+    assert read_csv(project.path("runs/tiny/train/brought.csv")) == [row]
+    assert project.path("runs/tiny/train/history.csv").exists()
+    assert not torch.equal(stored(project)[0]["net.head.weight"], state["head.weight"])
 
     state = write_weights(project, seed=1)
     assert "params.yaml: model.sha256: expected " in refused(project, "pipeline.jobs.repro", "train")

@@ -17,7 +17,7 @@ def test_the_schedules_are_those_of_the_preset() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        ("epochs", 0, ("greater than 0", "got 0")),
+        ("epochs", -1, ("greater than", "got -1")),
         ("learning_rate", 0, ("greater than 0", "got 0")),
         ("optimizer.momentum", 1.0, ("less than 1", "got 1.0")),
         ("optimizer.clip_grad_norm", 0.0, ("greater than 0", "got 0")),

@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError
 from pipeline.files import read_csv, write_csv, write_json
+from pipeline.imports import trust
 from pipeline.jobs.code import code_digest
 from pipeline.jobs.flags import chosen_jobs
 from pipeline.jobs.run import JobKeys, Ran, run_jobs
 from pipeline.jobs.store import Store
 from pipeline.jobs.worker import limit_threads
 from pipeline.params.file import read_params
+from pipeline.params.nets.sections import PythonModel
 
 if TYPE_CHECKING:
     from pipeline.jobs.flags import Flags
@@ -45,6 +47,7 @@ def run_and_collect(name: str, flags: Flags, *, started: float) -> None:
     """
     params = read_params()
     module = import_module(name)
+    trust(*(net.factory for net in params.nets.values() if isinstance(net, PythonModel)))
     limit_threads(params.numerics.threads)
     jobs = chosen_jobs(list_jobs(module, params), flags.only)
     if flags.listing:

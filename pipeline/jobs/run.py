@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from pipeline.errors import InputError
+from pipeline.imports import trusted
 from pipeline.jobs.code import code_digest
 from pipeline.jobs.context import context_of, devices, n_gpus
 from pipeline.jobs.display import Display
@@ -134,6 +135,7 @@ def surroundings(store: Store, numerics: Numerics, runtime: Runtime) -> tuple[Su
         gpus=None if elsewhere else gpus,
         jobs_per_gpu=1 if elsewhere or not gpus else -(-at_a_time // gpus),
         elsewhere=elsewhere,
+        factories=trusted(),
     ), at_a_time
 
 

@@ -15,6 +15,7 @@ from tempfile import gettempdir
 from typing import Any
 
 from pipeline.errors import InputError
+from pipeline.imports import trust
 from pipeline.jobs.code import code_digest, code_trees
 from pipeline.jobs.context import context_of, devices, n_gpus, versions
 from pipeline.jobs.job import Workplace
@@ -42,6 +43,7 @@ class Surroundings:
         gpus: how many there are, 0 for the CPU; None where jobs run on other machines, which count their own.
         jobs_per_gpu: how many jobs share one.
         elsewhere: whether the processes may be on other machines and older than this run.
+        factories: functions that params.yaml names, which stored models may therefore call.
     """
 
     root: Path
@@ -51,6 +53,7 @@ class Surroundings:
     gpus: int | None
     jobs_per_gpu: int
     elsewhere: bool
+    factories: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -163,6 +166,7 @@ def limit_threads(n: int) -> None:
 def _settle(around: Surroundings) -> None:
     """Make a process one that runs jobs of this project; safe to do again for every job."""
     limit_threads(around.threads)
+    trust(*around.factories)
     os.environ[PLACE_VARIABLE] = str(around.store)
     try:
         os.chdir(around.root)

@@ -45,7 +45,11 @@ def draw_weights(net: nn.Module) -> None:
         for name, weight in weights.items():
             if later[name]:
                 later[name][-1](weight)
-            elif not resets:  # set without a draw, as ConvNeXt's layer scale: a constant
+            elif (
+                not resets and weight.shape == whole_weights[name].shape
+            ):  # set without a draw of `torch.nn.init`
+                weight.data.copy_(whole_weights[name].data)
+            elif not resets:  # of fewer channels, as ConvNeXt's layer scale: a constant
                 nn.init.constant_(weight, float(whole_weights[name].detach().flatten()[0]))
 
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from pipeline.imports import own_code_digest
+from pipeline.imports import may_be_called, own_code_digest, trust
 from pipeline.models.classifier import load_state
 
 # How many names a line holds.
@@ -55,6 +55,7 @@ def build_from_factory(
             "back, or write the new one there where nothing has changed for this net"
         )
     make = _function(module, function, factory, code)
+    trust(factory)
     try:
         net = make(**(options or {}))
     except Exception as error:  # whatever a user's code raises
@@ -63,6 +64,20 @@ def build_from_factory(
         raise FactoryError(f"{factory}: expected it to return a torch.nn.Module (got {type(net).__name__})")
     check_decision(net, decision, factory)
     return net, {"options": dict(options or {}), "decision": decision, "factory_sha256": code}
+
+
+def check_origin(architecture: str) -> None:
+    """Refuse to call a function only because a stored model names it: whoever wrote that file would run code.
+
+    Raises:
+        FactoryError: for a function that `may_be_called` does not let pass.
+    """
+    factory = architecture.removeprefix("python/")
+    if factory != architecture and not may_be_called(factory):
+        raise FactoryError(
+            f"{factory}: expected a function in a module of the current folder, or one that you have named, as a file "
+            f'alone runs no code; if you trust it, call pipeline.imports.trust("{factory}") first'
+        )
 
 
 def build_timm(

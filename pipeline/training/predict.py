@@ -53,16 +53,21 @@ def predict_logits(model: nn.Module, images: Tensor, *, batch_size: int) -> Tens
 
 def evaluate(model: nn.Module, data: Images, *, batch_size: int) -> Score:
     """Score a model on images and labels."""
-    return evaluate_closely(model, data, batch_size=batch_size)[0]
+    return score_logits(_in_batches(model, model, data.in_batches, batch_size), data)
+
+
+def score_logits(logits: Tensor, data: Images) -> Score:
+    """Score logits (n, classes) of these images, on their labels' device."""
+    loss = nn.functional.cross_entropy(logits, data.labels)
+    return Score(len(data), int((logits.argmax(1) == data.labels).sum()), float(loss))
 
 
 def evaluate_closely(model: nn.Module, data: Images, *, batch_size: int) -> tuple[Score, Tensor]:
     """The score, and the confusion matrix (classes, classes): images of the row's class, called that of the column."""
     logits = _in_batches(model, model, data.in_batches, batch_size)
-    loss = nn.functional.cross_entropy(logits, data.labels)
-    n_classes, predicted = logits.shape[1], logits.argmax(1)
-    confusion = (data.labels * n_classes + predicted).bincount(minlength=n_classes**2).view(n_classes, -1)
-    return Score(len(data), int((predicted == data.labels).sum()), float(loss)), confusion
+    n_classes = logits.shape[1]
+    pairs = data.labels * n_classes + logits.argmax(1)
+    return score_logits(logits, data), pairs.bincount(minlength=n_classes**2).view(n_classes, n_classes)
 
 
 def latent_features(model: nn.Module, images: Images, *, batch_size: int) -> Tensor:
