@@ -203,7 +203,7 @@ def test_a_cut_off_lock_goes_back_to_the_last_whole_one(
     project: Toy, capsys: pytest.CaptureFixture[str], end: int
 ) -> None:
     lock = project.path("dvc.lock")
-    project.path(".jobs").mkdir()
+    project.path(".jobs").mkdir(exist_ok=True)
     lock.write_text(WHOLE)
     repro._mend()
     assert capsys.readouterr().err == ""
