@@ -177,7 +177,7 @@ def write_page(rows: list[Row]) -> None:
     n_everywhere = sum(row.found["saliency"].endswith("%") and not row.whole for row in rows)
     summary = (
         f"Of {len(rows)} nets {pruned['saliency']} are pruned by saliency and {pruned['deconvolution']} by "
-        f"deconvolution, {n_everywhere} of them in every layer."
+        f"deconvolution; {n_everywhere} lose channels in every layer."
     )
     lines = [
         f"| {row.name} | {row.side} | {row.found['deconvolution']} | {row.found['saliency']} | {row.whole} |"

@@ -45,6 +45,8 @@ SURGERY = Surgery(
     trace_images_per_class=10,
     round_to=1,
     remove_branches=False,
+    keep=[],
+    min_channels=1,
 )
 TRAIN = Train(training=ShuffledSchedule(**schedule(batch_size=20).model_dump()), auxiliary=None)
 

@@ -243,6 +243,25 @@ def test_at_its_own_widths_a_criterion_is_as_large_as_ours(
             assert n_latent == pytest.approx(decision_layer(reference).in_features, abs=3)
 
 
+@pytest.mark.parametrize("method", [OURS, "l1", *OWN])
+def test_kept_layers_and_a_least_width_hold_for_every_method(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Contest, "retrain", lambda *_: OUTCOME)
+    model, before = start(), channels(start())
+    kept = "net.stages.1.0.branch3x3.0.conv"
+    played = contest(tmp_path, method)
+    rules = {"keep": [kept.removeprefix("net.")], "min_channels": 3, "remove_branches": False}
+    played = replace(played, surgery=played.surgery.model_copy(update=rules))
+    ours = [next(play(replace(played, method=OURS), model=start(2), ours=[])).model]
+    entrant = next(play(played, model=model, ours=ours if method != OURS else []))
+    after = channels(entrant.model)
+    assert after[kept][0] == before[kept][0]
+    assert all(after[name][0] >= min(3, n_out) for name, (n_out, *_) in before.items())
+    assert count_params(entrant.model) == pytest.approx(count_params(ours[0]), rel=0.02)
+    assert count_params(entrant.model) < 0.9 * count_params(start())
+
+
 @pytest.mark.parametrize("unit", ["flops", "milliseconds"])
 def test_where_ours_is_at_a_number_of_flops_or_milliseconds_the_others_match_its_flops(
     unit: SizeUnit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -46,6 +46,8 @@ def test_otsu_needs_nothing_but_its_name() -> None:
     [
         ("round_to", 0, ("greater than 0", "got 0")),
         ("remove_branches", 0, ("boolean", "got 0")),
+        ("keep", "stem", ("valid array", 'got "stem"')),
+        ("min_channels", 0, ("greater than 0", "got 0")),
         ("utility", "activation", ("'deconvolution' or 'saliency'", 'got "activation"')),
         ("widths", "thin", ("'layer', 'global' or 'uniform'", 'got "thin"')),
         ("per_cost", "milliseconds", ("'params' or 'flops'", 'got "milliseconds"')),

@@ -37,6 +37,8 @@ SURGERY = Surgery(
     trace_images_per_class=1,
     round_to=2,
     remove_branches=False,
+    keep=[],
+    min_channels=1,
 )
 # Of the net below, whose latent layer has twelve neurons: two go.
 KEPT = torch.arange(12) >= 2

@@ -327,21 +327,31 @@ def in_classifier(net: nn.Module, size: int = 16) -> Classifier:
 
 
 @pytest.mark.parametrize(
-    ("architecture", "options", "title"),
+    ("architecture", "options", "whole", "cut"),
     [
-        ("torchvision/shufflenet_v2_x0_5", {}, "shufflenet_v2_x0_5|ShuffleNetV2"),
-        ("torchvision/vit_b_16", {"image_size": 32}, "vit_b_16|VisionTransformer"),
+        ("torchvision/shufflenet_v2_x0_5", {}, "stage2.1.branch2.5", "stage2.1.branch2.0"),
+        (
+            "torchvision/vit_b_32",
+            {"image_size": 32},
+            "encoder.layers.encoder_layer_3.mlp.3",
+            "encoder.layers.encoder_layer_3.mlp.0",
+        ),
     ],
 )
-def test_an_architecture_that_surgery_cannot_cut_is_refused_by_name_in_one_line(
-    architecture: str, options: dict[str, Any], title: str
+def test_what_mixes_channels_is_left_whole_by_name_and_the_rest_is_cut(
+    architecture: str, options: dict[str, Any], whole: str, cut: str, tmp_path: Path
 ) -> None:
-    net = build_model(architecture, N_CLASSES, **options)
-    for model in (net, in_classifier(net, 32)):
-        for eta in (0.5, 2.0):
-            with pytest.raises(ValueError, match=title) as refused:
-                prune_model(model, random_utilities(model), eta, images_of(1, 32))
-            assert "\n" not in str(refused.value)
+    model = in_classifier(build_model(architecture, N_CLASSES, **options), 32)
+    pruned, rows = prune_model(model, random_utilities(model), 1.5, images_of(1, 32))
+    found = {row.name: row for row in rows}
+    assert found[f"net.{whole}"].left_whole
+    assert found[f"net.{whole}"].n_after == found[f"net.{whole}"].n_before
+    assert not found[f"net.{cut}"].left_whole
+    assert found[f"net.{cut}"].n_after < found[f"net.{cut}"].n_before
+    images = images_of(2, 32)
+    save_model(pruned, tmp_path / "pruned")
+    with torch.no_grad():
+        assert torch.equal(load_model(tmp_path / "pruned")(images), pruned(images))
 
 
 def test_torchvisions_auxiliary_heads_are_dropped(tmp_path: Path) -> None:

@@ -110,6 +110,7 @@ def surgery(
     per_class: int | None = 6,
 ) -> Surgery:
     keys: dict[str, Any] = {"widths": "layer", "per_cost": None, "round_to": 1, "remove_branches": False}
+    keys |= {"keep": [], "min_channels": 1}
     return Surgery(**keys, utility=utility, latent=rule, trace_images_per_class=per_class)
 
 

@@ -1,0 +1,185 @@
+"""What `python -m pipeline.params` says of the net that params name, before any data are read."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from tiny_params import ABLATE, TINY, TORCHVISION, Change, edited, params_of
+
+from pipeline.cost import measure_cost
+from pipeline.errors import InputError
+from pipeline.images.expected import expected_images
+from pipeline.models import build_model
+from pipeline.net_check import check_net
+from pipeline.prune.target_size import smallest_cost
+
+SMALL_IMAGES: Change = (
+    "data",
+    {
+        "source": "cifar10",
+        "root": "nowhere",
+        "download": False,
+        "validation": {"rule": "first", "images": 10},
+        "images_per_class": None,
+        "resize_px": None,
+        "crop_px": None,
+    },
+)
+
+
+def torchvision(name: str, *changes: Change, utility: str = "saliency") -> list[Change]:
+    """The tiny preset with one of torchvision's nets on CIFAR's images, which are not there."""
+    net: list[Change] = [("model", TORCHVISION | {"name": name}), ("grow", None), SMALL_IMAGES]
+    return [*net, ("surgery.utility", utility), ("compare.variants", {}), *changes]
+
+
+def said(*changes: Change) -> str:
+    """What the check answers; an error behind `refused: `."""
+    try:
+        return check_net(params_of(*changes))
+    except InputError as error:
+        return f"refused: {error}"
+
+
+def test_it_says_nothing_where_every_layer_can_be_pruned() -> None:
+    assert said() == ""
+    assert said(*torchvision("resnet18")) == ""
+
+
+def test_what_is_left_whole_is_said_in_one_line_with_the_reason() -> None:
+    line = said(*torchvision("shufflenet_v2_x0_5"))
+    assert re.fullmatch(r"left whole: stage2\.0\.branch1\.2, .+ and \d+ more \(a \w+.*\)", line), line
+    line = said(*torchvision("resnet18", ("surgery.keep", ["conv1", "layer2"])))
+    assert line.startswith(
+        "left whole: conv1, layer1.0.conv2, layer1.1.conv2 (kept by surgery.keep, conv1); "
+    )
+    assert "(kept by surgery.keep, layer2)" in line
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            torchvision("mobilenet_v3_small", utility="deconvolution"),
+            "surgery.utility: expected layers that deconvolution can trace, got Hardswish in features.0.2 (got "
+            "deconvolution; take saliency)",
+        ),
+        (
+            torchvision("regnet_y_400mf", utility="deconvolution"),
+            "surgery.utility: expected layers that deconvolution can trace, got ",
+        ),
+        (
+            torchvision(
+                "mobilenet_v3_small",
+                ("compare.variants", {"papers": {"utility": "deconvolution", "widths": "layer"}}),
+            ),
+            "compare.variants.papers.utility: expected layers that deconvolution can trace, got Hardswish",
+        ),
+        (
+            torchvision("mobilenet_v3_small", ("ablate", ABLATE | {"scores": ["deconvolution"]})),
+            "ablate.scores: expected layers that deconvolution can trace, got Hardswish",
+        ),
+        (torchvision("squeezenet1_1"), "model: expected a linear decision layer, SqueezeNet has none"),
+        (
+            torchvision("resnet18", ("surgery.keep", ["conv1", "feat*"])),
+            "surgery.keep.1: expected a pattern over the names of modules with layers, such as 'conv1' (got 'feat*')",
+        ),
+        (
+            torchvision("resnet18", ("surgery.keep", ["*"])),
+            "model: expected a net with channels to prune, got none: ",
+        ),
+        (torchvision("vit_b_16"), "model: expected a net that takes images of 3x32x32"),
+    ],
+)
+def test_what_cannot_be_pruned_is_refused_by_name(changes: list[Change], words: str) -> None:
+    line = said(*changes)
+    assert line.startswith(f"refused: {words}")
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize("section", ["prune", "compare", "ablate"])
+@pytest.mark.parametrize("unit", ["params", "flops"])
+def test_sizes_that_no_pruning_reaches_are_refused(section: str, unit: str) -> None:
+    net = build_model("torchvision/resnet18", 10)
+    import torch
+
+    image = torch.zeros(1, 3, 32, 32)
+    cost = measure_cost(net, (3, 32, 32))
+    limits: dict[str, Any] = {"keep": ["layer1"], "min_channels": 8}
+    least = smallest_cost(net, image, **limits)[unit] / getattr(cost, unit)  # type: ignore[index]
+    changes = torchvision("resnet18", *((f"surgery.{key}", value) for key, value in limits.items()))
+    changes += [("ablate", ABLATE | {"scores": ["saliency"]}), ("lineup", None), ("prune.sizes", {})]
+    changes += [("compare.sizes", {"params": [0.9]}), ("ablate.sizes", {"params": [0.9]})]
+    assert said(*changes, (f"{section}.sizes", {unit: [0.9, 1.01 * least]})).startswith("left whole: ")
+    refused = said(*changes, (f"{section}.sizes", {unit: [0.9, 0.99 * least]}))
+    assert refused.startswith(
+        f"refused: {section}.sizes.{unit}: expected sizes that pruning can reach, at least "
+    )
+    assert f"{least:.4g} of this net" in refused
+
+
+def test_growing_leaves_room_for_smaller_sizes() -> None:
+    """A grown net may be cut to a smaller share of it than the base; what no grown net reaches is refused."""
+    nothing: list[Change] = [("lineup", None), ("prune.sizes", {}), ("surgery.remove_branches", False)]
+    grown = said(*nothing, ("compare.sizes", {"params": [0.0001]}))
+    alone = said(*nothing, ("compare.sizes", {"params": [0.0001]}), ("grow", None))
+    shares = [float(re.findall(r"at least ([\d.e-]+) of", line)[0]) for line in (grown, alone)]
+    assert 0 < shares[0] < shares[1]
+
+
+@pytest.mark.parametrize(
+    ("section", "expected"),
+    [
+        (TINY["data"], ((1, 8, 8), 10)),
+        (SMALL_IMAGES[1], ((3, 32, 32), 10)),
+        (SMALL_IMAGES[1] | {"source": "mnist", "crop_px": 24}, ((1, 24, 24), 10)),
+        (SMALL_IMAGES[1] | {"source": "cifar100", "resize_px": 64}, ((3, 64, 64), 100)),
+    ],
+)
+def test_shape_and_classes_are_known_without_images(section: Any, expected: Any) -> None:
+    assert expected_images(params_of(("data", section)).data) == expected
+
+
+@pytest.mark.parametrize("n_channels", [1, 3])
+def test_an_archive_is_asked_for_its_header(n_channels: int, tmp_path: Path) -> None:
+    images = np.zeros((4, 6, 5, n_channels) if n_channels > 1 else (4, 6, 5), dtype=np.uint8)
+    section = {
+        key: SMALL_IMAGES[1][key] for key in ("validation", "images_per_class", "resize_px", "crop_px")
+    }
+    file = tmp_path / "mine.npz"
+    data = section | {"source": "arrays", "file": os.fspath(file)}
+    assert expected_images(params_of(("data", data)).data) is None
+    np.savez(file, x_train=images, y_train=np.array([0, 1, 2, 0]), x_test=images, y_test=np.zeros(4))
+    assert expected_images(params_of(("data", data)).data) == ((n_channels, 6, 5), 3)
+    np.savez_compressed(file, x_train=images, y_train=np.zeros(4), classes=np.array(list("abcd")))
+    assert expected_images(params_of(("data", data)).data) == ((n_channels, 6, 5), 4)
+
+
+@pytest.mark.processes
+def test_the_command_is_silent_when_all_is_good_and_asks_once(tmp_path: Path) -> None:
+    def run(*changes: Change) -> tuple[int, str, str]:
+        (tmp_path / "params.yaml").write_text(json.dumps(edited(*changes)))
+        command = [sys.executable, "-m", "pipeline.params"]
+        environment = os.environ | {"PYTHONPATH": os.fspath(ROOT)}
+        ended = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=120
+        )
+        return ended.returncode, ended.stdout, ended.stderr
+
+    assert run() == (0, "", "")
+    memory = tmp_path / ".jobs/net_check.json"
+    ((key, line),) = json.loads(memory.read_text()).items()
+    assert line == ""
+    memory.write_text(json.dumps({key: "left whole: told by the memory"}))
+    assert run(("report.dpi", 99)) == (0, "params.yaml: left whole: told by the memory\n", "")
+    code, out, err = run(("surgery.keep", ["nothing"]))
+    assert (code, out) == (1, "")
+    assert err.startswith("params.yaml: surgery.keep.0: expected a pattern ")
+    assert err.count("\n") == 1
