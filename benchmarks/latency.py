@@ -16,7 +16,7 @@ from torch import nn
 from pipeline.cost import measure_cost
 from pipeline.deconv import Utility
 from pipeline.export import onnx_bytes
-from pipeline.latency import onnx_session, profile_kernels, random_images
+from pipeline.latency import onnx_session, random_images
 from pipeline.models import build_model
 from pipeline.models.classifier import Classifier, hidden_layers
 from pipeline.prune.target_size import Target, prune_to_size
@@ -52,15 +52,14 @@ def compare(name: str, *, batch: int, runs: int, threads: int, round_to: Sequenc
     images, utilities = random_images(whole, batch), random_utilities(whole)
     examples = random_images(whole, 2)
     of_whole = measure_cost(whole, whole.image_shape).flops
-    flops, exported = {"whole": of_whole}, {"whole": onnx_bytes(whole, examples)}
+    flops, sessions = {"whole": of_whole}, {"whole": onnx_session(onnx_bytes(whole, examples), threads)}
     for share, multiple in product(SHARES, round_to):
         target = Target("flops", share * of_whole)
         model, _, _, reached = prune_to_size(
             whole, utilities, target, examples, widths="uniform", round_to=multiple
         )
         cut = f"1/{round(1 / share)}, round_to {multiple}"
-        flops[cut], exported[cut] = int(reached), onnx_bytes(model, examples)
-    sessions = {cut: onnx_session(content, threads) for cut, content in exported.items()}
+        flops[cut], sessions[cut] = int(reached), onnx_session(onnx_bytes(model, examples), threads)
     inputs, seconds = {"images": images.numpy()}, {cut: list[float]() for cut in sessions}
     for _ in range(runs + 1):
         for cut, session in sessions.items():
@@ -68,14 +67,10 @@ def compare(name: str, *, batch: int, runs: int, threads: int, round_to: Sequenc
             session.run(None, inputs)
             seconds[cut].append(time.perf_counter() - started)
     best = {cut: min(times[1:]) for cut, times in seconds.items()}  # without the first go
-    few = dict.fromkeys(exported, images[:4])
-    kernels = {row["model"]: row for row in profile_kernels(exported, few, threads=threads)}
     for cut in sessions:
         fewer, faster = of_whole / flops[cut], best["whole"] / best[cut]
-        others = kernels[cut]["others_ms"] / (kernels[cut]["others_ms"] + kernels[cut]["weights_ms"])
         print(
-            f"| {name} | {cut} | {fewer:.2f} | {1000 * best[cut]:.1f} | {faster:.2f} | {faster / fewer:.2f} "
-            f"| {100 * others:.0f} |",
+            f"| {name} | {cut} | {fewer:.2f} | {1000 * best[cut]:.0f} | {faster:.2f} | {faster / fewer:.2f} |",
             flush=True,
         )
 
@@ -91,10 +86,8 @@ def main() -> None:
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     torch.set_flush_denormal(True)
-    print(
-        "| net | cut | FLOPs, times fewer | ms | times faster | of the FLOP ratio | kernels without weights, % |"
-    )
-    print("| :-- | :-- | --: | --: | --: | --: | --: |")
+    print("| net | cut | FLOPs, times fewer | ms | times faster | of the FLOP ratio |")
+    print("| :-- | :-- | --: | --: | --: | --: |")
     for name in chosen.nets:
         with torch.no_grad():
             compare(

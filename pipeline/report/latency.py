@@ -181,9 +181,9 @@ def _what_holds(results: Results, name: str, speedup: Speedup) -> str:
         longer = mine[most] * speedup.flops / original[most]
         per_flop = f", where a FLOP takes {longer:.2f} times as long as in the original: they are narrower"
     return (
-        f"Most of what it lacks is in {_PARTS[most]}{per_flop}. Milliseconds of a profiled pass, in brackets the "
-        f"original's: {times}. `surgery.round_to` is {results.params.surgery.round_to}; benchmarks/README.md has what "
-        "others gave."
+        f"Most of what it lacks is in {_PARTS[most]}{per_flop}. Milliseconds of the fastest profiled pass, in brackets "
+        f"the original's: {times}. `surgery.round_to` is {results.params.surgery.round_to}; benchmarks/README.md has "
+        "what others gave."
     )
 
 
