@@ -146,11 +146,11 @@ def _by_torchscript(model: Classifier, images: Tensor) -> bytes:
         )
         warnings.filterwarnings("ignore", "The feature will be removed", DeprecationWarning)
         # What depends on the traced batch shows in the logits of other ones.
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        warnings.simplefilter("ignore", torch.jit._trace.TracerWarning)
         torch.onnx.export(
             model,
             (images,),
-            buffer,
+            buffer,  # type: ignore[arg-type]
             input_names=["images"],
             output_names=["logits"],
             dynamic_axes={"images": batch, "logits": batch},

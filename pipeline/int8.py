@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import onnx
+import torch
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor
+
+from pipeline.export import onnx_runner
+from pipeline.training.predict import score_logits
+
+if TYPE_CHECKING:
+    from pipeline.images.parts import Images
+    from pipeline.training.predict import Score
 
 _AT_A_TIME = 32
 
@@ -19,7 +28,7 @@ class _Images(CalibrationDataReader):  # type: ignore[misc]
     """Calibration images, some at a time, as the file takes them."""
 
     def __init__(self, images: Tensor) -> None:
-        self._batches = iter(images.split(_AT_A_TIME))
+        self._batches = iter(torch.split(images, _AT_A_TIME))
 
     def get_next(self) -> dict[str, npt.NDArray[np.float32]] | None:
         """The next batch, None after the last."""
@@ -30,7 +39,7 @@ class _Images(CalibrationDataReader):  # type: ignore[misc]
 def int8_bytes(content: bytes, images: Tensor) -> bytes:
     """An ONNX file with weights (a scale for each channel) and activations in eight bits, between QDQ nodes.
 
-    Inputs, outputs and the facts in its metadata are those of the float32 file.
+    Input, output and the facts in its metadata are those of the float32 file.
 
     Args:
         content: from `export.onnx_bytes`.
@@ -46,7 +55,7 @@ def int8_bytes(content: bytes, images: Tensor) -> bytes:
             _Images(images.cpu()),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
-            activation_type=QuantType.QUInt8,
+            activation_type=QuantType.QInt8,
             weight_type=QuantType.QInt8,
         )
         proto = onnx.load(made)
@@ -59,3 +68,10 @@ def int8_bytes(content: bytes, images: Tensor) -> bytes:
     onnx.checker.check_model(proto)
     quantised: bytes = proto.SerializeToString(deterministic=True)
     return quantised
+
+
+def score_onnx(content: bytes, data: Images, *, batch_size: int) -> Score:
+    """Score an ONNX file on images and labels, by ONNX Runtime on the CPU."""
+    run = onnx_runner(content)
+    logits = torch.cat([run(batch.cpu()) for batch in data.in_batches(batch_size)])
+    return score_logits(logits.to(data.labels.device), data)

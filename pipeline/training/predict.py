@@ -42,7 +42,11 @@ def predict_logits(model: nn.Module, images: Tensor, *, batch_size: int) -> Tens
 
 def evaluate(model: nn.Module, data: Images, *, batch_size: int) -> Score:
     """Score a model on images and labels."""
-    logits = _in_batches(model, model, data.in_batches, batch_size)
+    return score_logits(_in_batches(model, model, data.in_batches, batch_size), data)
+
+
+def score_logits(logits: Tensor, data: Images) -> Score:
+    """Score logits (n, classes) of these images, on their labels' device."""
     loss = nn.functional.cross_entropy(logits, data.labels)
     return Score(len(data), int((logits.argmax(1) == data.labels).sum()), float(loss))
 
