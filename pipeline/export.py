@@ -84,7 +84,7 @@ def onnx_runner(content: bytes) -> Callable[[Tensor], Tensor]:
     """From images to logits by ONNX Runtime on the CPU, with as many threads as torch has."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3  # errors alone: it warns of constants that it can do without
+    options.log_severity_level = 4  # what it says of errors comes with the exception
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     return lambda images: torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
 

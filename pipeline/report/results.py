@@ -20,6 +20,7 @@ from pipeline.compared import (
     at_size,
     attacked_models,
     int8_models,
+    int8_name,
     main_models,
     source_name,
 )
@@ -102,7 +103,7 @@ class Results:
     def int8_models(self) -> dict[str, str]:
         """Those of them in eight bits, scored and not attacked; they have the parameters of the whole ones."""
         names = int8_models(Path(), 0, self.params.after_the_fact, self.params.select)
-        return {name: f"{LABELS[name.removesuffix('_int8')]}, int8" for name in names}
+        return {int8_name(name): f"{LABELS[name]}, int8" for name in LABELS if int8_name(name) in names}
 
     def conditions(self) -> list[Condition]:
         """Every condition that the params name, clean first."""
