@@ -9,9 +9,10 @@ from __future__ import annotations
 import copy
 import io
 import json
+import logging
 import warnings
-from collections.abc import Callable
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 from unittest.mock import patch
@@ -46,13 +47,22 @@ def facts_of(model: Classifier) -> dict[str, str]:
 
 
 def export_onnx(model: Classifier, path: Path, *, examples: Tensor) -> None:
-    """Write `onnx_bytes` to a file, whole or not at all."""
-    write_atomically(path, onnx_bytes(model, examples))
+    """Write `onnx_bytes` to a file, whole or not at all; errors name it."""
+    _write(path, onnx_bytes, model, examples)
 
 
 def export_program(model: Classifier, path: Path, *, examples: Tensor) -> None:
-    """Write `program_bytes` to a file, whole or not at all."""
-    write_atomically(path, program_bytes(model, examples))
+    """Write `program_bytes` to a file, whole or not at all; errors name it."""
+    _write(path, program_bytes, model, examples)
+
+
+def _write(
+    path: Path, bytes_of: Callable[[Classifier, Tensor], bytes], model: Classifier, examples: Tensor
+) -> None:
+    try:
+        write_atomically(path, bytes_of(model, examples))
+    except InputError as error:
+        raise InputError(f"{path.name}: {error}") from None
 
 
 def onnx_bytes(model: Classifier, examples: Tensor) -> bytes:
@@ -115,8 +125,8 @@ def _exported(
         )
     for exporter in exporters:
         try:
-            # A batch of one would be taken for a constant. The exporters narrate.
-            with redirect_stdout(io.StringIO()):
+            # A batch of one would be taken for a constant.
+            with _silence():
                 content = exporter(model, repeated[:2])
             _hold(runner(content), held)
         except Exception as error:  # exporters and runtimes raise whatever they run into
@@ -124,6 +134,18 @@ def _exported(
         else:
             return content
     raise InputError(f"{architecture}: expected a net that {kind} can hold, got: {reason}")
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Exporters narrate, and log pages where they fail; what counts comes with the exception."""
+    before = logging.root.manager.disable
+    logging.disable()
+    try:
+        with redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)
 
 
 def _hold(run: Callable[[Tensor], Tensor], held: list[tuple[Tensor, Tensor]]) -> None:

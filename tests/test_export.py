@@ -1,5 +1,6 @@
 import io
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -144,7 +145,9 @@ def test_an_export_whose_logits_differ_is_refused_and_not_written(
         bias.CopyFrom(onnx.numpy_helper.from_array(values, bias.name))
 
     monkeypatch.setattr(export, "_drop_provenance", damage)
-    with pytest.raises(InputError, match=r"^resnet: .*ONNX.*expected PyTorch's logits for 1 images"):
+    with pytest.raises(
+        InputError, match=r"^model\.onnx: resnet: .*ONNX.*expected PyTorch's logits for 1 images"
+    ):
         export_onnx(model, tmp_path / "model.onnx", examples=images_of(2))
     assert not list(tmp_path.iterdir())
 
@@ -162,7 +165,9 @@ class TimesItsBatch(nn.Module):
 
 
 @KINDS
-def test_a_net_that_only_fits_the_traced_batch_is_refused_in_one_line(bytes_of: Any, logits_of: Any) -> None:
+def test_a_net_that_only_fits_the_traced_batch_is_refused_in_one_line(
+    bytes_of: Any, logits_of: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
     net = TimesItsBatch()
     set_blueprint(net, Blueprint("times_its_batch", 4))
     model = Classifier(net, image_shape=(1, 8, 8), mean=[0.4], std=[0.3], classes=CLASSES)
@@ -171,6 +176,9 @@ def test_a_net_that_only_fits_the_traced_batch_is_refused_in_one_line(bytes_of: 
     ) as refused:
         bytes_of(model, images_of(3))
     assert "\n" not in str(refused.value)
+    said = capfd.readouterr()
+    assert (said.out, said.err) == ("", "")
+    assert logging.root.manager.disable == 0
 
 
 def test_what_the_quick_exporter_cannot_hold_goes_by_the_other_one_and_nothing_is_printed(
