@@ -6,6 +6,9 @@ tensor, so a pruned model needs nothing but these two files.
 
 import json
 import os
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,14 @@ from torch import Tensor, nn
 from pipeline.errors import InputError
 from pipeline.files import write_atomically, write_json
 from pipeline.models import build_model
-from pipeline.models.classifier import Classifier, blueprint_of, lay_out, load_state, weight_layers
+from pipeline.models.classifier import (
+    Classifier,
+    blueprint_of,
+    lay_out,
+    load_state,
+    set_blueprint,
+    weight_layers,
+)
 from pipeline.models.own import FactoryError, check_origin
 
 _FORMAT = 1
@@ -46,6 +56,11 @@ def save_model(model: nn.Module, path: Path | str, *, about: dict[str, Any] | No
         "channels": {name: list(layer.weight.shape[:2]) for name, layer in weight_layers(model).items()},
         "about": about or {},
     }
+    if blueprint.kept_channels:
+        spec["kept_channels"] = {
+            f"{_prefix(model)}{name}": {"out": _ranges(outputs), "in": _ranges(inputs)}
+            for name, (outputs, inputs) in blueprint.kept_channels.items()
+        }
     if isinstance(model, Classifier):
         spec["classes"] = list(model.classes)
         spec["image_shape"] = list(model.image_shape)
@@ -78,6 +93,9 @@ def load_model(path: Path | str) -> nn.Module:
         if "classes" in spec:
             shape, classes = spec["image_shape"], spec["classes"]
             model = Classifier(model, image_shape=shape, classes=classes, **spec["normalization"])
+        kept = {name.removeprefix(_prefix(model)): each for name, each in _kept_channels(spec).items()}
+        net = model.net if isinstance(model, Classifier) else model
+        set_blueprint(net, replace(blueprint_of(model), kept_channels=kept))
         _check_channels(spec["channels"], state)
         _fit_to_state(model, state)
         load_state(model, state)
@@ -98,12 +116,29 @@ def read_about(path: Path | str) -> dict[str, Any]:
     Raises:
         InputError: if the description is missing or damaged.
     """
+    about: dict[str, Any] = _described(path, lambda spec: spec["about"])
+    return about
+
+
+def read_kept_channels(path: Path | str) -> dict[str, tuple[list[int], list[int]]]:
+    """For each layer of a net that was cut, the output and input channels of the whole net that are left.
+
+    The whole net is the one that pruning started from. Before retraining a layer's weights are
+    `whole[outputs][:, inputs]`. Empty for a net that was never cut.
+
+    Raises:
+        InputError: as `read_about`.
+    """
+    kept: dict[str, tuple[list[int], list[int]]] = _described(path, _kept_channels)
+    return kept
+
+
+def _described(path: Path | str, read: Callable[[dict[str, Any]], Any]) -> Any:
     _, description = _both_files(path)
     try:
-        about: dict[str, Any] = json.loads(description.read_text(encoding="utf-8"))["about"]
-    except (OSError, ValueError, LookupError, TypeError) as error:
+        return read(json.loads(description.read_text(encoding="utf-8")))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise InputError(f"{description}: expected a model's description ({error})") from None
-    return about
 
 
 def load_classifier(path: Path | str) -> Classifier:
@@ -126,6 +161,29 @@ def _without_subnormals(tensor: Tensor) -> Tensor:
     if tensor.is_floating_point():
         tensor = tensor.masked_fill(tensor.abs() < torch.finfo(tensor.dtype).tiny, 0.0)
     return tensor.contiguous()
+
+
+def _prefix(model: nn.Module) -> str:
+    """What a net's names begin with in the files."""
+    return "net." if isinstance(model, Classifier) else ""
+
+
+def _kept_channels(spec: dict[str, Any]) -> dict[str, tuple[list[int], list[int]]]:
+    kept = spec.get("kept_channels", {})
+    return {name: (_indices(each["out"]), _indices(each["in"])) for name, each in kept.items()}
+
+
+def _ranges(rising: list[int]) -> str:
+    """Rising numbers as `0-3,5,8-9`."""
+    starts = [at for at in range(len(rising)) if at == 0 or rising[at] != rising[at - 1] + 1]
+    runs = [(rising[start], rising[end - 1]) for start, end in pairwise([*starts, len(rising)])]
+    return ",".join(f"{first}-{last}" if last > first else f"{first}" for first, last in runs)
+
+
+def _indices(ranges: str) -> list[int]:
+    """The numbers that `_ranges` wrote."""
+    pairs = [run.partition("-") for run in ranges.split(",")]
+    return [number for first, _, last in pairs for number in range(int(first), int(last or first) + 1)]
 
 
 def _both_files(path: Path | str) -> tuple[Path, Path]:

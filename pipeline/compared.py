@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pipeline.params.pruning import AfterTheFact, Compare
+    from pipeline.params.pruning import AfterTheFact, Compare, Select
     from pipeline.params.robustness import Lineup
 
 # The method of this project in the comparison's tables.
@@ -52,6 +52,25 @@ def main_models(runs: Path, seed: int, after_the_fact: AfterTheFact | None) -> d
     """The models of the main flow by name, and those of chapter 3 where the params have it."""
     models = MODELS | (MODELS_AFTER_THE_FACT if after_the_fact is not None else {})
     return {name: runs / stage / str(seed) / file for name, (stage, file) in models.items()}
+
+
+def int8_models(
+    runs: Path, seed: int, after_the_fact: AfterTheFact | None, select: Select
+) -> dict[str, Path]:
+    """The ONNX files of the parameter-first models in eight bits by name, where the params have them."""
+    if select.int8 is None:
+        return {}
+    found = main_models(runs, seed, after_the_fact).items()
+    return {
+        int8_name(name): path.with_name(f"{path.name}.int8.onnx")
+        for name, path in found
+        if name.endswith("parameter_first")
+    }
+
+
+def int8_name(model: str) -> str:
+    """The name of a model in eight bits."""
+    return f"{model}_int8"
 
 
 def attacked_models(

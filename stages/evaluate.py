@@ -2,35 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.compared import main_models
+from pipeline.compared import int8_models, int8_name, main_models
 from pipeline.jobs.job import Job, Workplace
 from pipeline.jobs.stage import run_stage
 
 if TYPE_CHECKING:
     from pipeline.params.machine import Numerics
-    from pipeline.params.pruning import AfterTheFact
+    from pipeline.params.pruning import AfterTheFact, Select
+    from pipeline.training.predict import Score
 
 METRICS = "accuracy.json"
 
 
 def jobs(
-    runs: Path, *, seeds: list[int], numerics: Numerics, after_the_fact: AfterTheFact | None
+    runs: Path, *, seeds: list[int], numerics: Numerics, after_the_fact: AfterTheFact | None, select: Select
 ) -> Iterator[Job]:
     """One for each seed."""
     for seed in seeds:
         yield Job(
             {"seed": seed},
             {"numerics": numerics},
-            {"prepared": runs / "prepare", "models": main_models(runs, seed, after_the_fact)},
+            {
+                "prepared": runs / "prepare",
+                "models": main_models(runs, seed, after_the_fact),
+                "quantised": int8_models(runs, seed, after_the_fact, select),
+            },
         )
 
 
-def work(place: Workplace, *, numerics: Numerics, prepared: Path, models: Mapping[str, Path]) -> str:
+def work(
+    place: Workplace,
+    *,
+    numerics: Numerics,
+    prepared: Path,
+    models: Mapping[str, Path],
+    quantised: Mapping[str, Path],
+) -> str:
     """Writes `scores.csv`, `layers.csv` and `environment.json`."""
+    from functools import partial
+
     from pipeline.checkpoint import load_classifier
     from pipeline.cost import measure_cost
     from pipeline.files import write_csv, write_json
@@ -39,19 +53,25 @@ def work(place: Workplace, *, numerics: Numerics, prepared: Path, models: Mappin
     from pipeline.machine.environment import describe_environment
     from pipeline.training.predict import evaluate
 
+    if quantised:
+        from pipeline.int8 import score_onnx
     device = configure_torch(numerics)
     parts = load_parts(prepared, device, workers=place.workers)
     scores, layers, summary = [], [], []
     for name, path in models.items():
         model = load_classifier(path).to(device)
         cost = measure_cost(model, parts.image_set.image_shape)
-        for split, images in (("validation", parts.validation), ("test", parts.test)):
-            score = evaluate(model, images, batch_size=numerics.eval_batch_size)
-            scores.append(
-                {"model": name, "split": split, "n": score.n, "n_correct": score.n_correct}
-                | {"params": cost.params, "flops": cost.flops}
-            )
-        summary.append(f"{name} {score.accuracy:.2%}")
+        scorers: dict[str, Callable[..., Score]] = {name: partial(evaluate, model)}
+        if (eight := int8_name(name)) in quantised:
+            scorers[eight] = partial(score_onnx, quantised[eight].read_bytes())
+        for scored, score_of in scorers.items():
+            for split, images in (("validation", parts.validation), ("test", parts.test)):
+                score = score_of(images, batch_size=numerics.eval_batch_size)
+                scores.append(
+                    {"model": scored, "split": split, "n": score.n, "n_correct": score.n_correct}
+                    | {"params": cost.params, "flops": cost.flops}
+                )
+            summary.append(f"{scored} {score.accuracy:.2%}")
         layers += [
             {"model": name, "layer": layer.name, "kind": layer.kind}
             | {"in": layer.in_channels, "out": layer.out_channels}

@@ -43,15 +43,19 @@ def work(
     original: Path,
     pruned: Path,
 ) -> str:
-    """From all rounds' samples to two models (`.safetensors`, `.json`, `.onnx`) and `selection.json`."""
+    """From all rounds' samples to two models (`.safetensors`, `.json`, and as `formats` say) and `selection.json`."""
     from dataclasses import asdict
+
+    import torch
 
     from pipeline.checkpoint import load_classifier, save_model
     from pipeline.errors import InputError
-    from pipeline.export import export_onnx
-    from pipeline.files import write_json
+    from pipeline.export import export_onnx, export_program, onnx_bytes
+    from pipeline.files import write_atomically, write_json
     from pipeline.images.parts import load_parts
+    from pipeline.int8 import int8_bytes
     from pipeline.machine.device import configure_torch
+    from pipeline.machine.seeding import generator
     from pipeline.prune.selection import read_entries, select_models
     from pipeline.training.predict import evaluate
 
@@ -70,7 +74,14 @@ def work(
         model = load_classifier(pruned / entry.round / "samples" / entry.sample)
         about = {"stage": "select", "seed": seed, "pipeline": pipeline, "selected_as": name, **asdict(entry)}
         save_model(model, place.out / name, about=about)
-        export_onnx(model, place.out / f"{name}.onnx", examples=examples)
+        for ending, export in {"onnx": export_onnx, "pt2": export_program}.items():
+            if ending in settings.formats:
+                export(model, place.out / f"{name}.{ending}", examples=examples)
+        if settings.int8 is not None and name == "parameter_first":
+            random = generator(seed, "select", pipeline, "int8")
+            idx = torch.randperm(len(parts.train), generator=random)[: settings.int8.calibration_images]
+            quantised = int8_bytes(onnx_bytes(model, examples), parts.train.take(idx).scaled())
+            write_atomically(place.out / f"{name}.int8.onnx", quantised)
     write_json(place.out / "selection.json", asdict(selection) | {"original": score.as_dict()})
     first, small = selection.accuracy_first, selection.parameter_first
     note = "" if selection.within_drop else " (none within the allowed drop)"

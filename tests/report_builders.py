@@ -9,7 +9,15 @@ import numpy as np
 import pandas as pd
 from safetensors.numpy import save_file
 
-from pipeline.compared import AFTER_THE_FACT, OURS, PUSHED, attacked_models, main_models, pairs_of
+from pipeline.compared import (
+    AFTER_THE_FACT,
+    OURS,
+    PUSHED,
+    attacked_models,
+    int8_models,
+    main_models,
+    pairs_of,
+)
 from pipeline.files import write_csv, write_json
 from pipeline.params.params import Params
 from pipeline.report.results import Results, with_accuracy
@@ -100,7 +108,9 @@ def _brought(params: Params, seed: int) -> Iterator[Row]:
 
 
 def _scores(params: Params, seed: int) -> Iterator[Row]:
-    for idx, model in enumerate(main_models(Path(), seed, params.after_the_fact)):
+    models = main_models(Path(), seed, params.after_the_fact)
+    models |= int8_models(Path(), seed, params.after_the_fact, params.select)
+    for idx, model in enumerate(models):
         for split in ("validation", "test"):
             counts = {"n": _N, "n_correct": 90 - idx - seed}
             yield {"model": model, "split": split, **counts, "params": 1000 - 100 * idx, "flops": 9000 - idx}

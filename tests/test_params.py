@@ -42,6 +42,8 @@ from pipeline.params.params import Params
         ("data.images_per_class", {"train": 1, "validation": None, "test": None}, ("perturbed", "missing")),
         ("data.crop_px", 0, ("greater than 0", "got 0")),
         ("select.max_drop", 1.1, ("equal to 1", "got 1.1")),
+        ("select.formats.0", "tflite", ("'onnx' or 'pt2'", 'got "tflite"')),
+        ("select.int8", {"calibration_images": 0}, ("greater than 0", "got 0")),
         ("sources.resnet.min_validation_accuracy", 2, ("equal to 1", "got 2")),
         ("robustness.bootstrap_resamples", 99, ("equal to 100", "got 99")),
         ("robustness.calibration_bins", 1, ("equal to 2", "got 1")),

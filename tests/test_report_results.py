@@ -88,6 +88,22 @@ EVERY_HEADING = [
 
 
 @pytest.mark.usefixtures("unrendered")
+def test_a_model_in_eight_bits_is_a_row_of_the_models_and_of_no_other_table(tmp_path: Path) -> None:
+    """For each pipeline's parameter-first model; the made-up counts fall from model to model, and by seed."""
+    page = pages(reported(tmp_path, ("select.int8", {"calibration_images": 8})))["pruning"]
+    rows = [line for line in page.splitlines() if "parameter first, int8" in line]
+    assert [row.split(" | ")[0] for row in rows] == ["| pruned, parameter first, int8"] * 3
+    mean, first, second = ([cell.strip() for cell in row.strip("| ").split(" | ")] for row in rows)
+    assert mean[-1].startswith("83.50 ")  # 84 and 83 of 100
+    assert [each[1:3] + each[-1:] for each in (first, second)] == [
+        ["0", "400", "84.00"],
+        ["1", "400", "83.00"],
+    ]
+    without = pages(reported(tmp_path / "none", ("select.int8", None)))["pruning"]
+    assert "int8" not in without
+
+
+@pytest.mark.usefixtures("unrendered")
 def test_a_whole_report_has_every_section_and_every_table(tmp_path: Path) -> None:
     folder = reported(tmp_path)
     assert headings(folder) == EVERY_HEADING

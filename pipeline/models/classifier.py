@@ -15,11 +15,16 @@ Net = TypeVar("Net", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Blueprint:
-    """The call of `build_model` that a model came from; surgery and deep copies keep it."""
+    """The call of `build_model` that a model came from; surgery and deep copies keep it.
+
+    `kept_channels` is empty before surgery; after it, by each layer's name in the net, the output and the input
+    channels that are left, by their places in the net that was built.
+    """
 
     architecture: str
     num_classes: int
     options: dict[str, Any] = field(default_factory=dict)
+    kept_channels: dict[str, tuple[list[int], list[int]]] = field(default_factory=dict)
 
 
 def set_blueprint(model: nn.Module, blueprint: Blueprint) -> None:

@@ -151,10 +151,21 @@ class Ablate(Section):
         return [*self.scores, *noisy]
 
 
+class Int8(Section):
+    """Eight-bit ONNX, its activations' ranges taken from this many training images."""
+
+    calibration_images: PositiveInt
+
+
 class Select(Section):
-    """The parameter-first model is the smallest within `max_drop` of the original on validation."""
+    """The parameter-first model is the smallest within `max_drop` of the original on validation.
+
+    `formats`: what both are written as besides safetensors and JSON; `int8`: the parameter-first one as that, too.
+    """
 
     max_drop: Fraction
+    formats: list[Literal["onnx", "pt2"]]
+    int8: Int8 | None
 
 
 # Rank filters, and keep as many in each layer as ours does (thesis 3.3.3).

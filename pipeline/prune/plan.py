@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,9 @@ from pipeline.models.classifier import Classifier, output_layer
 from pipeline.models.inception import Inception
 from pipeline.prune.costs import PlannedCosts
 from pipeline.prune.groups import ChannelGroup, best_first, read_groups, rounding_step
+
+if TYPE_CHECKING:
+    from pipeline.prune.kept_channels import KeptChannels
 
 
 @dataclass(frozen=True)
@@ -130,11 +134,11 @@ class ChannelPlan:
         """Parameters and FLOPs of the net without what goes, as `measure_cost` counts them in the net that is cut."""
         return self.costs.without(self.costs.lost(self.gone(selection)), self.left(selection))
 
-    def cut(self, selection: Selection) -> None:
-        """Cut the model itself, once; branches are left."""
+    def cut(self, selection: Selection, kept: KeptChannels) -> None:
+        """Cut the model itself, once, keeping account in `kept`; branches are left."""
         for group, at in zip(self.groups, self.slices, strict=True):
             if idxs := selection.removed[at].nonzero().flatten().tolist():
-                self.graph.get_pruning_group(group.root, group.prune_fn, idxs=idxs).prune()
+                kept.prune(self.graph, group.root, group.prune_fn, idxs)
 
     def left(self, selection: Selection) -> Tensor:
         """Mask over the layers of `costs`: those that are not inside a branch that goes."""

@@ -13,6 +13,7 @@ from pipeline.models.classifier import Classifier, Net, blueprint_of, lay_out, m
 from pipeline.models.inception import Inception
 from pipeline.models.torchvision_models import drop_auxiliary_heads
 from pipeline.prune.groups import ChannelGroup, cannot_cut, dependency_graph
+from pipeline.prune.kept_channels import KeptChannels
 from pipeline.prune.plan import ChannelPlan, Selection
 from pipeline.prune.whole import kept_layers, whole_layers
 
@@ -63,11 +64,12 @@ class Surgery(Generic[Net]):
         Raises:
             ValueError: if the cut net does not run.
         """
-        smaller, plan = self._smaller, self.plan
+        smaller, plan, kept = self._smaller, self.plan, KeptChannels(self._smaller)
         try:
-            plan.cut(selection)
+            plan.cut(selection, kept)
             if selection.branches:
-                _remove_branches(smaller, selection.branches, self._example_input)
+                _remove_branches(smaller, selection.branches, self._example_input, kept)
+            kept.note()
             with torch.no_grad():
                 smaller(self._example_input)  # a cut that the graph got wrong shows here, not after hours
         except (RuntimeError, ValueError, ZeroDivisionError, IndexError, AssertionError) as error:
@@ -121,7 +123,9 @@ def _without_auxiliary_heads(model: nn.Module) -> None:
     set_blueprint(net, replace(blueprint, options=blueprint.options | {"aux_logits": False}))
 
 
-def _remove_branches(model: nn.Module, branches: Collection[str], example_input: Tensor) -> None:
+def _remove_branches(
+    model: nn.Module, branches: Collection[str], example_input: Tensor, kept: KeptChannels
+) -> None:
     """Take the last channel of each branch from its readers, then the branch from its module."""
     net = model.net if isinstance(model, Classifier) else model
     assert isinstance(net, Inception)
@@ -131,7 +135,7 @@ def _remove_branches(model: nn.Module, branches: Collection[str], example_input:
         short = branch.rpartition(".")[2]
         for end in modules[branch].branch_ends(short):
             idxs = list(range(end.out_channels))
-            graph.get_pruning_group(end, torch_pruning.prune_conv_out_channels, idxs=idxs).prune()
+            kept.prune(graph, end, torch_pruning.prune_conv_out_channels, idxs)
         modules[branch].remove_branch(short)
     blueprint = blueprint_of(net)
     without = [*blueprint.options.get("without", ()), *branches]

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from pipeline.models.classifier import Classifier, output_layer, weight_layers
 from pipeline.prune.groups import ChannelGroup, Member, cannot_cut
+from pipeline.prune.kept_channels import KeptChannels
 from pipeline.prune.plan import ChannelPlan, Selection
 
 # Logits of a right cut differ by rounding alone, of a wrong one by as much as they are.
@@ -189,7 +190,7 @@ class _Trial:
         try:
             if not hasattr(self, "silenced") and (found := self.misread()):
                 return found
-            self.plan.cut(Selection(self.selection.removed))
+            self.plan.cut(Selection(self.selection.removed), KeptChannels(self.model))
             with torch.no_grad():
                 logits = self.model(self.images)
             difference = float((logits - self.silenced).abs().max())  # other shapes are an error

@@ -76,16 +76,15 @@ def _head(results: Results) -> str:
 
 def _models(results: Results) -> str:
     parts, scores, rows = ("validation", "test"), results.estimates("scores", "model", "split"), []
-    for name, label in results.main_models().items():
+    models = results.main_models() | results.int8_models()
+    for name, label in models.items():
         accuracies = [scores[name, part].percent() for part in parts]
         rows.append([label, sizes(results, name, "params"), sizes(results, name, "flops"), *accuracies])
     per_seed = []
-    for name, seed in product(results.main_models(), results.params.seeds):
+    for name, seed in product(models, results.params.seeds):
         mine = results.rows("scores", seed=seed, model=name).set_index("split")
         size = [thousands(mine[column].iloc[0]) for column in ("params", "flops")]
-        per_seed.append(
-            [results.labels[name], seed, *size, *(percent(mine["accuracy"].loc[part]) for part in parts)]
-        )
+        per_seed.append([models[name], seed, *size, *(percent(mine["accuracy"].loc[part]) for part in parts)])
     return section(
         "Models",
         table("model | parameters (of original) | FLOPs (of original) | validation, % | test, %", rows),

@@ -20,6 +20,8 @@ from pipeline.compared import (
     PUSHED,
     at_size,
     attacked_models,
+    int8_models,
+    int8_name,
     main_models,
     source_name,
 )
@@ -118,6 +120,11 @@ class Results:
         """The models of the main flow by name, with their names for readers; one before growing if one was grown."""
         names = main_models(Path(), 0, self.params.after_the_fact)
         return {name: self.labels[name] for name in names if name != "base" or self.params.grow}
+
+    def int8_models(self) -> dict[str, str]:
+        """Those of them in eight bits, scored and not attacked; they have the parameters of the whole ones."""
+        names = int8_models(Path(), 0, self.params.after_the_fact, self.params.select)
+        return {int8_name(name): f"{LABELS[name]}, int8" for name in LABELS if int8_name(name) in names}
 
     def conditions(self) -> list[Condition]:
         """Every condition that the params name, clean first."""
