@@ -20,7 +20,7 @@ from pipeline.files import read_json, write_json
 from pipeline.jobs.code import code_digest
 from pipeline.jobs.worker import limit_threads
 from pipeline.params.file import PARAMS_FILE, read_params
-from pipeline.params.nets.sections import GROWABLE, SavedModel, TorchvisionModel
+from pipeline.params.nets.sections import GROWABLE, TorchvisionModel
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -102,31 +102,17 @@ def _describe(reason: str, names: list[str]) -> str:
 
 def _build(section: Architecture, image_shape: Shape, n_classes: int) -> Classifier:
     """The net behind some normalisation, of the files that it starts from only those that say what it is."""
-    import numpy as np
-
-    from pipeline.checkpoint import load_model
-    from pipeline.images.image_set import ImageSet
     from pipeline.models.classifier import Classifier
-    from pipeline.training.classifiers import build_classifier
+    from pipeline.training.classifiers import build_net
 
     if isinstance(section, TorchvisionModel):
         section = section.model_copy(update={"pretrained": False})
-    classes = tuple(str(number) for number in range(n_classes))
+    net = build_net(section, n_classes, image_shape, wanted_for="model")
+    if isinstance(net, Classifier):
+        net = net.net
     flat = [0.5] * image_shape[0], [0.25] * image_shape[0]
-    if isinstance(section, SavedModel):
-        found = load_model(section.path)
-        net = found.net if isinstance(found, Classifier) else found
-        return Classifier(net, image_shape=image_shape, mean=flat[0], std=flat[1], classes=classes).eval()
-    one = np.zeros((1, *image_shape), dtype=np.uint8)
-    none = np.zeros(0, dtype=np.int64)
-    nobody = ImageSet(
-        one,
-        none,
-        classes,
-        {"train": none, "validation": none, "test": none},
-        known_normalization=flat,
-    )
-    return build_classifier(section, nobody, wanted_for="model").eval()
+    classes = tuple(str(number) for number in range(n_classes))
+    return Classifier(net, image_shape=image_shape, mean=flat[0], std=flat[1], classes=classes).eval()
 
 
 def _readings(params: Params) -> Iterator[tuple[str, str]]:

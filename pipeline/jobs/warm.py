@@ -156,8 +156,11 @@ def main(parent: int) -> None:
         server.bind(str(_ADDRESS))
         os.umask(mask)
         server.listen()
+        # Torch-Pruning asks for timm, for a counter that nobody here uses; it takes two seconds to load.
+        sys.modules["timm"] = None  # type: ignore[assignment]
         for name in _LIBRARIES:
             import_module(name)
+        del sys.modules["timm"]
         gc.freeze()
         while True:
             connection = Connection(server.accept()[0].detach())

@@ -10,12 +10,11 @@ from functools import cached_property
 from typing import Any
 
 import torch
-import torch_pruning
 from torch import Tensor, nn
-from torch_pruning.ops import OPTYPE
 
 from pipeline.machine.float64 import float64
 from pipeline.models.classifier import Classifier, output_layer
+from pipeline.prune.library import OPTYPE, torch_pruning
 
 
 @dataclass(frozen=True)

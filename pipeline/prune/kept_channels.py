@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-import torch_pruning
 from torch import nn
 
 from pipeline.models.classifier import Classifier, blueprint_of, set_blueprint, weight_layers
+
+if TYPE_CHECKING:
+    from pipeline.prune.library import torch_pruning
 
 
 class KeptChannels:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from typing import Generic
 
 import torch
-import torch_pruning
 from torch import Tensor, nn
 
 from pipeline.models.classifier import Classifier, Net, blueprint_of, lay_out, memory_layout, set_blueprint
@@ -14,6 +13,7 @@ from pipeline.models.inception import Inception
 from pipeline.models.torchvision_models import drop_auxiliary_heads
 from pipeline.prune.groups import ChannelGroup, cannot_cut, dependency_graph
 from pipeline.prune.kept_channels import KeptChannels
+from pipeline.prune.library import torch_pruning
 from pipeline.prune.plan import ChannelPlan, Selection
 from pipeline.prune.whole import kept_layers, whole_layers
 
