@@ -57,6 +57,7 @@ def test_all_noise_comes_from_one_seed() -> None:
         ("pgd.epsilon", ..., ("missing",)),
         ("pgd.attack", 3, ("string", "got 3")),
         ("pgd.attack", "LinfPDG", ("a class of foolbox.attacks, such as ", "LinfPGD", "got 'LinfPDG'")),
+        ("pgd.attack", "GenAttack", ("expected one that can run here; it needs a class", "got 'GenAttack'")),
         ("pgd.options", None, ("object", "got null")),
         ("pgd.options.steps", None, ("got null",)),
         ("pgd.options.steps", [2], ("got [2]",)),
@@ -74,8 +75,8 @@ def test_options_of_an_attack_are_finite(value: float) -> None:
 
 
 def test_an_attack_by_name_keeps_its_options_with_their_types() -> None:
-    options = {"steps": 2, "rel_stepsize": 0.5, "random_start": True, "name": "x"}
-    section = {"method": "foolbox", "attack": "LinfPGD", "epsilon": None, "options": options}
+    options = {"steps": 2, "rel_stepsize": 0.5, "random_start": True, "loss": "margin"}
+    section = {"method": "foolbox", "attack": "LinfPGD", "epsilon": 4.0, "options": options}
     attack = params_of(("attacks.pgd", section)).attacks["pgd"]
     assert isinstance(attack, FoolboxAttack)
     assert attack.model_dump() == section

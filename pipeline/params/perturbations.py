@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
 from pydantic_core import PydanticCustomError
 
+from pipeline.params import bounds
+from pipeline.params.foolbox_attacks import problems_of
 from pipeline.params.installed_names import foolbox_attacks
 from pipeline.params.sections import OpenFraction, Section, seen_by_dvc
 
@@ -82,12 +84,14 @@ Option = Annotated[Any, BeforeValidator(_is_option)]
 class FoolboxAttack(Section):
     """Any other attack of `foolbox.attacks` by its class's name, with keyword options of its constructor.
 
-    `epsilon` is the budget in the attack's own norm, on the 0-255 scale; null for attacks that minimise it.
+    `epsilon` is the budget in the attack's own norm, on the 0-255 scale; null for attacks that minimise it. So is every
+    option that is a distance, such as `abs_stepsize`. `loss: margin` gives those that climb the cross-entropy the
+    logits' margin instead, whose gradient does not vanish where a net is sure of itself.
     """
 
     method: Literal["foolbox"]
     attack: str
-    epsilon: Annotated[float, Field(gt=0)] | None
+    epsilon: Annotated[float, Field(gt=0, le=max(bounds.BUDGETS.values()))] | None
     options: dict[Annotated[str, AfterValidator(seen_by_dvc)], Option]
 
     @model_validator(mode="after")
@@ -97,6 +101,8 @@ class FoolboxAttack(Section):
             raise ValueError(
                 f"attack: expected a class of foolbox.attacks, such as {', '.join(alike)} (got {self.attack!r})"
             )
+        if problems := [*problems_of(self.attack, self.epsilon, self.options)]:
+            raise ValueError("\n".join(problems))
         return self
 
 

@@ -15,7 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import InputError
-from pipeline.images.copies import LEAST_SIDE_FOR_NEAR_PX, MOST_FOR_NEAR, near_copies, near_summary, perceptual_hash
+from pipeline.images.copies import (
+    LEAST_SIDE_FOR_NEAR_PX,
+    MOST_FOR_NEAR,
+    near_copies,
+    near_summary,
+    perceptual_hash,
+)
 from pipeline.images.file_index import (
     SHA256_BYTES,
     UNREADABLE,

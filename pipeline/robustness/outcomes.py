@@ -68,6 +68,8 @@ def load_images(folder: Path, labels: Tensor) -> Tensor:
 
 
 def perturbation_norms(clean: Tensor, perturbed: Tensor) -> dict[str, float]:
-    """Mean L2 and Linf norms of the perturbation, images in [0, 1]."""
+    """Mean and largest L2 and Linf norms of the images' perturbations, images in [0, 1]."""
     difference = (perturbed - clean).flatten(1)
-    return {"l2": float(difference.norm(dim=1).mean()), "linf": float(difference.abs().amax(1).mean())}
+    l2, linf = difference.norm(dim=1), difference.abs().amax(1)
+    means = {"l2": float(l2.mean()), "linf": float(linf.mean())}
+    return means | {"l2_max": float(l2.max()), "linf_max": float(linf.max())}
