@@ -293,20 +293,23 @@ def test_hop_skip_jumps_norm_is_that_of_its_constraint() -> None:
     assert norm_of("HopSkipJumpAttack", {"constraint": "linf"}) == "Linf"
 
 
-class Flat(Small):
-    """Has no gradient anywhere."""
+@pytest.mark.parametrize(
+    "kind", [RuntimeError, NotImplementedError, AttributeError, ZeroDivisionError, KeyError]
+)
+def test_an_attack_that_gives_up_is_one_line_with_its_name(
+    kind: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def give_up(*_: Any, **__: Any) -> None:
+        raise kind("no more\nto do")
 
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x * 0)
-
-
-def test_an_attack_that_gives_up_is_one_line_with_its_name() -> None:
-    model, images = Flat(), images_of(3)
+    monkeypatch.setattr(foolbox.attacks.L2ContrastReductionAttack, "run", give_up)
+    attack, model, images = named("L2ContrastReductionAttack", 8.0), Small(), images_of(3)
+    labels = predicted(model, images)
     with pytest.raises(
-        InputError, match=r"^VirtualAdversarialAttack: cannot run as the params say: Gradient van"
-    ):
-        attack = named("VirtualAdversarialAttack", 8.0, steps=2)
-        craft(attack, model, images, predicted(model, images), batch_size=3)
+        InputError, match=r"^L2ContrastReductionAttack: cannot run as the params say: "
+    ) as error:
+        craft(attack, model, images, labels, batch_size=3)
+    assert "\n" not in str(error.value)
 
 
 class Greedy(Small):
