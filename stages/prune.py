@@ -87,6 +87,7 @@ def work(
     from pipeline.images.parts import load_parts
     from pipeline.machine.device import configure_torch
     from pipeline.machine.seeding import derive_seed
+    from pipeline.prune import check_rounding
     from pipeline.prune.rounds import prune_round
     from pipeline.prune.target_size import measure_size
     from pipeline.prune.task_utility import discriminants_by, unravel_utility
@@ -102,6 +103,7 @@ def work(
     parts = load_parts(prepared, device, workers=place.workers)
     model = load_classifier(previous / "model").to(device)
     started_from = load_classifier(original).to(device)
+    check_rounding(started_from, surgery.round_to)
     original_score = evaluate(started_from, parts.validation, batch_size=batch_size)
     image_shape = parts.image_set.image_shape
 

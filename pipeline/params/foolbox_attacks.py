@@ -200,7 +200,7 @@ def problems_of(name: str, epsilon: float | None, options: dict[str, Any]) -> It
     for key, value in options.items():
         if key not in needs.options:
             known = ", ".join(needs.options) or "none"
-            yield f"options.{key}: unknown option of {name} (got {value!r}); allowed: {known}"
+            yield f"options.{key}: unknown key (got {value!r}); allowed: {known}"
         elif problem := _problem_of(needs.options[key], value):
             yield f"options.{key}: expected {problem} (got {value!r})"
         elif key == "abs_stepsize" and epsilon is not None and value > 2 * epsilon:

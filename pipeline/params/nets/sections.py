@@ -7,22 +7,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
+from pipeline.params.bounds import Channels, Kernel, Modules, Pool, ShareBelowOne, Width
 from pipeline.params.nets.inception_filters import check_factorized_kernel, check_stages
 from pipeline.params.nets.resnet_config import plan_modules
 from pipeline.params.sections import Section
 
 Stem = Literal["imagenet", "small"]
-Dropout = Annotated[float, Field(ge=0, lt=1)]
-ThreeStages = Annotated[list[PositiveInt], Field(min_length=3, max_length=3)]
+Dropout = ShareBelowOne
+ThreeStages = Annotated[list[Modules], Field(min_length=3, max_length=3)]
 
 
 class FcModel(Section):
     """The fully connected net of the MNIST experiment, see `pipeline.models.fc`."""
 
     architecture: Literal["fc"]
-    hidden: Annotated[list[PositiveInt], Field(min_length=1)]
+    hidden: Annotated[list[Channels], Field(min_length=1)]
 
 
 class Vgg16Model(Section):
@@ -30,9 +31,9 @@ class Vgg16Model(Section):
 
     architecture: Literal["vgg16"]
     batch_norm: bool
-    hidden: Annotated[list[PositiveInt], Field(min_length=1)]
-    pool: PositiveInt
-    width: PositiveFloat
+    hidden: Annotated[list[Channels], Field(min_length=1)]
+    pool: Pool
+    width: Width
     stem: Stem
     dropout: Dropout
 
@@ -54,9 +55,9 @@ class InceptionModel(Section):
     module: Literal["v1", "v1_double3x3", "v2", "v3"]
     stages: ThreeStages
     base: ThreeStages
-    width: PositiveFloat
+    width: Width
     stem: Literal["imagenet", "small", "v3"]
-    factorized_kernel: int
+    factorized_kernel: Kernel
     dropout: Dropout
 
     @model_validator(mode="after")
@@ -74,7 +75,7 @@ class GoogLeNetModel(Section):
     architecture: Literal["googlenet", "bn_googlenet"]
     stages: ThreeStages
     base: ThreeStages
-    width: PositiveFloat
+    width: Width
     stem: Stem
     dropout: Dropout
 
@@ -90,7 +91,7 @@ class ResNetModel(Section):
 
     architecture: Literal["resnet"]
     config: str
-    width: PositiveFloat
+    width: Width
     stem: Stem
     dropout: Dropout
 
@@ -107,7 +108,7 @@ class CompactModel(Section):
     """A fixed compact net: MobileNet (v1), MobileNetV2 or SqueezeNet."""
 
     architecture: Literal["mobilenet", "mobilenet_v2", "squeezenet"]
-    width: PositiveFloat
+    width: Width
     stem: Stem
     dropout: Dropout
 
