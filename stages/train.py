@@ -36,13 +36,12 @@ def work(
     prepared: Path,
 ) -> str:
     """From the prepared images to `model`, `heads.safetensors` (auxiliary, maybe none) and `history.csv`."""
-    from safetensors.torch import save_file
-
     from pipeline.checkpoint import save_model
     from pipeline.files import write_csv
     from pipeline.images.parts import load_parts
     from pipeline.machine.device import configure_torch
     from pipeline.machine.seeding import derive_seed, seed_torch
+    from pipeline.tensors import save_tensors
     from pipeline.training.classifiers import build_classifier
     from pipeline.training.fresh import train_plainly
     from pipeline.training.objectives import heads_of
@@ -62,7 +61,7 @@ def work(
     )
     about = {"stage": "train", "seed": seed, "epochs": settings.training.epochs}
     save_model(model, place.out / "model", about=about | {"validation": outcome.validation.as_dict()})
-    save_file(heads_of(model), place.out / "heads.safetensors")
+    save_tensors(heads_of(model), place.out / "heads.safetensors")
     write_csv(place.out / "history.csv", outcome.history)
     return f"validation accuracy {outcome.validation.accuracy:.2%}"
 

@@ -12,7 +12,8 @@ from pipeline.errors import InputError
 from pipeline.models import build_model
 from pipeline.models.blocks import BatchNormNoScale
 from pipeline.models.classifier import blueprint_of, decision_layer
-from pipeline.prune import check_rounding, n_channels, prune_like, prune_model, utility_threshold
+from pipeline.prune import n_channels, prune_like, prune_model, utility_threshold
+from pipeline.prune.rounds import check_rounding
 from pipeline.prune.widths import utility_spread
 
 torch.set_num_threads(1)  # on nets this small two threads spend their time waiting

@@ -12,11 +12,12 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from pipeline.errors import InputError
 from pipeline.files import write_csv, write_json
 from pipeline.images.file_index import FileIndex, Pixels
+from pipeline.tensors import save_tensors
 
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
@@ -187,7 +188,7 @@ def save_image_set(data: ImageSet, folder: Path) -> None:
     for name, rows in data.tables.items():
         if rows:
             write_csv(folder / f"{name}.csv", rows)
-    save_file(
+    save_tensors(
         {name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / "images.safetensors"
     )
     mean, std = data.normalization()

@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, line_of
 from pipeline.params.params import Params
 
 PARAMS_FILE = Path("params.yaml")
@@ -78,8 +78,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             read_params(options.file)
         else:
             use_preset(options.preset)
-    except InputError as error:
-        sys.stderr.write(f"{error}\n")
+    except (InputError, OSError) as error:
+        why = line_of(error)
+        if why is None:
+            raise
+        sys.stderr.write(f"{why}\n")
         sys.exit(1)
 
 

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import InputError
 from pipeline.machine.float64 import float64
-from pipeline.models.classifier import Blueprint, Net, output_layer, weight_layers
+from pipeline.models.classifier import Blueprint, Net, weight_layers
 from pipeline.prune.groups import best_first
 from pipeline.prune.surgery import Cut, Surgery, remove_channels
 from pipeline.prune.widths import Ranking, rank_channels, utility_spread
@@ -176,20 +175,6 @@ def _check_layers(model: nn.Module, reference: nn.Module) -> None:
 def n_channels(model: nn.Module) -> dict[str, int]:
     """Output channels of every convolution and linear layer by name."""
     return {name: len(layer.weight) for name, layer in weight_layers(model).items()}
-
-
-def check_rounding(model: nn.Module, round_to: int) -> None:
-    """Refuse a multiple of which no layer has two: nothing could ever go.
-
-    Raises:
-        InputError: naming the widest layer's channels.
-    """
-    last = output_layer(model)
-    widest = max((len(each.weight) for each in weight_layers(model).values() if each is not last), default=0)
-    if round_to >= widest:
-        raise InputError(
-            f"surgery.round_to: expected fewer than the {widest} channels of the widest layer (got {round_to})"
-        )
 
 
 def _spread(score: Tensor) -> float:

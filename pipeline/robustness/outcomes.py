@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pipeline.errors import InputError
 from pipeline.machine.float64 import float64
+from pipeline.tensors import save_tensors
 from pipeline.training.predict import predict_logits
 
 
@@ -45,7 +46,7 @@ def save_predictions(path: Path, predictions: Mapping[str, Predictions]) -> None
     tensors: dict[str, Tensor] = {}
     for name, found in predictions.items():
         tensors |= {f"{name}.predicted": found.predicted, f"{name}.confidence": found.confidence}
-    save_file(tensors, path)
+    save_tensors(tensors, path)
 
 
 def load_predictions(path: Path) -> dict[str, Predictions]:

@@ -1,0 +1,51 @@
+"""Tensors on disk: `safetensors` files that are whole or absent, with the rights that every new file has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import safetensors.numpy
+from safetensors import SafetensorError
+
+from pipeline.errors import NO_SPACE, InputError, no_space
+from pipeline.files import aside, check_space, umask
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    from torch import Tensor
+
+# The library's errors are text: "I/O error: No space left on device (os error 28)".
+_NO_SPACE = tuple(f"(os error {number})" for number in NO_SPACE)
+
+
+def save_tensors(
+    tensors: Mapping[str, Tensor] | Mapping[str, npt.NDArray[Any]],
+    path: Path,
+    *,
+    metadata: dict[str, str] | None = None,
+) -> None:
+    """Write arrays of numpy's, or contiguous tensors on the CPU, and nothing twice in memory.
+
+    `safetensors` writes files that their owner alone can read (its issue 782): here they are as the umask has it.
+
+    Raises:
+        InputError: with the bytes needed and free, if the disk is full.
+    """
+    n_bytes = sum(int(each.nbytes) for each in tensors.values())
+    check_space(path, n_bytes)
+    with aside(path, n_bytes=n_bytes) as temporary:
+        try:
+            if all(isinstance(each, np.ndarray) for each in tensors.values()):
+                safetensors.numpy.save_file(dict[str, Any](tensors), temporary, metadata=metadata)
+            else:
+                import safetensors.torch
+
+                safetensors.torch.save_file(dict[str, Any](tensors), temporary, metadata=metadata)
+        except SafetensorError as error:
+            if not str(error).endswith(_NO_SPACE):
+                raise
+            raise InputError(no_space(path, n_bytes)) from None
+        temporary.chmod(0o666 & ~umask())
