@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import safetensors.numpy
 from safetensors import SafetensorError
 
 from pipeline.errors import NO_SPACE, InputError, no_space
@@ -38,14 +37,20 @@ def save_tensors(
     check_space(path, n_bytes)
     with aside(path, n_bytes=n_bytes) as temporary:
         try:
-            if all(isinstance(each, np.ndarray) for each in tensors.values()):
-                safetensors.numpy.save_file(dict[str, Any](tensors), temporary, metadata=metadata)
-            else:
-                import safetensors.torch
-
-                safetensors.torch.save_file(dict[str, Any](tensors), temporary, metadata=metadata)
+            _save_file(tensors)(dict(tensors), temporary, metadata=metadata)
         except SafetensorError as error:
             if not str(error).endswith(_NO_SPACE):
                 raise
             raise InputError(no_space(path, n_bytes)) from None
         temporary.chmod(0o666 & ~umask())
+
+
+def _save_file(tensors: Mapping[str, Any]) -> Callable[..., Any]:
+    """The library's function for arrays or for tensors; torch is loaded for those alone."""
+    if all(isinstance(each, np.ndarray) for each in tensors.values()):
+        from safetensors.numpy import save_file as of_arrays
+
+        return of_arrays
+    from safetensors.torch import save_file
+
+    return save_file
