@@ -9,7 +9,16 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What else no program can help: no right to a file, a disk that gives nothing, too many open files, a name too long.
 _OF_FILES = (
     *(errno.EACCES, errno.EPERM, errno.EROFS),
-    *(errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR),
+    *(
+        errno.EIO,
+        errno.ESTALE,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENAMETOOLONG,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.EEXIST,
+    ),
 )
 # Of RuntimeErrors that are no torch.OutOfMemoryError: mps's, and the CPU's for one tensor that is too large.
 _NO_MEMORY = ("out of memory", "can't allocate memory")

@@ -25,7 +25,17 @@ from pipeline.report.figures import (
     scale_by_size,
     short_number,
 )
-from pipeline.report.page import bullets, counted, frame_table, image, percent, section, table, thousands
+from pipeline.report.page import (
+    bullets,
+    counted,
+    frame_table,
+    image,
+    literal,
+    percent,
+    section,
+    table,
+    thousands,
+)
 from pipeline.report.published import published_scores
 from pipeline.report.summary import expectations, sizes
 
@@ -66,7 +76,7 @@ def _head(results: Results) -> str:
         "seeds. Parameters are those of convolutions and linear layers; FLOPs are 2 x multiply-accumulates for one "
         "image.",
         f"Computed with Python {environment['python']} on {environment['cores']} cores of "
-        f"{environment['processor']}{with_gpu} ({packages}).",
+        f"{literal(environment['processor'] + with_gpu)} ({packages}).",
         bullets([*params.report.notes, *remarks_on_images(results)]),
         section("Expectations", expectations(results)),
     )
@@ -77,7 +87,7 @@ def remarks_on_images(results: Results) -> list[str]:
     """Sentences on what is odd about the images, as `prepare` found it, and on classes too rare for the push."""
     data = results.dataset
     rare = rare_classes_remark(data["classes"], data["train_counts"], results.params.lda.samples_per_class)
-    return [f"{text[0].upper()}{text[1:]}." for text in (*data["remarks"], rare) if text]
+    return [literal(f"{text[0].upper()}{text[1:]}.") for text in (*data["remarks"], rare) if text]
 
 
 def _models(results: Results) -> str:
