@@ -1,6 +1,7 @@
 """The one exception for what a user can put right, and the errors of disks and memory that become it."""
 
 import errno
+import re
 import shutil
 from pathlib import Path
 
@@ -22,6 +23,8 @@ _OF_FILES = (
 )
 # Of RuntimeErrors that are no torch.OutOfMemoryError: mps's, and the CPU's for one tensor that is too large.
 _NO_MEMORY = ("out of memory", "can't allocate memory")
+# "you tried to allocate 8 bytes", "Tried to allocate 2.00 GiB", "Unable to allocate 40.0 GiB for an array".
+_ASKED_FOR = re.compile(r"(?:[tT]ried|Unable) to allocate (\d[\d.]* \w+)")
 
 
 class InputError(Exception):
@@ -46,10 +49,10 @@ def line_of(error: BaseException) -> str | None:
         place = f"{error.filename}: " if error.filename else ""
         return f"{place}cannot be read or written ({error.strerror})"
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and says_out_of_memory(error)):
-        what = " ".join(str(error).split()).partition(". ")[0]
+        asked = _ASKED_FOR.search(str(error))
         return (
-            f"out of memory{f' ({what})' if what else ''}: expected room for one job of this stage; take fewer at a "
-            "time (runtime.jobs), smaller batches, or fewer or smaller images"
+            f"out of memory{f' ({asked[1]} asked for)' if asked else ''}: expected room for one job of this stage; take "
+            "fewer at a time (runtime.jobs), smaller batches, or fewer or smaller images"
         )
     return None
 
