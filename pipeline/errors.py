@@ -50,9 +50,10 @@ def line_of(error: BaseException) -> str | None:
         return f"{place}cannot be read or written ({error.strerror})"
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and says_out_of_memory(error)):
         asked = _ASKED_FOR.search(str(error))
+        how_much = f" ({asked[1]} asked for)" if asked else ""
         return (
-            f"out of memory{f' ({asked[1]} asked for)' if asked else ''}: expected room for one job of this stage; take "
-            "fewer at a time (runtime.jobs), smaller batches, or fewer or smaller images"
+            f"out of memory{how_much}: expected room for one job of this stage; take fewer at a time (runtime.jobs), "
+            "smaller batches, or fewer or smaller images"
         )
     return None
 
