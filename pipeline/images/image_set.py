@@ -149,6 +149,9 @@ def _problems(data: ImageSet) -> Iterator[str]:
         yield f"expected at least 2 classes, got {n_classes}"
     if len(set(data.classes)) != n_classes:
         yield f"expected different class names, got {', '.join(map(repr, data.classes))}"
+    for name in data.classes:
+        if any("\ud800" <= letter <= "\udfff" for letter in name):  # half of a letter, which no file can hold
+            yield f"expected class names that are text, got {name!a}"
     if data.labels.min() < 0 or data.labels.max() >= n_classes:
         bad = data.labels[(data.labels < 0) | (data.labels >= n_classes)][0]
         yield f"expected labels from 0 to {n_classes - 1}, got {bad}"
