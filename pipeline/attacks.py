@@ -1,31 +1,51 @@
 """Adversarial attacks as foolbox attack classes, and crafting on a source model (thesis 5.2.2)."""
 
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 import foolbox
 import torch
-from eagerpy import PyTorchTensor, astensor_
+from eagerpy import PyTorchTensor, astensor, astensor_
 from foolbox import Misclassification, Model, PyTorchModel
-from foolbox.attacks import LinfFastGradientAttack
+from foolbox.attacks import (
+    BoundaryAttack,
+    EADAttack,
+    HopSkipJumpAttack,
+    L2CarliniWagnerAttack,
+    LinearSearchBlendedUniformNoiseAttack,
+    LinfFastGradientAttack,
+)
 from foolbox.attacks.base import (
-    FixedEpsilonAttack,
     MinimizationAttack,
     get_criterion,
     raise_if_kwargs,
     verify_input_bounds,
 )
-from foolbox.distances import l2, linf
+from foolbox.attacks.gradient_descent_base import BaseGradientDescent
+from foolbox.distances import l2
 from torch import Tensor, nn
 
 from pipeline.errors import InputError
 from pipeline.machine.float64 import float64
-from pipeline.machine.memory import in_fitting_batches
+from pipeline.machine.memory import in_fitting_batches, is_out_of_memory
+from pipeline.params.foolbox_attacks import Number, needs_of
 from pipeline.params.perturbations import Attack, FgsmAttack, FoolboxAttack, NewtonFoolAttack
 from pipeline.progress import tell
 
 # The share of a batch that is still to be moved at which the others leave it. Not image by image: oneDNN compiles its
 # kernels for every batch size anew, which takes as long as steps of a small net.
 _LEAVE_AT = 0.75
+# What attacks raise that cannot go on; foolbox has no exception of its own.
+_FAILURES = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 class Fgsm(LinfFastGradientAttack):  # type: ignore[misc]
@@ -165,40 +185,85 @@ def craft(attack: Attack, model: nn.Module, images: Tensor, labels: Tensor, *, b
 def _attack_batch(
     attack: Attack, method: Any, model: Model, images: Tensor, labels: Tensor, epsilon: float | None
 ) -> Tensor:
+    run = _run_from_starts if isinstance(method, BoundaryAttack | HopSkipJumpAttack) else _run
     try:
-        _, clipped, _ = method(model, images, Misclassification(labels), epsilons=epsilon)
-    except (AssertionError, TypeError, ValueError) as error:
-        if not isinstance(attack, FoolboxAttack):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of foolbox's: too few starts, functions that will be renamed
+            clipped = run(method, model, images, labels, epsilon)
+    except _FAILURES as error:
+        if not isinstance(attack, FoolboxAttack) or (
+            isinstance(error, RuntimeError) and is_out_of_memory(error)
+        ):
             raise
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{type(method).__name__}: cannot run as the params say: {reason}") from None
+        raise InputError(f"{attack.attack}: cannot run as the params say: {reason}") from None
     # A minimisation attack that finds nothing may return what is no image: the original stays.
     usable = clipped.flatten(1).isfinite().all(1)
     attacked: Tensor = torch.where(_per_image(usable), clipped, images).clamp(0, 1).detach()
     return attacked
 
 
+def _run(method: Any, model: Model, images: Tensor, labels: Tensor, epsilon: float | None) -> Tensor:
+    found, clipped, _ = method(model, images, Misclassification(labels), epsilons=epsilon)
+    if isinstance(method, L2CarliniWagnerAttack | EADAttack):  # which make black what they cannot fool
+        black = (found == 0).flatten(1).all(1)
+        clipped = torch.where(_per_image(black), images, clipped)
+    result: Tensor = clipped
+    return result
+
+
+def _run_from_starts(
+    method: Any, model: Model, images: Tensor, labels: Tensor, epsilon: float | None
+) -> Tensor:
+    """As foolbox starts these attacks, but that an image for which noise finds no start stays as it is."""
+    starts = LinearSearchBlendedUniformNoiseAttack(steps=50).run(model, images, Misclassification(labels))
+    with torch.no_grad():
+        found = model(starts).argmax(1) != labels
+    result = images.clone()
+    if found.any():
+        criterion = Misclassification(labels[found])
+        result[found] = method(
+            model, images[found], criterion, starting_points=starts[found], epsilons=epsilon
+        )[1]
+    return result
+
+
+def _margin_loss(model: Model, labels: Any) -> Callable[[Any], Any]:
+    """f_6 of Carlini and Wagner 2017, summed: the largest other logit less the label's.
+
+    Its gradient is that of the logits alone, which softmax does not take to zero: a net whose logits are multiplied by
+    100 gives the same direction.
+    """
+
+    def loss(inputs: Any) -> Any:
+        logits, of_class = model(inputs).raw, labels.raw.unsqueeze(1)
+        margin = logits.scatter(1, of_class, -torch.inf).amax(1) - logits.gather(1, of_class)[:, 0]
+        return astensor(margin.sum())
+
+    return loss
+
+
 def build_attack(attack: Attack) -> tuple[Any, float | None]:
     """The foolbox attack of a section of the params, and its budget with pixels in [0, 1].
 
     Raises:
-        InputError: for options that an attack does not take, or a budget that no pixel can spend.
+        InputError: for options that an attack does not take.
     """
     if isinstance(attack, FgsmAttack):
         return Fgsm(), attack.epsilon / 255
     if isinstance(attack, NewtonFoolAttack):
         return NewtonFool(steps=attack.steps, eta=attack.eta), None
     found = getattr(foolbox.attacks, attack.attack)  # a name that params have checked
+    kinds = needs_of(attack.attack).options
+    options = {
+        key: value / 255 if isinstance(kind := kinds[key], Number) and kind.distance else value
+        for key, value in attack.options.items()
+    }
+    loss = options.pop("loss") if issubclass(found, BaseGradientDescent) and "loss" in options else None
     try:
-        built = found(**attack.options)
-    except (TypeError, ValueError) as error:
+        built = found(**options)
+    except (AssertionError, TypeError, ValueError) as error:
         raise InputError(f"options of {attack.attack}: {error} (got {attack.options})") from None
-    if attack.epsilon is None and isinstance(built, FixedEpsilonAttack):
-        raise InputError(
-            f"epsilon of {attack.attack}: expected a budget, which this attack spends whole (got null)"
-        )
-    if attack.epsilon is not None and attack.epsilon > 255 and getattr(built, "distance", None) is linf:
-        raise InputError(
-            f"epsilon of {attack.attack}: expected at most 255, the range of a pixel (got {attack.epsilon:g})"
-        )
+    if loss == "margin":
+        built.get_loss_fn = _margin_loss  # which foolbox offers for this
     return built, None if attack.epsilon is None else attack.epsilon / 255

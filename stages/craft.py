@@ -48,7 +48,6 @@ def work(
     import json
 
     import torch
-    from safetensors.torch import save_file
 
     from pipeline.attacks import craft
     from pipeline.checkpoint import load_classifier
@@ -56,6 +55,7 @@ def work(
     from pipeline.images.parts import load_parts
     from pipeline.machine.device import configure_torch
     from pipeline.machine.seeding import seed_torch
+    from pipeline.tensors import save_tensors
     from pipeline.training.predict import predict_logits
 
     device = configure_torch(numerics)
@@ -68,7 +68,7 @@ def work(
     seed_torch(seed, "craft", name)
     crafted = craft(attack, model, test.scaled(), test.labels, batch_size=batch_size)
     stored = crafted.to(torch.float16)
-    save_file(
+    save_tensors(
         {"images": stored.cpu().contiguous(), "labels": test.labels.cpu()},
         place.out / "images.safetensors",
         # One key: with several, safetensors writes them in any order, and the file's hash varies.

@@ -44,13 +44,14 @@ def work(
     """From the base to `model`, `heads.safetensors` (auxiliary) and `growth.csv`; without settings nothing changes."""
     from shutil import copyfile
 
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file
 
     from pipeline.checkpoint import load_classifier, read_about, save_model
     from pipeline.files import write_csv
     from pipeline.grow import Growing
     from pipeline.images.parts import load_parts
     from pipeline.machine.device import configure_torch
+    from pipeline.tensors import save_tensors
     from pipeline.training.objectives import heads_of, set_heads
     from pipeline.training.resume import ResumePoint
 
@@ -66,7 +67,7 @@ def work(
     epochs = growing.epochs_behind(grown, before=epochs)
     about = {"stage": "grow", "seed": seed, "epochs": epochs, "stopped": reason}
     save_model(grown.model, place.out / "model", about=about)
-    save_file(heads_of(grown.model), place.out / "heads.safetensors")
+    save_tensors(heads_of(grown.model), place.out / "heads.safetensors")
     write_csv(place.out / "growth.csv", history)
     n_tried = sum(row["training"] == "quick" for row in history)
     correct = f"{grown.score.n_correct} of {grown.score.n} correct on validation, the base {history[0]['n_correct']}"

@@ -23,16 +23,16 @@ def work(place: Workplace, *, seed: int, settings: Noise, prepared: Path) -> str
     """From the test images to `images.safetensors`: float16 images in [0, 1] and their labels."""
     import numpy as np
     import torch
-    from safetensors.numpy import save_file
 
     from pipeline.images.parts import load_parts
     from pipeline.robustness.noise import add_noise
+    from pipeline.tensors import save_tensors
 
     test = load_parts(prepared, torch.device("cpu"), workers=place.workers).perturbed
     images = (test.scaled() * 255).round().to(torch.uint8).numpy()
     noisy = add_noise(images, settings, seed=seed)
     arrays = {"images": noisy.astype(np.float16), "labels": test.labels.numpy()}
-    save_file(arrays, place.out / "images.safetensors")
+    save_tensors(arrays, place.out / "images.safetensors")
     distance = np.abs(noisy - images / 255).mean() * 255
     return f"{len(images)} images, mean change {distance:.2f} of 255"
 

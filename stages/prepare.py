@@ -27,7 +27,7 @@ def work(place: Workplace, *, settings: Data) -> str:
     from pipeline.images.image_set import SPLITS, save_image_set
     from pipeline.readers import read_dataset
 
-    data = read_dataset(settings)
+    data = read_dataset(settings, out=place.out)
     save_image_set(data, place.out)
     counts = ", ".join(f"{len(data.split[name])} {name}" for name in SPLITS)
     return "; ".join([f"{len(data.images)} images of {len(data.classes)} classes: {counts}", *data.remarks])

@@ -87,7 +87,7 @@ def work(
     from pipeline.images.parts import load_parts
     from pipeline.machine.device import configure_torch
     from pipeline.machine.seeding import derive_seed
-    from pipeline.prune.rounds import prune_round
+    from pipeline.prune.rounds import check_rounding, prune_round
     from pipeline.prune.target_size import measure_size
     from pipeline.prune.task_utility import discriminants_by, unravel_utility
     from pipeline.training.predict import evaluate
@@ -102,8 +102,8 @@ def work(
     parts = load_parts(prepared, device, workers=place.workers)
     model = load_classifier(previous / "model").to(device)
     started_from = load_classifier(original).to(device)
+    check_rounding(started_from, surgery.round_to)
     original_score = evaluate(started_from, parts.validation, batch_size=batch_size)
-    image_shape = parts.image_set.image_shape
 
     def retrain(pruned: nn.Module, sample: str) -> tuple[Outcome, Cost]:
         outcome = train_with_push(
@@ -117,7 +117,7 @@ def work(
             resume=ResumePoint(place.resume / sample),
             numerics=numerics,
         )
-        return outcome, measure_cost(pruned, image_shape)
+        return outcome, measure_cost(pruned, parts.image_set.image_shape)
 
     utility = unravel_utility(
         model,
@@ -134,7 +134,7 @@ def work(
         utility,
         etas=etas,
         sizes=sizes,
-        original={unit: measure_size(started_from, unit, image_shape) for unit in sizes},
+        original={unit: measure_size(started_from, unit, parts.image_set.image_shape) for unit in sizes},
         surgery=surgery,
         retrain=retrain,
     )

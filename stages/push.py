@@ -60,7 +60,7 @@ def work(
     there to find out.
     """
     import torch
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file
 
     from pipeline.checkpoint import load_classifier, read_about, save_model
     from pipeline.files import write_csv
@@ -69,6 +69,7 @@ def work(
     from pipeline.lda import describe_latent
     from pipeline.machine.device import configure_torch
     from pipeline.machine.seeding import derive_seed
+    from pipeline.tensors import save_tensors
     from pipeline.training.fit import DivergedError
     from pipeline.training.objectives import set_heads
     from pipeline.training.predict import latent_features
@@ -107,7 +108,7 @@ def work(
     about = {"stage": "push", "seed": seed, "epochs": epochs, "validation": outcome.validation.as_dict()}
     save_model(model, place.out / "model", about=about)
     write_csv(place.out / "history.csv", outcome.history)
-    save_file(spaces, place.out / "latent.safetensors")
+    save_tensors(spaces, place.out / "latent.safetensors")
     counts = torch.bincount(train.labels.cpu(), minlength=len(model.classes)).tolist()
     few = rare_classes_remark(model.classes, counts, lda.samples_per_class)
     active, spectrum = spaces["after.active"], spaces["after.spectrum"].clamp_min(0)

@@ -39,14 +39,13 @@ def work(
 
     `brought.csv` says what the user's weights score as they came, where any came, and what is suspicious about it.
     """
-    from safetensors.torch import save_file
-
     from pipeline.checkpoint import save_model
     from pipeline.files import write_csv
     from pipeline.images.parts import load_parts
     from pipeline.machine.device import configure_torch
     from pipeline.machine.seeding import derive_seed, seed_torch
     from pipeline.params.nets.sections import is_looked_at
+    from pipeline.tensors import save_tensors
     from pipeline.training.brought import look_at
     from pipeline.training.classifiers import build_classifier
     from pipeline.training.fresh import train_plainly
@@ -77,7 +76,7 @@ def work(
         write_csv(place.out / "history.csv", outcome.history)
     about = {"stage": "train", "seed": seed, "epochs": epochs, "validation": score.as_dict()}
     save_model(model, place.out / "model", about=about)
-    save_file(heads_of(model), place.out / "heads.safetensors")
+    save_tensors(heads_of(model), place.out / "heads.safetensors")
     return f"validation accuracy {score.accuracy:.2%}{line}"
 
 

@@ -232,7 +232,7 @@ def _pairs(params: Params, conditions: list[Condition]) -> Iterator[Row]:
 
 def _perturbations(conditions: list[Condition]) -> Iterator[Row]:
     for condition in conditions[1:]:
-        yield {"condition": condition.name, "l2": 0.5, "linf": 0.1}
+        yield {"condition": condition.name, "l2": 0.5, "linf": 0.1, "l2_max": 1.0, "linf_max": 0.2}
 
 
 def _latency(params: Params, models: list[str]) -> Iterator[tuple[str, list[Row]]]:

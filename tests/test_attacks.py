@@ -11,7 +11,6 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from pipeline.attacks import Fgsm, NewtonFool, build_attack, craft
-from pipeline.errors import InputError
 from pipeline.params.file import read_params
 from pipeline.params.perturbations import Attack, FgsmAttack, FoolboxAttack, NewtonFoolAttack
 
@@ -472,54 +471,6 @@ def test_options_reach_the_attacks_constructor() -> None:
     assert (built.steps, built.rel_stepsize, built.random_start) == (3, 0.25, False)
     ours, _ = build_attack(NEWTON_FOOL)
     assert (type(ours), ours.steps, ours.eta) == (NewtonFool, 15, 0.02)
-
-
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [
-        ("LinfPGD", {"stride": 3}),
-        ("L2DeepFoolAttack", {"loss": "hinge", "step": 2}),
-        ("LinearSearchBlendedUniformNoiseAttack", {"directions": 0}),
-        ("NewtonFoolAttack", {"eta": 0.1}),
-    ],
-)
-def test_options_that_an_attack_does_not_take_are_one_line_with_its_name(
-    name: str, options: dict[str, Any]
-) -> None:
-    with pytest.raises(InputError) as error:
-        build_attack(named(name, 8.0, **options))
-    message = str(error.value)
-    assert "\n" not in message
-    assert message.startswith(f"options of {name}: ")
-    assert f"(got {options})" in message
-
-
-def test_an_attack_of_fixed_epsilon_without_one_is_refused_in_one_line() -> None:
-    images = images_of(2)
-    with pytest.raises(InputError, match="epsilon") as error:
-        craft(named("LinfPGD", None), Small(), images, predicted(Small(), images), batch_size=2)
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("name", ["LinfPGD", "LinfDeepFoolAttack"])
-def test_a_budget_above_a_pixels_range_is_refused_where_it_is_a_pixels(name: str) -> None:
-    with pytest.raises(InputError, match=rf"^epsilon of {name}: expected at most 255.* \(got 256\)$"):
-        build_attack(named(name, 256.0))
-    assert build_attack(named(name, 255.0))[1] == 1
-    assert build_attack(named("L2PGD", 2550.0))[1] == 10  # of the whole image
-
-
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [("DatasetAttack", {}), ("L2DeepFoolAttack", {"loss": "hinge"})],
-)
-def test_an_attack_that_cannot_run_as_the_params_say_is_one_line_with_its_name(
-    name: str, options: dict[str, Any]
-) -> None:
-    images = images_of(2)
-    with pytest.raises(InputError, match=name) as error:
-        craft(named(name, 8.0, **options), Small(), images, predicted(Small(), images), batch_size=2)
-    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["LinfPDG", "Attack", "linfpgd", "", "np"])

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from pipeline.errors import InputError
 from pipeline.images.augmentation import augment_images, center_crop
 
 
@@ -63,6 +64,13 @@ def test_shifts_depend_on_the_generator_alone() -> None:
     torch.manual_seed(1)
     assert first == shifts_found(images, 1, seed=4)
     assert first != shifts_found(images, 1, seed=5)
+
+
+@pytest.mark.parametrize(("max_px", "crop_px"), [(4, None), (1_000, None), (2, 3)])
+def test_a_shift_that_leaves_less_than_half_of_an_image_is_one_line(max_px: int, crop_px: int | None) -> None:
+    random, images = torch.Generator().manual_seed(0), random_images(2)
+    with pytest.raises(InputError, match=rf"^shift_px: expected at most half of the .* \(got {max_px}\)$"):
+        augment_images(images, crop_px=crop_px, shift_px=max_px, mirror=False, random=random)
 
 
 def test_no_shift_leaves_images_and_generator_alone() -> None:

@@ -142,6 +142,22 @@ def test_an_attack_without_a_budget_has_no_strength() -> None:
     assert math.isnan(strength_of_attack(minimising))
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "unit"),
+    [
+        ("LinfPGD", {}, "epsilon, of 255"),
+        ("L2PGD", {}, "L2 epsilon, 0-255 scale"),
+        ("SparseL1DescentAttack", {}, "L1 epsilon, 0-255 scale"),
+        ("HopSkipJumpAttack", {}, "L2 epsilon, 0-255 scale"),
+        ("HopSkipJumpAttack", {"constraint": "linf"}, "epsilon, of 255"),
+    ],
+)
+def test_a_budget_in_another_norm_says_so_on_the_axis(name: str, options: dict[str, str], unit: str) -> None:
+    attack = FoolboxAttack(method="foolbox", attack=name, epsilon=16.0, options=options)
+    _, found = list_conditions({}, {"attack": attack}, ["resnet"])
+    assert found.unit == unit
+
+
 def test_other_options_of_an_attack_are_another_family() -> None:
     attacks: dict[str, Attack] = {
         f"pgd_{steps}_{epsilon}": FoolboxAttack(

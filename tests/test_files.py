@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.errors import InputError
 from pipeline.files import read_csv, read_json, write_atomically, write_csv, write_json
 
 
@@ -24,9 +25,12 @@ def test_write_that_fails_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("pipeline.files.os.fsync", no_space)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(
+        InputError, match=r"file\.bin: expected room for 3 bytes, got [\d,]+ bytes free; make room"
+    ):
         write_atomically(file, b"new")
     assert file.read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["file.bin"]
 
 
 def test_content_is_synced_before_the_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,6 +57,12 @@ def test_digits_are_all_there(digits: ImageSet) -> None:
     }
 
 
+def test_a_name_of_half_a_letter_is_one_line(small: ImageSet) -> None:
+    damaged = dataclasses.replace(small, classes=("ant", "b\ud800e", "cow"))
+    with pytest.raises(InputError, match=r"^here: expected class names that are text, got 'b.ud800e'$"):
+        check_image_set(damaged, "here")
+
+
 def test_digits_keep_their_grey_levels(digits: ImageSet) -> None:
     """Seventeen levels, spread over 0-255, in the order of scikit-learn's."""
     theirs = load_digits()

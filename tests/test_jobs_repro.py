@@ -66,6 +66,7 @@ stages:
 def toy(tmp_path: Path) -> Iterator[Toy]:
     toy = Toy(tmp_path / "toy")
     toy.path("dvc").mkdir()
+    toy.path(".git").mkdir()
     toy.path("dvc/__init__.py").write_text("")
     toy.path("dvc/__main__.py").write_text(_DVC)
     # Its net has been checked: that takes seconds, and has tests of its own.

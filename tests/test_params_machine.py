@@ -64,8 +64,8 @@ def test_mps_is_alone_as_nothing_links_its_processes(devices: int, num_nodes: in
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        *(("jobs", value, ("expected 'auto' or an integer of at least 1",)) for value in (0, -1, 1.5, True)),
-        *(("jobs", value, ("expected 'auto' or an integer of at least 1",)) for value in ("all", "2", None)),
+        *(("jobs", value, ("expected 'auto' or an integer from 1 to 1024",)) for value in (0, -1, 1.5, True)),
+        *(("jobs", value, ("expected 'auto' or an integer from 1 to 1024",)) for value in ("all", "2", None)),
         ("jobs", ..., ("missing",)),
         ("backend", "threads", ("'loky' or 'dask'", 'got "threads"')),
         ("address", "", ("at least 1", 'got ""')),

@@ -84,7 +84,8 @@ def test_a_name_that_dvc_does_not_see_is_refused_on_one_line(section: str) -> No
         words = ("expected another name", "DVC's run-cache", f'got "{name}"')
         assert_one_error(f"{section}.{name}", *words, changes=[(f"{section}.{name}", entry)])
         # Longer names that hold it are seen.
-        assert errors_of((f"{section}.{name}_2", entry)) == []
+        if section != OPTIONS:  # whose keys are the attack's
+            assert errors_of((f"{section}.{name}_2", entry)) == []
 
 
 @pytest.mark.parametrize("name", ["size", "nfiles"])

@@ -8,10 +8,12 @@ from torch import Tensor, nn
 
 from pipeline.cost import measure_cost
 from pipeline.deconv import Utility, trace_utility
+from pipeline.errors import InputError
 from pipeline.models import build_model
 from pipeline.models.blocks import BatchNormNoScale
 from pipeline.models.classifier import blueprint_of, decision_layer
 from pipeline.prune import n_channels, prune_like, prune_model, utility_threshold
+from pipeline.prune.rounds import check_rounding
 from pipeline.prune.widths import utility_spread
 
 torch.set_num_threads(1)  # on nets this small two threads spend their time waiting
@@ -81,6 +83,20 @@ def batch_norm_of(model: nn.Module, name: str) -> nn.BatchNorm2d:
     found = model.get_submodule(name)
     assert isinstance(found, nn.BatchNorm2d)
     return found
+
+
+def test_a_multiple_that_no_layer_has_more_channels_than_is_refused_in_one_line() -> None:
+    """With it the surgery cuts nothing, and would say nothing."""
+    model = small("fc")
+    check_rounding(model, 23)
+    for round_to in (24, 100_000):
+        with pytest.raises(
+            InputError, match=rf"^surgery.round_to: expected fewer than the 24 .* \(got {round_to}\)$"
+        ):
+            check_rounding(model, round_to)
+    ranks = {name: flat_utility(range(len(layer.weight))) for name, layer in traced_layers(model).items()}
+    pruned, _ = prune_model(model, ranks, 1.0, images_of(1), round_to=24)
+    assert n_channels(pruned) == n_channels(model)
 
 
 def test_threshold_is_eta_times_the_sample_deviation_over_non_zero_positions() -> None:

@@ -105,6 +105,7 @@ def results_of(params: Params, hits: Hits = even, *, white_box: Hits = white_box
         ],
         "perturbations": [
             {"seed": seed, "condition": condition, "l2": 0.5 + seed, "linf": 0.1}
+            | {"l2_max": 1.0 + seed, "linf_max": 0.2}
             for seed in params.seeds
             for condition in perturbed
         ],
@@ -416,16 +417,19 @@ def test_perturbations_are_listed_with_settings_and_norms_over_seeds() -> None:
     assert list(rows) == ["gaussian", "poisson", "speckle", "fgsm", "newton_fool", "pgd"]
     assert rows["poisson"][0] == "poisson, 255 photons at white (the level is ours)"
     assert rows["newton_fool"][0] == "Newton Fool, 3 steps at most, eta 0.01"
-    assert rows["fgsm"][1:] == ["1.500", "25.5"]
+    # Seeds 0, 1 and 2: means over them, and the largest of all.
+    assert rows["fgsm"][1:] == ["382.5", "765.0", "25.5", "51.0"]
 
 
 @pytest.mark.usefixtures("undrawn")
 def test_a_foolbox_attack_is_described_by_class_budget_and_options() -> None:
     minimising = {"method": "foolbox", "attack": "L2DeepFoolAttack", "epsilon": None, "options": {}}
-    params = params_of(seeds(), ("attacks.deep_fool", minimising))
+    of_image = {"method": "foolbox", "attack": "L2PGD", "epsilon": 255.0, "options": {}}
+    params = params_of(seeds(), ("attacks.deep_fool", minimising), ("attacks.of_image", of_image))
     rows = by_first_cell(tables(section(page_of(results_of(params)), "Perturbations"))[0])
-    assert rows["pgd"][0] == "LinfPGD, epsilon 16 of 255, steps 2"
+    assert rows["pgd"][0] == "LinfPGD, epsilon, of 255: 16, steps 2"
     assert rows["deep_fool"][0] == "L2DeepFoolAttack"
+    assert rows["of_image"][0] == "L2PGD, L2 epsilon, 0-255 scale: 255"
 
 
 @pytest.mark.usefixtures("undrawn")

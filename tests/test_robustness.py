@@ -61,7 +61,7 @@ def test_outcome_counts_are_the_sizes_of_the_masks() -> None:
     }
 
 
-def test_perturbation_norms_are_means_over_images_of_each_images_norm() -> None:
+def test_perturbation_norms_are_means_and_the_largest_of_each_images_norm() -> None:
     clean = torch.full((2, 1, 2, 2), 0.5)
     perturbed = clean.clone()
     perturbed[0, 0, 0] += torch.tensor([0.3, -0.4])
@@ -69,6 +69,10 @@ def test_perturbation_norms_are_means_over_images_of_each_images_norm() -> None:
     norms = perturbation_norms(clean, perturbed)
     assert norms["l2"] == pytest.approx((0.5 + 0.1) / 2, rel=1e-6)
     assert norms["linf"] == pytest.approx((0.4 + 0.1) / 2, rel=1e-6)
+    assert (norms["l2_max"], norms["linf_max"]) == (
+        pytest.approx(0.5, rel=1e-6),
+        pytest.approx(0.4, rel=1e-6),
+    )
 
 
 def test_predictions_hold_the_class_and_its_softmax_probability() -> None:

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from pipeline.errors import InputError
+
 
 def augment_images(
     images: Tensor, *, crop_px: int | None, shift_px: int, mirror: bool, random: torch.Generator
@@ -19,8 +21,15 @@ def augment_images(
 
     Returns:
         (n, channels, crop_px, crop_px), or the height and width of `images`.
+
+    Raises:
+        InputError: for shifts by more than half of an image, of which too little would be left to learn from.
     """
     height, width = (crop_px, crop_px) if crop_px else images.shape[2:]
+    if shift_px > min(height, width) // 2:
+        raise InputError(
+            f"shift_px: expected at most half of the images' {height}x{width} pixels (got {shift_px})"
+        )
     padded = pad(images, [shift_px] * 4) if shift_px else images
     cut = _random_crop(padded, height, width, random)
     if not mirror:

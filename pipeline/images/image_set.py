@@ -12,11 +12,12 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from pipeline.errors import InputError
 from pipeline.files import write_csv, write_json
 from pipeline.images.file_index import FileIndex, Pixels
+from pipeline.tensors import save_tensors
 
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
@@ -148,6 +149,9 @@ def _problems(data: ImageSet) -> Iterator[str]:
         yield f"expected at least 2 classes, got {n_classes}"
     if len(set(data.classes)) != n_classes:
         yield f"expected different class names, got {', '.join(map(repr, data.classes))}"
+    for name in data.classes:
+        if any("\ud800" <= letter <= "\udfff" for letter in name):  # half of a letter, which no file can hold
+            yield f"expected class names that are text, got {name!a}"
     if data.labels.min() < 0 or data.labels.max() >= n_classes:
         bad = data.labels[(data.labels < 0) | (data.labels >= n_classes)][0]
         yield f"expected labels from 0 to {n_classes - 1}, got {bad}"
@@ -187,7 +191,7 @@ def save_image_set(data: ImageSet, folder: Path) -> None:
     for name, rows in data.tables.items():
         if rows:
             write_csv(folder / f"{name}.csv", rows)
-    save_file(
+    save_tensors(
         {name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / "images.safetensors"
     )
     mean, std = data.normalization()

@@ -6,7 +6,6 @@ import inspect
 import logging
 import os
 import shutil
-import stat
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -16,7 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError
-from pipeline.files import read_csv, write_csv, write_json
+from pipeline.files import read_csv, umask, write_csv, write_json
 from pipeline.imports import trust
 from pipeline.jobs.code import code_digest
 from pipeline.jobs.flags import chosen_jobs
@@ -151,7 +150,7 @@ def _link(source: Path, target: Path) -> None:
 def _move(source: Path, target: Path) -> None:
     """Out of the store, which finds that job no more: an ordinary file, as people edit reports and commit them."""
     shutil.move(source, target)
-    target.chmod(target.stat().st_mode | stat.S_IWUSR)
+    target.chmod(0o666 & ~umask())
 
 
 def _fresh(out: Path) -> Path:

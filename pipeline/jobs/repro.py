@@ -8,6 +8,7 @@ DVC does not write its own files aside: where a run was killed while it did, the
 
 from __future__ import annotations
 
+import configparser
 import fcntl
 import json
 import os
@@ -24,7 +25,7 @@ import psutil
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, line_of
 from pipeline.files import write_atomically
 from pipeline.jobs.warm import warm_process
 from pipeline.jobs.worker import limit_threads
@@ -40,6 +41,7 @@ _POLL_SECONDS = 0.5
 def main(arguments: Sequence[str]) -> None:
     """Run `dvc repro` with these arguments; ends the process with its exit code."""
     try:
+        _check_git()
         limit_threads(read_params().numerics.threads)
     except InputError as error:
         sys.exit(str(error))
@@ -55,9 +57,29 @@ def main(arguments: Sequence[str]) -> None:
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
                 signal.signal(signal.SIGTERM, lambda *_: _end_stage(process.pid))
                 code = process.wait()
+    except OSError as error:
+        sys.exit(line_of(error) or f"make repro: {error}")
     except KeyboardInterrupt:
         sys.exit("make repro: interrupted while it waited; nothing was started")
     sys.exit(code)
+
+
+def _check_git() -> None:
+    """DVC looks for a repository, unless it is told that there is none.
+
+    Raises:
+        InputError: in an unpacked archive.
+    """
+    here = Path.cwd()
+    if any((folder / ".git").exists() for folder in (here, *here.parents)):
+        return
+    told = configparser.ConfigParser(strict=False)
+    told.read([".dvc/config", ".dvc/config.local"])
+    if not told.getboolean("core", "no_scm", fallback=False):
+        raise InputError(
+            f"{here}: expected a git repository, for DVC, got none (an unpacked archive?): say `git init`, or "
+            "`.venv/bin/dvc config --local core.no_scm true` to do without"
+        )
 
 
 def _end_stage(dvc: int) -> None:

@@ -21,7 +21,7 @@ import time
 from collections.abc import Sequence
 from types import FrameType
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, line_of
 from pipeline.jobs.flags import FlagError, read_flags
 
 log = logging.getLogger("pipeline")
@@ -45,8 +45,11 @@ def run_stage(name: str, arguments: Sequence[str] | None = None) -> None:
         from pipeline.jobs.output import run_and_collect
 
         run_and_collect(name, flags, started=started)
-    except InputError as error:
-        for line in str(error).splitlines():
+    except (InputError, OSError, MemoryError, RuntimeError) as error:
+        why = line_of(error)
+        if why is None:
+            raise
+        for line in why.splitlines():
             log.error("%s: %s", stage, line)
         sys.exit(2 if isinstance(error, FlagError) else 1)
     except KeyboardInterrupt:

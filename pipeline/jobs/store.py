@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.files import write_json
+from pipeline.files import umask, write_json
 
 # An absolute path in it shares a store between copies of the project, such as DVC's queued experiments.
 PLACE_VARIABLE = "GPP_JOBS"
@@ -51,9 +51,10 @@ class Store:
             for name, n_bytes in about["files"].items():
                 if (folder / "out" / name).stat().st_size != n_bytes:
                     return None
-            os.utime(folder)
         except (OSError, ValueError, LookupError):
             return None
+        with suppress(OSError):  # a store that others may read alone
+            os.utime(folder)
         return Finished(folder / "out", about["content"], about["summary"])
 
     @contextmanager
@@ -89,7 +90,7 @@ class Store:
         files = {path.relative_to(work / "out").as_posix(): path for path in _files_below(work / "out")}
         for path in files.values():
             _sync(path)
-            path.chmod(0o444 & ~_umask())
+            path.chmod(0o444 & ~umask())
         write_json(
             work / "about.json",
             {
@@ -175,9 +176,3 @@ def _files_below(folder: Path) -> list[Path]:
 def _sync(path: Path) -> None:
     with path.open("rb") as file:
         os.fsync(file.fileno())
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, line_of
 from pipeline.imports import trust
 from pipeline.jobs.code import code_digest, code_trees
 from pipeline.jobs.context import context_of, devices, n_gpus, versions
@@ -118,8 +118,8 @@ def run_job(call: Call, work: Callable[[Call, Path], str] | None = None) -> Ende
             store.publish(call.key, summary=line, about=about)
             store.log("end", **facts, seconds=round(seconds, 3))
     except Exception as error:
-        why = str(error)
-        if not isinstance(error, InputError):
+        why = line_of(error)
+        if why is None:
             traceback.print_exc()
             why = f"{type(error).__name__}: {error}".splitlines()[0]
         with suppress(OSError):  # no space, for example

@@ -6,19 +6,16 @@ from typing import TypeVar
 
 import torch
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, says_out_of_memory
 
 log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-# Of RuntimeErrors that are no torch.OutOfMemoryError: mps's, and the CPU's for one tensor that is too large.
-_SAYS_SO = ("out of memory", "can't allocate memory")
-
 
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether a device, or the host, has no memory left."""
-    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _SAYS_SO)
+    return isinstance(error, torch.OutOfMemoryError) or says_out_of_memory(error)
 
 
 def in_fitting_batches(compute: Callable[[int], Result], batch_size: int) -> Result:

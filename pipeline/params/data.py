@@ -4,9 +4,10 @@ from itertools import permutations
 from pathlib import PurePath
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
-from pipeline.params.sections import Fraction, NonNegativeInt, OpenFraction, Section
+from pipeline.params.bounds import Fraction, Images, OpenFraction, Seed, Side
+from pipeline.params.sections import Section
 
 FolderName = Annotated[str, Field(min_length=1)]
 
@@ -17,10 +18,10 @@ class ImagesPerClass(Section):
     `perturbed`: the test images that noise and attacks are tried on.
     """
 
-    train: PositiveInt | None
-    validation: PositiveInt | None
-    test: PositiveInt | None
-    perturbed: PositiveInt | None
+    train: Images | None
+    validation: Images | None
+    test: Images | None
+    perturbed: Images | None
 
 
 class DataSection(Section):
@@ -29,14 +30,14 @@ class DataSection(Section):
     two parts of the split."""
 
     images_per_class: ImagesPerClass | None
-    crop_px: PositiveInt | None
+    crop_px: Side | None
     copies: Literal["refuse", "allow"]
 
 
 class FractionSplit(Section):
     """A stratified split by seed; fractions are of all images."""
 
-    split_seed: NonNegativeInt
+    split_seed: Seed
     validation_fraction: OpenFraction
     test_fraction: OpenFraction
 
@@ -58,14 +59,14 @@ class FirstImages(Section):
     """Validation on the first training images, whatever their classes (the papers' CIFAR-10)."""
 
     rule: Literal["first"]
-    images: PositiveInt
+    images: Images
 
 
 class FirstPerClass(Section):
     """Validation on the first training images of each class (the papers' MNIST)."""
 
     rule: Literal["first_per_class"]
-    images: PositiveInt
+    images: Images
 
 
 class LastSharePerClass(Section):
@@ -80,7 +81,7 @@ class StratifiedShare(Section):
 
     rule: Literal["stratified"]
     share: OpenFraction
-    seed: NonNegativeInt
+    seed: Seed
 
 
 ValidationRule = Annotated[
@@ -92,7 +93,7 @@ class ResizedData(DataSection):
     """`resize_px`: side of the square that images are resized to, whatever their shape, when a batch is made;
     null: as they are."""
 
-    resize_px: PositiveInt | None
+    resize_px: Side | None
 
     @model_validator(mode="after")
     def _crop_within_resized(self) -> Self:
@@ -128,7 +129,7 @@ class FolderData(ResizedData):
     """
 
     root: FolderName
-    resize_px: PositiveInt
+    resize_px: Side
     store: Literal["pixels", "index"]
     max_unreadable_share: Fraction
 
@@ -178,7 +179,7 @@ class ShareOfPeople(Section):
 
     rule: Literal["share_of_people"]
     share: OpenFraction
-    seed: NonNegativeInt
+    seed: Seed
 
 
 TestPeople = Annotated[PeopleFile | ShareOfPeople, Field(discriminator="rule")]

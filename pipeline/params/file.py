@@ -17,7 +17,7 @@ from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, line_of
 from pipeline.params.nets.tracked import stale_hashes
 from pipeline.params.params import Params
 
@@ -85,8 +85,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             use_preset(options.preset)
             return
         read_params(options.file)
-    except InputError as error:
-        sys.stderr.write(f"{error}\n")
+    except (InputError, OSError) as error:
+        why = line_of(error)
+        if why is None:
+            raise
+        sys.stderr.write(f"{why}\n")
         sys.exit(1)
     if code := check_net(options.file):
         sys.exit(code)

@@ -2,10 +2,11 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from pipeline.params.sections import NonNegativeInt, Section
+from pipeline.params.bounds import MOST_PROCESSES, EvalBatchSize, Gibibytes, Processes, Readers, Threads
+from pipeline.params.sections import Section
 
 
 class Numerics(Section):
@@ -21,10 +22,10 @@ class Numerics(Section):
     device: Literal["auto", "cpu", "cuda", "mps"]
     precision: Literal["float32", "bfloat16", "float16"]
     compile: bool
-    threads: PositiveInt
-    eval_batch_size: PositiveInt
-    devices: PositiveInt
-    num_nodes: PositiveInt
+    threads: Threads
+    eval_batch_size: EvalBatchSize
+    devices: Processes
+    num_nodes: Processes
     strategy: Literal["ddp", "fsdp"]
 
     @model_validator(mode="after")
@@ -44,17 +45,19 @@ class Numerics(Section):
 
 def _is_number_of_jobs(value: Any) -> Any:
     """One error for both kinds of value, of which pydantic would tell separately."""
-    if value != "auto" and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-        raise PydanticCustomError("jobs", "expected 'auto' or an integer of at least 1")
+    if value != "auto" and (
+        not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST_PROCESSES
+    ):
+        raise PydanticCustomError("jobs", f"expected 'auto' or an integer from 1 to {MOST_PROCESSES}")
     return value
 
 
 class Latency(Section):
     """How long models take: `runs` of each at each of `batches` (images at a time), on so many threads of the CPU."""
 
-    batches: Annotated[list[PositiveInt], Field(min_length=1)]
-    runs: Annotated[int, Field(ge=50)]
-    threads: PositiveInt
+    batches: Annotated[list[EvalBatchSize], Field(min_length=1)]
+    runs: Annotated[int, Field(ge=50, le=100_000)]
+    threads: Threads
 
 
 class Runtime(Section):
@@ -65,11 +68,11 @@ class Runtime(Section):
     image files ahead (`data.store: index`); 0 reads them in between. `store_gib`: how much of finished jobs is kept.
     """
 
-    jobs: Annotated[PositiveInt | Literal["auto"], BeforeValidator(_is_number_of_jobs)]
+    jobs: Annotated[Processes | Literal["auto"], BeforeValidator(_is_number_of_jobs)]
     backend: Literal["loky", "dask"]
     address: Annotated[str, Field(min_length=1)] | None
-    workers: NonNegativeInt
-    store_gib: PositiveFloat
+    workers: Readers
+    store_gib: Gibibytes
 
     @model_validator(mode="after")
     def _dask_has_an_address(self) -> Self:

@@ -6,14 +6,16 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from pipeline.params.bounds import Dpi, Fraction, OpenFraction, Seed
 from pipeline.params.data import Data
+from pipeline.params.fitting import problems_with_images
 from pipeline.params.installed_names import torchvision_classifiers
 from pipeline.params.machine import Latency, Numerics, Runtime
 from pipeline.params.nets.sections import GROWABLE, Architecture, PythonModel, TorchvisionModel, is_trained
 from pipeline.params.perturbations import Attack, Noise
 from pipeline.params.pruning import COMPETITORS, Ablate, AfterTheFact, Compare, Prune, Select, Surgery
 from pipeline.params.robustness import Lineup, Robustness, Source
-from pipeline.params.sections import Fraction, NonNegativeInt, OpenFraction, Section, Slug
+from pipeline.params.sections import Section, Slug
 from pipeline.params.training import Grow, Lda, Push, Train
 
 PublishedName = Literal[
@@ -39,7 +41,7 @@ class Report(Section):
     published: PublishedName | None
     notes: list[str]
     headline: Annotated[list[Slug], Field(min_length=1)]
-    dpi: Annotated[int, Field(ge=50, le=600)]
+    dpi: Dpi
     confidence: OpenFraction
     target_original_test_accuracy: Fraction
     target_params_fraction: OpenFraction
@@ -49,7 +51,7 @@ class Params(Section):
     """The whole of params.yaml. A section that is null, or empty, is not run."""
 
     name: Slug
-    seeds: Annotated[list[NonNegativeInt], Field(min_length=1)]
+    seeds: Annotated[list[Seed], Field(min_length=1)]
     data: Data
     model: Architecture
     train: Train
@@ -63,7 +65,7 @@ class Params(Section):
     compare: Compare | None
     ablate: Ablate | None
     sources: dict[Slug, Source]
-    noise_seed: NonNegativeInt
+    noise_seed: Seed
     noise: dict[Slug, Noise]
     attacks: dict[Slug, Attack]
     white_box: list[Slug]
@@ -76,7 +78,13 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _sections_fit_each_other(self) -> Self:
-        problems = [*self._repeats(), *self._taken_names(), *self._unfit_nets(), *self._unknown_names()]
+        problems = [
+            *problems_with_images(self.data, self),
+            *self._repeats(),
+            *self._taken_names(),
+            *self._unfit_nets(),
+            *self._unknown_names(),
+        ]
         if problems:
             raise ValueError("\n".join(problems))
         return self

@@ -4,25 +4,36 @@ from difflib import get_close_matches
 from math import isfinite
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from pipeline.params.bounds import (
+    Budget,
+    Deviation,
+    NewtonEta,
+    OpenFraction,
+    Photons,
+    PixelBudget,
+    Steps,
+    Strength,
+)
+from pipeline.params.foolbox_attacks import problems_of
 from pipeline.params.installed_names import foolbox_attacks
-from pipeline.params.sections import OpenFraction, Section, seen_by_dvc
+from pipeline.params.sections import Section, seen_by_dvc
 
 
 class GaussianNoise(Section):
     """Additive noise of standard deviation `std`, on the 0-255 scale."""
 
     kind: Literal["gaussian"]
-    std: PositiveFloat
+    std: Deviation
 
 
 class SpeckleNoise(Section):
     """image + strength x image x N(0, 1)."""
 
     kind: Literal["speckle"]
-    strength: PositiveFloat
+    strength: Strength
 
 
 class PoissonNoise(Section):
@@ -32,7 +43,7 @@ class PoissonNoise(Section):
     """
 
     kind: Literal["poisson"]
-    peak: PositiveFloat
+    peak: Photons
 
 
 class ImpulseNoise(Section):
@@ -46,7 +57,7 @@ class LocalVarianceNoise(Section):
     """Gaussian noise of variance strength^2 x the mean of the 3x3 pixels around."""
 
     kind: Literal["local_variance"]
-    strength: PositiveFloat
+    strength: Strength
 
 
 Noise = Annotated[
@@ -59,15 +70,15 @@ class FgsmAttack(Section):
     """Fast gradient sign method; `epsilon` is the step on the 0-255 scale."""
 
     method: Literal["fgsm"]
-    epsilon: Annotated[float, Field(gt=0, le=255)]
+    epsilon: PixelBudget
 
 
 class NewtonFoolAttack(Section):
     """Newton Fool of Jang et al. 2017: at most `steps` steps, `eta` its small step constant."""
 
     method: Literal["newton_fool"]
-    steps: PositiveInt
-    eta: PositiveFloat
+    steps: Steps
+    eta: NewtonEta
 
 
 def _is_option(value: Any) -> Any:
@@ -82,12 +93,14 @@ Option = Annotated[Any, BeforeValidator(_is_option)]
 class FoolboxAttack(Section):
     """Any other attack of `foolbox.attacks` by its class's name, with keyword options of its constructor.
 
-    `epsilon` is the budget in the attack's own norm, on the 0-255 scale; null for attacks that minimise it.
+    `epsilon` is the budget in the attack's own norm, on the 0-255 scale; null for attacks that minimise it. So is every
+    option that is a distance, such as `abs_stepsize`. `loss: margin` gives those that climb the cross-entropy the
+    logits' margin instead, whose gradient does not vanish where a net is sure of itself.
     """
 
     method: Literal["foolbox"]
     attack: str
-    epsilon: Annotated[float, Field(gt=0)] | None
+    epsilon: Budget | None
     options: dict[Annotated[str, AfterValidator(seen_by_dvc)], Option]
 
     @model_validator(mode="after")
@@ -97,6 +110,8 @@ class FoolboxAttack(Section):
             raise ValueError(
                 f"attack: expected a class of foolbox.attacks, such as {', '.join(alike)} (got {self.attack!r})"
             )
+        if problems := [*problems_of(self.attack, self.epsilon, self.options)]:
+            raise ValueError("\n".join(problems))
         return self
 
 

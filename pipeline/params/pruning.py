@@ -3,10 +3,11 @@
 from itertools import pairwise
 from typing import Annotated, Literal, Self, get_args
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
+from pipeline.params.bounds import Channels, Eta, Fraction, Images, Iterations, LearningRate, OpenFraction
 from pipeline.params.nets.sections import Architecture
-from pipeline.params.sections import Fraction, OpenFraction, Section, Slug
+from pipeline.params.sections import Section, Slug
 from pipeline.params.training import BalancedSchedule, Retraining
 
 
@@ -54,11 +55,11 @@ class Surgery(Widened):
 
     per_cost: CostUnit | None
     latent: LatentChoiceRule
-    trace_images_per_class: PositiveInt | None
-    round_to: PositiveInt
+    trace_images_per_class: Images | None
+    round_to: Channels
     remove_branches: bool
     keep: list[Annotated[str, Field(min_length=1)]]
-    min_channels: PositiveInt
+    min_channels: Channels
 
     @model_validator(mode="after")
     def _costs_between_layers(self) -> Self:
@@ -83,8 +84,8 @@ class Rounds(Section):
     model that the round starts from. `max_drop` is how far under the original a sample may fall on validation (t_acc).
     """
 
-    rounds: PositiveInt
-    etas: list[PositiveFloat]
+    rounds: Iterations
+    etas: list[Eta]
     sizes: Sizes
     max_drop: Fraction
     retraining: Retraining
@@ -154,7 +155,7 @@ class Ablate(Section):
 class Int8(Section):
     """Eight-bit ONNX, its activations' ranges taken from this many training images."""
 
-    calibration_images: PositiveInt
+    calibration_images: Images
 
 
 class Select(Section):
@@ -193,7 +194,7 @@ COMPETITORS: tuple[str, ...] = (*FILTER_CRITERIA, "han", "scratch")
 class FixedNet(Section):
     """A net of somebody's design, trained as the base was, at its own rate, for as many epochs as our smallest."""
 
-    learning_rate: PositiveFloat
+    learning_rate: LearningRate
     model: Architecture
 
 

@@ -1,12 +1,9 @@
 """Sections on robustness: the sources of attacks, who is attacked, and the comparison."""
 
-from typing import Annotated
-
-from pydantic import Field, PositiveInt
-
+from pipeline.params.bounds import Bins, Fraction, OpenFraction, Pictures, Resamples, Seed
 from pipeline.params.nets.sections import Architecture
 from pipeline.params.pruning import Competitor
-from pipeline.params.sections import Fraction, NonNegativeInt, OpenFraction, Section
+from pipeline.params.sections import Section
 from pipeline.params.training import ShuffledSchedule
 
 
@@ -28,7 +25,7 @@ class Lineup(Section):
 class Robustness(Section):
     """How the comparison is made; intervals within a seed come from paired resamples of the images."""
 
-    bootstrap_resamples: Annotated[int, Field(ge=100)]
-    calibration_bins: Annotated[int, Field(ge=2)]
-    gallery_images: PositiveInt
-    gallery_seed: NonNegativeInt
+    bootstrap_resamples: Resamples
+    calibration_bins: Bins
+    gallery_images: Pictures
+    gallery_seed: Seed

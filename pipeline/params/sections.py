@@ -1,14 +1,9 @@
-"""What every section of params.yaml shares: strict types and the number ranges that keys are made of."""
+"""What every section of params.yaml shares: strict types, and names that may be keys."""
 
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
-
-Fraction = Annotated[float, Field(ge=0, le=1)]
-OpenFraction = Annotated[float, Field(gt=0, lt=1)]
-NonNegativeFloat = Annotated[float, Field(ge=0)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
 
 # DVC leaves keys of these names, at any depth, out of the key of its run-cache (treeverse/dvc#10296): with one of them
 # it would answer with the results of another value.

@@ -2,9 +2,30 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
-from pipeline.params.sections import Fraction, NonNegativeFloat, NonNegativeInt, OpenFraction, Section, Slug
+from pipeline.params.bounds import (
+    BatchSize,
+    ClassesPerBatch,
+    Dimensions,
+    Epochs,
+    Flops,
+    Fraction,
+    GradientNorm,
+    Iterations,
+    LearningRate,
+    LossWeight,
+    Mebibytes,
+    OpenFraction,
+    PositiveLossWeight,
+    SamplesPerClass,
+    ShareBelowOne,
+    Shift,
+    WarmupEpochs,
+    WeightDecay,
+    Weights,
+)
+from pipeline.params.sections import Section, Slug
 
 
 class Optimizer(Section):
@@ -15,8 +36,8 @@ class Optimizer(Section):
     null: none ("Rethinking Inception" section 8 for both).
     """
 
-    momentum: Annotated[float, Field(ge=0, lt=1)]
-    clip_grad_norm: PositiveFloat | None
+    momentum: ShareBelowOne
+    clip_grad_norm: GradientNorm | None
     average_weights: OpenFraction | None
 
 
@@ -31,7 +52,7 @@ class RmsProp(Optimizer):
 
     method: Literal["rmsprop"]
     decay: OpenFraction
-    epsilon: PositiveFloat
+    epsilon: PositiveLossWeight
 
 
 class Schedule(Section):
@@ -42,15 +63,15 @@ class Schedule(Section):
     `decision_weight_decay` is the decision layer's own (L2 there, CVIU Figure 1).
     """
 
-    epochs: PositiveInt
-    batch_size: Annotated[int, Field(ge=2)] | None
-    learning_rate: PositiveFloat
+    epochs: Epochs
+    batch_size: BatchSize | None
+    learning_rate: LearningRate
     optimizer: Annotated[Sgd | RmsProp, Field(discriminator="method")]
-    weight_decay: NonNegativeFloat
-    decision_weight_decay: NonNegativeFloat
-    warmup_epochs: NonNegativeInt
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
-    shift_px: NonNegativeInt
+    weight_decay: WeightDecay
+    decision_weight_decay: WeightDecay
+    warmup_epochs: WarmupEpochs
+    label_smoothing: ShareBelowOne
+    shift_px: Shift
     mirror: bool
 
     @model_validator(mode="after")
@@ -65,13 +86,13 @@ class Schedule(Section):
 class ShuffledSchedule(Schedule):
     """A run on shuffled batches."""
 
-    batch_size: Annotated[int, Field(ge=2)]
+    batch_size: BatchSize
 
 
 class FirstSchedule(ShuffledSchedule):
     """The base's own run; 0 `epochs` leave a net that comes with its weights as it is."""
 
-    epochs: NonNegativeInt
+    epochs: WarmupEpochs
 
 
 class BalancedSchedule(Schedule):
@@ -93,7 +114,7 @@ class Retraining(BalancedSchedule):
 class Auxiliary(Section):
     """Auxiliary heads while training: the weight of each; `batch_norm` on their hidden layer."""
 
-    weight: PositiveFloat
+    weight: PositiveLossWeight
     batch_norm: bool
 
 
@@ -107,17 +128,17 @@ class Train(Section):
 class Bounds(Section):
     """What no candidate of growing may exceed; null bounds nothing."""
 
-    params: PositiveInt | None
-    flops: PositiveInt | None
-    memory_mib: PositiveFloat | None
+    params: Weights | None
+    flops: Flops | None
+    memory_mib: Mebibytes | None
 
 
 class Grow(Section):
     """Algorithm 2 and its stop rules; candidates have the quick `training`, the best one `full_training` as well."""
 
-    max_modules: PositiveInt
+    max_modules: Iterations
     noticeable_gain: Fraction
-    patience: PositiveInt
+    patience: Iterations
     bounds: Bounds
     start: Literal["parent", "scratch"]
     training: ShuffledSchedule
@@ -129,9 +150,9 @@ class PushWeights(Section):
     """Eq. 11's three weights, and which separation l_lda measures: Eq. 7's `trace` or our `log_det`."""
 
     separation: Literal["trace", "log_det"]
-    gamma: NonNegativeFloat
-    lambda_: Annotated[float, Field(ge=0, alias="lambda")]
-    beta: NonNegativeFloat
+    gamma: LossWeight
+    lambda_: Annotated[LossWeight, Field(alias="lambda")]
+    beta: LossWeight
 
 
 class Lda(PushWeights):
@@ -142,11 +163,11 @@ class Lda(PushWeights):
     the same (d, d) matrix, so that l_align adds little; up to 2,048 a solve takes a fraction of a step.
     """
 
-    ridge: PositiveFloat
-    active_variance: NonNegativeFloat
-    align_max_dim: NonNegativeInt
-    classes_per_batch: Annotated[int, Field(ge=2)] | None
-    samples_per_class: Annotated[int, Field(ge=8)]
+    ridge: PositiveLossWeight
+    active_variance: Fraction
+    align_max_dim: Dimensions
+    classes_per_batch: ClassesPerBatch | None
+    samples_per_class: SamplesPerClass
     collapse_share: OpenFraction
 
     def without_push(self) -> Self:

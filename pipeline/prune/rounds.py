@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from pipeline.errors import InputError
+from pipeline.models.classifier import output_layer, weight_layers
 from pipeline.prune import LayerPruning, prune_model
 from pipeline.prune.target_size import Target, measure_size, prune_to_size
 
@@ -132,6 +134,20 @@ def prune_round(
         outcome, cost = retrain(smaller, target_name)
         samples.append(Sample(name, eta, target_name, smaller, cost, outcome, layers))
     return samples
+
+
+def check_rounding(model: nn.Module, round_to: int) -> None:
+    """Refuse a multiple of which no layer has two: nothing could ever go.
+
+    Raises:
+        InputError: naming the widest layer's channels.
+    """
+    last = output_layer(model)
+    widest = max((len(each.weight) for each in weight_layers(model).values() if each is not last), default=0)
+    if round_to >= widest:
+        raise InputError(
+            f"surgery.round_to: expected fewer than the {widest} channels of the widest layer (got {round_to})"
+        )
 
 
 def surgery_options(surgery: Surgery, utility: TaskUtility) -> dict[str, Any]:

@@ -30,13 +30,13 @@ from pipeline.readers.limits import limit_parts
 from pipeline.readers.scan import scan_files
 
 
-def read_dataset(params: Data) -> ImageSet:
-    """The data set that `data.source` names.
+def read_dataset(params: Data, *, out: Path = Path()) -> ImageSet:
+    """The data set that `data.source` names; `out` is where it will be written, whose disk has to have room.
 
     Raises:
         InputError: if a file is missing or not what it should be.
     """
-    data = _read(params)
+    data = _read(params, out)
     limits = params.images_per_class
     data = replace(data, crop_px=params.crop_px, perturbed_per_class=limits.perturbed if limits else None)
     if limits and not isinstance(params, FolderData):  # whose files are limited before they are read
@@ -70,7 +70,7 @@ def limit_images(data: ImageSet, limits: ImagesPerClass) -> ImageSet:
     return replace(data, images=images, labels=data.labels[kept], split=split)
 
 
-def _read(params: Data) -> ImageSet:
+def _read(params: Data, out: Path) -> ImageSet:
     match params:
         case DigitsData():
             return read_digits(params)
@@ -79,10 +79,10 @@ def _read(params: Data) -> ImageSet:
         case ArraysData():
             return read_npz(Path(params.file).expanduser(), params.validation, params.resize_px)
         case ImageFolderData():
-            return scan_files(list_image_folder(params), params)
+            return scan_files(list_image_folder(params), params, out=out)
         case ImageNetData():
-            return scan_files(list_imagenet(params), params)
+            return scan_files(list_imagenet(params), params, out=out)
         case LfwaData():
-            return scan_files(list_lfwa(params), params)
+            return scan_files(list_lfwa(params), params, out=out)
         case AdienceData():
-            return scan_files(list_adience(params), params)
+            return scan_files(list_adience(params), params, out=out)

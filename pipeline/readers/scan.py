@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import InputError
+from pipeline.files import check_space
 from pipeline.images.copies import (
     LEAST_SIDE_FOR_NEAR_PX,
     MOST_FOR_NEAR,
@@ -67,14 +68,14 @@ class _File:
     look: int  # perceptual hash, 64 bits
 
 
-def scan_files(listing: Listing, params: FolderData) -> ImageSet:
+def scan_files(listing: Listing, params: FolderData, *, out: Path = Path()) -> ImageSet:
     """Read all files and keep what `params.store` says: their pixels, or an index of them.
 
     The split is that of the list: a file that cannot be read is missing from its part and moves no other.
 
     Raises:
         InputError: if more than `max_unreadable_share` of the files cannot be read, or none of them can, or
-            the pixels do not fit in memory.
+            the pixels fit neither in memory nor on the disk of `out`, where they will be written.
     """
     if params.images_per_class:
         kept, split = limit_parts(listing.labels, listing.split, params.images_per_class)
@@ -83,7 +84,7 @@ def scan_files(listing: Listing, params: FolderData) -> ImageSet:
     n = len(listing.paths)
     if n == 0:
         raise InputError(f"{listing.root}: expected images, got none")
-    pixels = _room(n, params) if params.store == "pixels" else None
+    pixels = _room(n, params, out) if params.store == "pixels" else None
     sizes, hashes = np.empty(n, dtype=np.int64), np.empty((n, SHA256_BYTES), dtype=np.uint8)
     looks, read = np.empty(n, dtype=np.uint64), np.zeros(n, dtype=bool)
     n_read, skipped = 0, list[tuple[str, str]]()
@@ -133,8 +134,10 @@ def _remarked(data: ImageSet, looks: npt.NDArray[np.uint64], n_passed_over: int)
     return replace(data, remarks=tuple(remarks), tables={"near_copies": near})
 
 
-def _room(n: int, params: FolderData) -> Pixels:
+def _room(n: int, params: FolderData, out: Path) -> Pixels:
+    """Before hours of decoding: room in memory, and on the disk."""
     shape = (n, 3, params.resize_px, params.resize_px)
+    check_space(out, n * 3 * params.resize_px**2)
     try:
         return np.empty(shape, dtype=np.uint8)
     except MemoryError:

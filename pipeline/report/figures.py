@@ -1,5 +1,6 @@
 """Drawing: one style, PNG and SVG with the same bytes from the same tables; how the models look and are called."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,9 +51,12 @@ def figure(folder: Path, name: str, *, size: tuple[float, float], dpi: int) -> I
         drawing = Figure(figsize=size, layout="constrained")
         yield drawing
         folder.mkdir(parents=True, exist_ok=True)
-        drawing.savefig(folder / f"{name}.png", dpi=dpi, metadata={"Software": None})
-        drawing.set_layout_engine("none")  # what the first format has laid out stays
-        drawing.savefig(folder / f"{name}.svg", metadata={"Date": None, "Creator": None})
+        with warnings.catch_warnings():
+            # Of names in letters that the font lacks: boxes in the PNG, and right in the SVG, which keeps text.
+            warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+            drawing.savefig(folder / f"{name}.png", dpi=dpi, metadata={"Software": None})
+            drawing.set_layout_engine("none")  # what the first format has laid out stays
+            drawing.savefig(folder / f"{name}.svg", metadata={"Date": None, "Creator": None})
 
 
 def label_axes(axes: Axes, *, x: str = "", y: str = "", title: str = "") -> None:
@@ -61,6 +65,17 @@ def label_axes(axes: Axes, *, x: str = "", y: str = "", title: str = "") -> None
     axes.set_ylabel(y)
     if title:
         axes.set_title(title, fontsize=10)
+
+
+def literal(text: str, *, most: int) -> str:
+    """A name from outside as Matplotlib shows it letter by letter, cut to `most` of them; the tables have it whole.
+
+    What cannot be printed, such as the end of a line, is a box; a dollar begins no formula.
+    """
+    shown = "".join(letter if letter.isprintable() else "\u25a1" for letter in text)
+    if len(shown) > most:
+        shown = f"{shown[: most - 1]}\u2026"
+    return shown.replace("$", r"\$")
 
 
 def scale_by_size(axes: Axes) -> None:

@@ -1,5 +1,6 @@
 """What the pages are made of: sections, tables, images, and numbers with their intervals over seeds."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,9 @@ import pandas as pd
 from scipy import stats
 
 Names = Mapping[str, str]
+# What begins markup somewhere: each may stand behind a backslash (CommonMark 2.4).
+_MARKUP = re.compile(r"[\\`*_{}\[\]<>#|~$&!^:]")
+_BARE_PIPE = re.compile(r"(?<!\\)\|")
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ def section(title: str, *blocks: str) -> str:
 def table(header: str, rows: Iterable[Sequence[object]]) -> str:
     """A table with a header such as `model | seed`; the first column left, the others right."""
     alignment = [":--", *["--:"] * header.count(" | ")]
-    cells = ([str(cell).replace("|", "\\|") for cell in row] for row in rows)
+    cells = ([_BARE_PIPE.sub(r"\\|", str(cell)) for cell in row] for row in rows)
     return "\n".join(f"| {line} |" for line in (header, *(" | ".join(each) for each in (alignment, *cells))))
 
 
@@ -72,6 +76,11 @@ def grid(corner: str, rows: Names, columns: Names, cell: Callable[[str, str], st
     """A table of what `cell` says of each row and column, both by name with their names for readers."""
     cells = ([label, *(cell(row, column) for column in columns)] for row, label in rows.items())
     return table(" | ".join([corner, *columns.values()]), cells)
+
+
+def literal(text: str) -> str:
+    """Text from outside, such as names of classes and files, as Markdown and HTML show it letter by letter."""
+    return _MARKUP.sub(r"\\\g<0>", " ".join(text.split()))
 
 
 def bullets(sentences: Iterable[str]) -> str:

@@ -25,7 +25,17 @@ from pipeline.report.figures import (
     short_number,
 )
 from pipeline.report.latency import draw_latency, latency_section
-from pipeline.report.page import bullets, counted, frame_table, image, percent, section, table, thousands
+from pipeline.report.page import (
+    bullets,
+    counted,
+    frame_table,
+    image,
+    literal,
+    percent,
+    section,
+    table,
+    thousands,
+)
 from pipeline.report.published import published_scores
 from pipeline.report.summary import expectations, sizes
 
@@ -67,7 +77,7 @@ def _head(results: Results) -> str:
         "seeds. Parameters are those of convolutions and linear layers; FLOPs are 2 x multiply-accumulates for one "
         "image.",
         f"Computed with Python {environment['python']} on {environment['cores']} cores of "
-        f"{environment['processor']}{with_gpu} ({packages}).",
+        f"{literal(environment['processor'] + with_gpu)} ({packages}).",
         bullets(results.notes),
         section("Expectations", expectations(results)),
     )

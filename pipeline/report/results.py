@@ -30,7 +30,7 @@ from pipeline.files import read_json
 from pipeline.images.rare_classes import rare_classes_remark
 from pipeline.params.nets.sections import is_looked_at
 from pipeline.report.figures import LABELS
-from pipeline.report.page import Interval, mean_interval
+from pipeline.report.page import Interval, literal, mean_interval
 from pipeline.robustness.conditions import CLEAN, Condition, list_conditions
 
 if TYPE_CHECKING:
@@ -110,10 +110,12 @@ class Results:
         """Sentences that the reports carry: those of the params, and what is odd about images or a user's weights."""
         data = self.dataset
         rare = rare_classes_remark(data["classes"], data["train_counts"], self.params.lda.samples_per_class)
-        odd = [f"{text[0].upper()}{text[1:]}." for text in (*data["remarks"], rare) if text]
+        odd = [literal(f"{text[0].upper()}{text[1:]}.") for text in (*data["remarks"], rare) if text]
         brought = self.tables["brought"]
         found = brought.dropna(subset="suspicion")[["seed", "suspicion"]].values if len(brought) else ()
-        doubts = dict.fromkeys(f"The base as it came (seed {seed}): {doubt}." for seed, doubt in found)
+        doubts = dict.fromkeys(
+            literal(f"The base as it came (seed {seed}): {doubt}.") for seed, doubt in found
+        )
         return [*self.params.report.notes, *odd, *doubts]
 
     def main_models(self) -> dict[str, str]:

@@ -13,6 +13,7 @@ from pipeline.report import robustness_figures as draw
 from pipeline.report.figures import LABELS
 from pipeline.report.page import bullets, counted, frame_table, grid, image, percent, section, table
 from pipeline.report.published import published_drops
+from pipeline.robustness.conditions import budget_unit
 from pipeline.robustness.paired import CONFIDENCE_LEVEL
 
 if TYPE_CHECKING:
@@ -129,13 +130,18 @@ def _accuracies(results: Results) -> str:
 
 
 def _perturbations(results: Results) -> str:
-    norms = results.tables["perturbations"].groupby("condition")[["l2", "linf"]].mean()
+    of_condition = results.tables["perturbations"].groupby("condition")
+    norms = 255 * of_condition[["l2", "linf"]].mean().join(of_condition[["l2_max", "linf_max"]].max())
     rows = []
     for each in results.conditions()[1:]:
-        l2, linf = (norms[norm].loc[each.name] for norm in ("l2", "linf"))
-        rows.append([each.name, _describe(results, each), f"{l2:.3f}", f"{255 * linf:.1f}"])
-    header = "perturbation | setting | mean L2 norm, pixels in [0, 1] | mean Linf norm, of 255"
-    return section("Perturbations", table(header, rows))
+        measured = [f"{norms[norm].loc[each.name]:.1f}" for norm in ("l2", "l2_max", "linf", "linf_max")]
+        rows.append([each.name, _describe(results, each), *measured])
+    return section(
+        "Perturbations",
+        "What each did to the images, on the 0-255 scale: L2 norms of whole images, and each image's pixel that "
+        "changed most (Linf). In `tables/perturbations.csv` pixels are in [0, 1].",
+        table("perturbation | setting | L2, mean | L2, largest | Linf, mean | Linf, largest", rows),
+    )
 
 
 def _describe(results: Results, condition: Condition) -> str:
@@ -146,8 +152,8 @@ def _describe(results: Results, condition: Condition) -> str:
             return f"{kind}, {amount:g} of the pixels"
         case NewtonFoolAttack(steps=steps, eta=eta):
             return f"Newton Fool, {steps} steps at most, eta {eta:g}"
-        case FoolboxAttack(attack=attack, epsilon=epsilon, options=options):
-            budget = [] if epsilon is None else [f"epsilon {epsilon:g} of 255"]
+        case FoolboxAttack(attack=attack, epsilon=epsilon, options=options) as entry:
+            budget = [] if epsilon is None else [f"{budget_unit(entry)}: {epsilon:g}"]
             return ", ".join([attack, *budget, *(f"{key} {value}" for key, value in options.items())])
     return f"{condition.family}, {condition.unit}: {condition.strength:g}"
 

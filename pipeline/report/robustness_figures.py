@@ -11,12 +11,14 @@ import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
 
-from pipeline.report.figures import COLORS, figure, label_axes
+from pipeline.report.figures import COLORS, figure, label_axes, literal
 from pipeline.robustness.conditions import CLEAN, Condition
 
 if TYPE_CHECKING:
     from pipeline.report.results import Results
 
+# Of a class's name above an image of the gallery.
+_LETTERS = 14
 KINDS = {CLEAN: "clean", "noise": "noisy", "attack": "attacked"}
 
 
@@ -91,7 +93,7 @@ def draw_gallery(results: Results, attack: str, fooled: str, name: str, folder: 
     if rows.empty:
         return False
     clean, attacked = (images[f"{fooled}.{state}"].astype(np.float32) for state in ("clean", "attacked"))
-    classes = results.dataset["classes"]
+    classes = [literal(each, most=_LETTERS) for each in results.dataset["classes"]]
     scale = float(np.abs(attacked - clean).max()) or 1.0
     shown = {
         "clean": (clean, 0, 1),

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from math import nan
 
 from pipeline.params import perturbations as kinds
+from pipeline.params.foolbox_attacks import norm_of
 
 CLEAN = "clean"
 
@@ -60,4 +61,10 @@ def _attack_strength(attack: kinds.Attack) -> tuple[str, float, str]:
             return f"newton_fool, eta {attack.eta:g}", attack.steps, "steps at most"
         case kinds.FoolboxAttack():
             family = ", ".join([attack.attack, *(f"{key} {value}" for key, value in attack.options.items())])
-            return family, nan if attack.epsilon is None else attack.epsilon, "epsilon, of 255"
+            return family, nan if attack.epsilon is None else attack.epsilon, budget_unit(attack)
+
+
+def budget_unit(attack: kinds.FoolboxAttack) -> str:
+    """What an attack's epsilon counts: of a pixel alone, or of a whole image in another norm."""
+    norm = norm_of(attack.attack, attack.options)
+    return "epsilon, of 255" if norm == "Linf" else f"{norm} epsilon, 0-255 scale"

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline.compared import ORIGINAL
 from pipeline.files import write_csv
 from pipeline.robustness.outcomes import Predictions
+from pipeline.tensors import save_tensors
 
 # A model's predictions on clean and on perturbed images.
 BeforeAndAfter = tuple[Predictions, Predictions]
@@ -56,7 +56,7 @@ def save_gallery(
         images[f"{fooled}.attacked"] = attacked[chosen].cpu()
     write_csv(folder / "outcomes.csv", [{kind: int(mask.sum()) for kind, mask in outcomes.items()}])
     write_csv(folder / "gallery.csv", rows, fields=_FIELDS)
-    save_file(images, folder / "gallery.safetensors")
+    save_tensors(images, folder / "gallery.safetensors")
 
 
 def compare_outcomes(labels: Tensor, first: BeforeAndAfter, second: BeforeAndAfter) -> dict[str, Tensor]:

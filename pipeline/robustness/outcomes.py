@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pipeline.errors import InputError
 from pipeline.machine.float64 import float64
+from pipeline.tensors import save_tensors
 from pipeline.training.predict import predict_logits
 
 
@@ -45,7 +46,7 @@ def save_predictions(path: Path, predictions: Mapping[str, Predictions]) -> None
     tensors: dict[str, Tensor] = {}
     for name, found in predictions.items():
         tensors |= {f"{name}.predicted": found.predicted, f"{name}.confidence": found.confidence}
-    save_file(tensors, path)
+    save_tensors(tensors, path)
 
 
 def load_predictions(path: Path) -> dict[str, Predictions]:
@@ -68,6 +69,8 @@ def load_images(folder: Path, labels: Tensor) -> Tensor:
 
 
 def perturbation_norms(clean: Tensor, perturbed: Tensor) -> dict[str, float]:
-    """Mean L2 and Linf norms of the perturbation, images in [0, 1]."""
+    """Mean and largest L2 and Linf norms of the images' perturbations, images in [0, 1]."""
     difference = (perturbed - clean).flatten(1)
-    return {"l2": float(difference.norm(dim=1).mean()), "linf": float(difference.abs().amax(1).mean())}
+    l2, linf = difference.norm(dim=1), difference.abs().amax(1)
+    means = {"l2": float(l2.mean()), "linf": float(linf.mean())}
+    return means | {"l2_max": float(l2.max()), "linf_max": float(linf.max())}

@@ -11,27 +11,35 @@ from pydantic import (
     AfterValidator,
     Field,
     JsonValue,
-    PositiveFloat,
-    PositiveInt,
     field_validator,
     model_validator,
 )
 
+from pipeline.params.bounds import (
+    Channels,
+    Kernel,
+    Modules,
+    PixelDeviation,
+    PixelMean,
+    Pool,
+    ShareBelowOne,
+    Width,
+)
 from pipeline.params.nets.inception_filters import check_factorized_kernel, check_stages
 from pipeline.params.nets.resnet_config import plan_modules
 from pipeline.params.sections import Section, seen_by_dvc
 
 Stem = Literal["imagenet", "small"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Dropout = Annotated[float, Field(ge=0, lt=1)]
-ThreeStages = Annotated[list[PositiveInt], Field(min_length=3, max_length=3)]
+Dropout = ShareBelowOne
+ThreeStages = Annotated[list[Modules], Field(min_length=3, max_length=3)]
 
 
 class FcModel(Section):
     """The fully connected net of the MNIST experiment, see `pipeline.models.fc`."""
 
     architecture: Literal["fc"]
-    hidden: Annotated[list[PositiveInt], Field(min_length=1)]
+    hidden: Annotated[list[Channels], Field(min_length=1)]
 
 
 class Vgg16Model(Section):
@@ -39,9 +47,9 @@ class Vgg16Model(Section):
 
     architecture: Literal["vgg16"]
     batch_norm: bool
-    hidden: Annotated[list[PositiveInt], Field(min_length=1)]
-    pool: PositiveInt
-    width: PositiveFloat
+    hidden: Annotated[list[Channels], Field(min_length=1)]
+    pool: Pool
+    width: Width
     stem: Stem
     dropout: Dropout
 
@@ -63,9 +71,9 @@ class InceptionModel(Section):
     module: Literal["v1", "v1_double3x3", "v2", "v3"]
     stages: ThreeStages
     base: ThreeStages
-    width: PositiveFloat
+    width: Width
     stem: Literal["imagenet", "small", "v3"]
-    factorized_kernel: int
+    factorized_kernel: Kernel
     dropout: Dropout
 
     @model_validator(mode="after")
@@ -83,7 +91,7 @@ class GoogLeNetModel(Section):
     architecture: Literal["googlenet", "bn_googlenet"]
     stages: ThreeStages
     base: ThreeStages
-    width: PositiveFloat
+    width: Width
     stem: Stem
     dropout: Dropout
 
@@ -99,7 +107,7 @@ class ResNetModel(Section):
 
     architecture: Literal["resnet"]
     config: str
-    width: PositiveFloat
+    width: Width
     stem: Stem
     dropout: Dropout
 
@@ -116,7 +124,7 @@ class CompactModel(Section):
     """A fixed compact net: MobileNet (v1), MobileNetV2 or SqueezeNet."""
 
     architecture: Literal["mobilenet", "mobilenet_v2", "squeezenet"]
-    width: PositiveFloat
+    width: Width
     stem: Stem
     dropout: Dropout
 
@@ -148,8 +156,8 @@ class SavedModel(TrackedFile):
 class Normalization(Section):
     """What a net's images are normalised by, for each channel, on the 0-1 scale."""
 
-    mean: Annotated[list[float], Field(min_length=1)]
-    std: Annotated[list[PositiveFloat], Field(min_length=1)]
+    mean: Annotated[list[PixelMean], Field(min_length=1)]
+    std: Annotated[list[PixelDeviation], Field(min_length=1)]
 
 
 class OwnModel(TrackedFile):
