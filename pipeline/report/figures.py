@@ -70,9 +70,11 @@ def label_axes(axes: Axes, *, x: str = "", y: str = "", title: str = "") -> None
 def literal(text: str, *, most: int) -> str:
     """A name from outside as Matplotlib shows it letter by letter, cut to `most` of them; the tables have it whole.
 
-    What cannot be printed, such as the end of a line, is a box; a dollar begins no formula.
+    What cannot be seen, such as the end of a line or blanks alone, is a box; a dollar begins no formula.
     """
     shown = "".join(letter if letter.isprintable() else "\u25a1" for letter in text)
+    if not shown.strip():
+        shown = "\u25a1" * len(shown)
     if len(shown) > most:
         shown = f"{shown[: most - 1]}\u2026"
     return shown.replace("$", r"\$")

@@ -11,7 +11,7 @@ from scipy import stats
 
 Names = Mapping[str, str]
 # What begins markup somewhere: each may stand behind a backslash (CommonMark 2.4).
-_MARKUP = re.compile(r"[\\`*_{}\[\]<>#|~$&!^:]")
+_MARKUP = re.compile(r"[\\`*_{}\[\]<>#|~$&!^]|:(?=[\w+-]+:)")
 _BARE_PIPE = re.compile(r"(?<!\\)\|")
 
 
