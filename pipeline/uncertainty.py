@@ -1,8 +1,8 @@
 """How sure an accuracy, or a difference of accuracies, is: seeds and images count together.
 
-Every number of a report is a mean over seeds s and images i of values x_si: hits (0 or 1), or differences of hits on the
-same image. Both were drawn: the seeds of training, and the images, which are the same for every seed. With x_s the mean
-of a seed and x_i that of an image,
+A number of a report is a mean over seeds s and images i of values x_si: hits (0 or 1), or differences of hits on the
+same image. Both were drawn: the seeds of training, and the images, which are the same for every seed. With x_s the
+mean of a seed and x_i that of an image,
 
     variance of the mean = var(x_s) / n_seeds + var(x_i) / n_images
 
@@ -41,6 +41,11 @@ class Interval:
     high: float
     n: int
     n_images: int
+
+    @property
+    def sign(self) -> int:
+        """1 or -1 where the interval lies above or below zero, 0 where that is undecided; one seed decides nothing."""
+        return int(self.low > 0) - int(self.high < 0) if self.n > 1 else 0
 
     def percent(self, *, signed: bool = False) -> str:
         """For a table: `98.52 [97.31, 99.20]`, in percent; a dash where nothing was measured."""

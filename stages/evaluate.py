@@ -37,7 +37,8 @@ def work(place: Workplace, *, numerics: Numerics, prepared: Path, models: Mappin
     from pipeline.images.parts import load_parts
     from pipeline.machine.device import configure_torch
     from pipeline.machine.environment import describe_environment
-    from pipeline.training.predict import evaluate
+    from pipeline.training.predict import hits_on
+    from pipeline.uncertainty import counts_of
 
     device = configure_torch(numerics)
     parts = load_parts(prepared, device, workers=place.workers)
@@ -46,12 +47,11 @@ def work(place: Workplace, *, numerics: Numerics, prepared: Path, models: Mappin
         model = load_classifier(path).to(device)
         cost = measure_cost(model, parts.image_set.image_shape)
         for split, images in (("validation", parts.validation), ("test", parts.test)):
-            score = evaluate(model, images, batch_size=numerics.eval_batch_size)
+            hits = hits_on(model, images, batch_size=numerics.eval_batch_size)
             scores.append(
-                {"model": name, "split": split, "n": score.n, "n_correct": score.n_correct}
-                | {"params": cost.params, "flops": cost.flops}
+                {"model": name, "split": split, "params": cost.params, "flops": cost.flops} | counts_of(hits)
             )
-        summary.append(f"{name} {score.accuracy:.2%}")
+        summary.append(f"{name} {hits.mean():.2%}")
         layers += [
             {"model": name, "layer": layer.name, "kind": layer.kind}
             | {"in": layer.in_channels, "out": layer.out_channels}

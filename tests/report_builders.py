@@ -1,6 +1,7 @@
 """What tests of the reports start from: results in memory, and a run's folder as the stages leave it."""
 
 from collections.abc import Iterator, Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from pipeline.files import write_csv, write_json
 from pipeline.params.params import Params
 from pipeline.report.results import Results, with_accuracy
 from pipeline.robustness.conditions import CLEAN, Condition, list_conditions
+from pipeline.uncertainty import counts_of
 
 Row = dict[str, Any]
 
@@ -33,16 +35,28 @@ _TABLES = (
     "pairs",
     "perturbations",
     "outcomes",
+    "crafted",
     "white_box",
 )
 
 
+def with_hits(rows: pd.DataFrame) -> pd.DataFrame:
+    """The same with `hits` for every pair of counts that has none: the first images, as many as were right."""
+    for counted in [name for name in map(str, rows.columns) if name.endswith("n_correct")]:
+        part = counted.removesuffix("n_correct")
+        if f"{part}hits" not in rows:
+            counts = zip(rows[counted], rows[f"{part}n"], strict=True)
+            hits = [counts_of(np.arange(n) < n_correct)["hits"] for n_correct, n in counts]
+            rows = rows.assign(**{f"{part}hits": hits})
+    return rows
+
+
 def results_with(params: Params, tables: Mapping[str, pd.DataFrame], **others: Any) -> Results:
-    """Results of these tables alone; every other one is empty."""
+    """Results of these tables alone, with hits for their counts; every other one is empty."""
     fields = ("latent_spaces", "galleries", "selections", "stops", "dataset", "environment")
     empty: dict[str, Any] = {name: {} for name in fields}
     assert set(tables) <= set(_TABLES)
-    filled = {name: with_accuracy(tables.get(name, pd.DataFrame())) for name in _TABLES}
+    filled = {name: with_accuracy(with_hits(tables.get(name, pd.DataFrame()))) for name in _TABLES}
     return Results(params=params, tables=filled, **empty | others)
 
 
@@ -68,6 +82,7 @@ def write_run(root: Path, params: Params, *, diverged: tuple[tuple[int, str], ..
             ("grow/growth", _growth() if params.grow else ()),
             ("push/history", _history(params, seed, diverged)),
             ("compare/comparison", _comparison(params)),
+            ("craft/crafted", _crafted(params)),
             ("white_box/white_box", _white_box(params, attacked)),
             ("robustness/accuracy", _accuracy(attacked, conditions, seed)),
             ("robustness/reliability", _reliability(attacked, conditions)),
@@ -79,8 +94,7 @@ def write_run(root: Path, params: Params, *, diverged: tuple[tuple[int, str], ..
         _write_files(root, params, seed, conditions, diverged)
     for name, rows in tables.items():
         if rows:
-            fields = list(dict.fromkeys(key for row in rows for key in row))
-            write_csv(root / f"{name}.csv", rows, fields=fields)
+            with_hits(pd.DataFrame(rows)).to_csv(root / f"{name}.csv", index=False)
     counts = {"train": 60, "validation": 20, "test": 20}
     write_json(
         root / "prepare/images.json", {"classes": _CLASSES, "counts": counts, "image_shape": [1, 4, 4]}
@@ -167,7 +181,7 @@ def _comparison(params: Params) -> Iterator[Row]:
             if method not in compare.fixed_nets
             else [len(compare.fractions) - 1]
         ):
-            size = {"params": 500 - 100 * step, "flops": 400, "epochs": 7}
+            size = {"params": 500 - 100 * step, "flops": 400, "epochs": 7, "collapsed": 0, "retried": 0}
             counts = {
                 "validation_n": _N,
                 "validation_n_correct": 70,
@@ -177,10 +191,18 @@ def _comparison(params: Params) -> Iterator[Row]:
             yield {"method": method, "step": step, **size, **counts}
 
 
+UNTOUCHED = {"n_attacked": 80, "n_untouched": 0, "n_vanished": 0}
+
+
+def _crafted(params: Params) -> Iterator[Row]:
+    for source, attack in product(params.sources, params.attacks):
+        yield {"source": source, "attack": attack, "n": _N, "n_correct": 10, **UNTOUCHED}
+
+
 def _white_box(params: Params, models: list[str]) -> Iterator[Row]:
     for attack in params.white_box:
         for model in models:
-            counts = {"n": _N, "n_correct_clean": 90, "n_correct": 40}
+            counts = {"n": _N, "n_correct_clean": 90, "n_correct": 40, **UNTOUCHED}
             yield {"attack": attack, "model": model, **counts, "l2": 1.0, "linf": 0.1}
 
 
@@ -189,7 +211,7 @@ def _accuracy(models: list[str], conditions: list[Condition], seed: int) -> Iter
         for idx, model in enumerate(models):
             n_correct = 90 - idx - seed - (0 if condition.kind == CLEAN else 20)
             confidences = {"confidence_of_hits": 0.75 * n_correct, "confidence_of_misses": 5.0}
-            counts = {"n": _N, "n_correct": n_correct}
+            counts = {"n": _N, "n_correct": n_correct, "collapsed": 0}
             yield {"condition": condition.name, "model": model, **counts, "ece": 0.125, **confidences}
 
 

@@ -16,18 +16,13 @@ from pipeline.compared import MODELS, OURS_AT_SIZE, at_size, pairs_of, source_na
 from pipeline.params.params import Params
 from pipeline.report import robustness as robustness_report
 from pipeline.report import robustness_figures
+from pipeline.report.claims import claims_section, pairs_section, same_size_section, verdict
 from pipeline.report.figures import LABELS
-from pipeline.report.page import Interval
 from pipeline.report.results import Results
-from pipeline.report.robustness import (
-    calibration_section,
-    claims_section,
-    pairs_section,
-    same_size_section,
-    verdict,
-)
+from pipeline.report.robustness import calibration_section
 from pipeline.report.summary import summary
 from pipeline.robustness.conditions import CLEAN, list_conditions
+from pipeline.uncertainty import Interval
 
 N = 200
 NAN = float("nan")

@@ -12,7 +12,7 @@ FolderName = Annotated[str, Field(min_length=1)]
 
 
 class ImagesPerClass(Section):
-    """How many images of each class a part has at most, the first ones of it; null takes all.
+    """How many images of each class a part has at most, drawn by `seed`; null takes all.
 
     `perturbed`: the test images that noise and attacks are tried on.
     """
@@ -21,6 +21,7 @@ class ImagesPerClass(Section):
     validation: PositiveInt | None
     test: PositiveInt | None
     perturbed: PositiveInt | None
+    seed: NonNegativeInt
 
 
 class DataSection(Section):

@@ -26,9 +26,8 @@ class Lineup(Section):
 
 
 class Robustness(Section):
-    """How the comparison is made; intervals within a seed come from paired resamples of the images."""
+    """How the comparison is made."""
 
-    bootstrap_resamples: Annotated[int, Field(ge=100)]
     calibration_bins: Annotated[int, Field(ge=2)]
     gallery_images: PositiveInt
     gallery_seed: NonNegativeInt

@@ -22,7 +22,7 @@ from pipeline.models.classifier import load_state
 from pipeline.progress import tell
 from pipeline.training.descent import Descent
 from pipeline.training.objectives import set_heads
-from pipeline.training.predict import Score, evaluate
+from pipeline.training.predict import Score, at_chance, evaluate
 from pipeline.training.step import Step, gradient_scaler, training_step
 
 if TYPE_CHECKING:
@@ -37,8 +37,6 @@ log = logging.getLogger(__name__)
 
 # Prefix of the weights among a resume point's tensors.
 _WEIGHT = "weight."
-# Standard deviations of the hits of guessing, within which accuracy is no better than chance.
-_CHANCE_SIGMAS = 2
 
 
 class DivergedError(InputError):
@@ -172,9 +170,7 @@ def _train_epoch(
 
 def _collapse(score: Score, labels: Tensor, means: Mapping[str, float]) -> str:
     """What shows that an epoch ended in a collapse, in words; empty where nothing does."""
-    share = float(labels.bincount().max()) / score.n
-    guessed = score.n * share + _CHANCE_SIGMAS * math.sqrt(score.n * share * (1 - share))
-    if score.n_correct <= guessed:
+    if at_chance(score.n_correct, labels):
         return f"{score.n_correct} of {score.n} right on validation, no better than chance"
     if means.get("collapsed", 0.0) > 0.5:
         return "in most batches one discriminant holds the push, or no neuron is active"

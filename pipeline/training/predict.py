@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,10 @@ from pipeline.models.classifier import evaluation_mode, latent_and_logits
 
 if TYPE_CHECKING:
     from pipeline.images.parts import Images
+    from pipeline.uncertainty import Hits
+
+# Standard deviations of the hits of guessing, within which accuracy is no better than chance.
+_CHANCE_SIGMAS = 2
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,19 @@ def evaluate(model: nn.Module, data: Images, *, batch_size: int) -> Score:
     logits = _in_batches(model, model, data.in_batches, batch_size)
     loss = nn.functional.cross_entropy(logits, data.labels)
     return Score(len(data), int((logits.argmax(1) == data.labels).sum()), float(loss))
+
+
+def hits_on(model: nn.Module, data: Images, *, batch_size: int) -> Hits:
+    """Mask (n,) of the images whose label a model predicts, on the CPU."""
+    logits = _in_batches(model, model, data.in_batches, batch_size)
+    found: Hits = (logits.argmax(1) == data.labels).cpu().numpy()
+    return found
+
+
+def at_chance(n_correct: int, labels: Tensor) -> bool:
+    """No better than the largest class's share of these labels, within two standard deviations of guessing."""
+    n, share = len(labels), float(labels.bincount().max()) / len(labels)
+    return n_correct <= n * share + _CHANCE_SIGMAS * math.sqrt(n * share * (1 - share))
 
 
 def latent_features(model: nn.Module, images: Images, *, batch_size: int) -> Tensor:
