@@ -40,9 +40,17 @@ _TABLES = (
 )
 
 
-def with_hits(rows: pd.DataFrame) -> pd.DataFrame:
-    """The same with `hits` for every pair of counts that has none: the first images, as many as were right."""
-    for counted in [name for name in map(str, rows.columns) if name.endswith("n_correct")]:
+# Tables whose counts come with the hits behind them.
+_WITH_HITS = ("scores", "accuracy", "white_box", "comparison", "ablation")
+
+
+def with_hits(name: str, rows: pd.DataFrame) -> pd.DataFrame:
+    """A table with what the stages write beside its counts, where it is not there: no net has collapsed, and of the
+    images the first are hits, as many as were right."""
+    if name not in _WITH_HITS or rows.empty:
+        return rows
+    rows = rows.assign(**{state: 0 for state in ("collapsed", "retried") if state not in rows})
+    for counted in [column for column in map(str, rows.columns) if column.endswith("n_correct")]:
         part = counted.removesuffix("n_correct")
         if f"{part}hits" not in rows:
             counts = zip(rows[counted], rows[f"{part}n"], strict=True)
@@ -56,7 +64,7 @@ def results_with(params: Params, tables: Mapping[str, pd.DataFrame], **others: A
     fields = ("latent_spaces", "galleries", "selections", "stops", "dataset", "environment")
     empty: dict[str, Any] = {name: {} for name in fields}
     assert set(tables) <= set(_TABLES)
-    filled = {name: with_accuracy(with_hits(tables.get(name, pd.DataFrame()))) for name in _TABLES}
+    filled = {name: with_accuracy(with_hits(name, tables.get(name, pd.DataFrame()))) for name in _TABLES}
     return Results(params=params, tables=filled, **empty | others)
 
 
@@ -94,10 +102,14 @@ def write_run(root: Path, params: Params, *, diverged: tuple[tuple[int, str], ..
         _write_files(root, params, seed, conditions, diverged)
     for name, rows in tables.items():
         if rows:
-            with_hits(pd.DataFrame(rows)).to_csv(root / f"{name}.csv", index=False)
+            table = with_hits(Path(name).name, pd.DataFrame(rows))
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            table.to_csv(root / f"{name}.csv", index=False)
     counts = {"train": 60, "validation": 20, "test": 20}
     write_json(
-        root / "prepare/images.json", {"classes": _CLASSES, "counts": counts, "image_shape": [1, 4, 4]}
+        root / "prepare/images.json",
+        {"classes": _CLASSES, "counts": counts, "image_shape": [1, 4, 4]}
+        | {"train_counts": [20, 20, 20], "remarks": []},
     )
 
 

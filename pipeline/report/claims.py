@@ -99,7 +99,8 @@ def pairs_section(results: Results) -> str:
         "Pair by pair, on the same images",
         f"Change: how much less accuracy the pruned model loses than the original, with the {CONFIDENCE_LEVEL:.0%} "
         "interval of the images within the seed, image by image. McNemar's exact test compares the two models' hits "
-        "on the perturbed images. No correction is made for the number of tests. All pairs and conditions: `tables/pairs.csv`.",
+        "on the perturbed images. No correction is made for the number of tests. All pairs and "
+        "conditions: `tables/pairs.csv`.",
         table(header, rows),
     )
 

@@ -103,7 +103,8 @@ def variants_section(results: Results) -> str:
         "Eq. 7 rewards a large discriminant as much for growing as a small one, so that a strong push can end with "
         "a single one. `log_det` is ours: log(1 + v) in the place of v. From the original, the same batches and "
         "epochs; a value for each seed, a dash where it diverged; eigenvalues of Eq. 6 on training "
-        f"images; a batch counts as collapsed while one discriminant holds more than {percent(params.lda.collapse_share)} % of the sum (last epoch).",
+        "images; a batch counts as collapsed while one discriminant holds more than "
+        f"{percent(params.lda.collapse_share)} % of the sum (last epoch).",
         table(header, rows),
     )
 

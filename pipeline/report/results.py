@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 Arrays = dict[str, npt.NDArray[Any]]
 
-_HITS = "hits"
+# Before the names of a table's counts and hits: the images that they are of, where a table has several.
+_PARTS = ("", "validation_", "test_", "noisy_")
 
 # The tables by the stage that writes them.
 _TABLES = {
@@ -225,22 +226,22 @@ def with_accuracy(table: pd.DataFrame) -> pd.DataFrame:
     table = table.copy()
     if "n_correct" in table:
         table = table.assign(accuracy=table["n_correct"] / table["n"])
-    for column in _hits_columns(table):
-        part = column.removesuffix(_HITS)
-        masks = [unpack_hits(*each) for each in zip(table[column], table[f"{part}n"], strict=True)]
+    for part in _parts(table):
+        packed = zip(table[f"{part}hits"], table[f"{part}n"], strict=True)
+        masks = [unpack_hits(hits, int(n)) for hits, n in packed]
         if [int(mask.sum()) for mask in masks] != table[f"{part}n_correct"].tolist():
-            raise ValueError(f"expected {column} to be as many as {part}n_correct")
-        table[column] = pd.Series(masks, index=table.index, dtype=object)
+            raise ValueError(f"expected {part}hits to be as many as {part}n_correct")
+        table[f"{part}hits"] = pd.Series(masks, index=table.index, dtype=object)
     return table
 
 
 def without_hits(table: pd.DataFrame) -> pd.DataFrame:
     """The table as people read it, with counts alone."""
-    return table.drop(columns=_hits_columns(table))
+    return table.drop(columns=[f"{part}hits" for part in _parts(table)])
 
 
-def _hits_columns(table: pd.DataFrame) -> list[str]:
-    return [name for name in map(str, table.columns) if name.endswith(_HITS)]
+def _parts(table: pd.DataFrame) -> list[str]:
+    return [part for part in _PARTS if f"{part}hits" in table]
 
 
 def hits_of(rows: pd.DataFrame, part: str = "") -> Values:
@@ -249,7 +250,7 @@ def hits_of(rows: pd.DataFrame, part: str = "") -> Values:
     Raises:
         ValueError: if the seeds have not the same number of images.
     """
-    return np.stack([*rows[f"{part}{_HITS}"]]).astype(np.float64)
+    return np.stack([*rows[f"{part}hits"]]).astype(np.float64)
 
 
 def more_hits(rows: pd.DataFrame, others: pd.DataFrame, part: str = "") -> Values:

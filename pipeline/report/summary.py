@@ -92,7 +92,7 @@ def labelled(results: Results, models: dict[str, str]) -> dict[str, str]:
 def how_trained(rows: pd.DataFrame) -> str:
     """What to add to the accuracy of nets that collapsed, at first or for good; empty where none did."""
     n_collapsed = int(rows["collapsed"].sum())
-    n_saved = int(rows["retried"].sum()) - n_collapsed
+    n_saved = int(((rows["retried"] == 1) & (rows["collapsed"] == 0)).sum())
     states = {"collapsed": n_collapsed, "trained again at a tenth of the rate": n_saved}
     words = ", ".join(f"{n} {state}" for state, n in states.items() if n)
     return f" ({words})" if words else ""
