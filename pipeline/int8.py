@@ -15,11 +15,10 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor
 
 from pipeline.export import onnx_runner
-from pipeline.training.predict import score_logits
 
 if TYPE_CHECKING:
     from pipeline.images.parts import Images
-    from pipeline.training.predict import Score
+    from pipeline.uncertainty import Hits
 
 _AT_A_TIME = 32
 
@@ -70,8 +69,9 @@ def int8_bytes(content: bytes, images: Tensor) -> bytes:
     return quantised
 
 
-def score_onnx(content: bytes, data: Images, *, batch_size: int) -> Score:
-    """Score an ONNX file on images and labels, by ONNX Runtime on the CPU."""
+def hits_of_onnx(content: bytes, data: Images, *, batch_size: int) -> Hits:
+    """Mask (n,) of the images whose label an ONNX file predicts, by ONNX Runtime on the CPU."""
     run = onnx_runner(content)
     logits = torch.cat([run(batch.cpu()) for batch in data.in_batches(batch_size)])
-    return score_logits(logits.to(data.labels.device), data)
+    found: Hits = (logits.argmax(1) == data.labels.cpu()).numpy()
+    return found

@@ -44,7 +44,8 @@ def work(
     prepared: Path,
     source: Path,
 ) -> str:
-    """From a source and the test images to `images.safetensors`: float16 images in [0, 1], labels, settings."""
+    """From a source and the test images to `images.safetensors` (float16 images in [0, 1], labels, settings) and
+    `crafted.csv`, what the attack did on the source."""
     import json
 
     import torch
@@ -52,11 +53,13 @@ def work(
     from pipeline.attacks import craft
     from pipeline.checkpoint import load_classifier
     from pipeline.errors import InputError
+    from pipeline.files import write_csv
     from pipeline.images.parts import load_parts
     from pipeline.machine.device import configure_torch
     from pipeline.machine.seeding import seed_torch
+    from pipeline.robustness.outcomes import predict
+    from pipeline.robustness.untouched import count_untouched
     from pipeline.tensors import save_tensors
-    from pipeline.training.predict import predict_logits
 
     device = configure_torch(numerics)
     parts = load_parts(prepared, device, workers=place.workers)
@@ -74,9 +77,12 @@ def work(
         # One key: with several, safetensors writes them in any order, and the file's hash varies.
         metadata={"crafted": json.dumps({"attack": attack.model_dump(mode="json"), "on": name})},
     )
-    clean = predict_logits(model, test.scaled(), batch_size=batch_size).argmax(1) == test.labels
-    attacked = predict_logits(model, stored.float(), batch_size=batch_size).argmax(1) == test.labels
-    return f"the source falls from {int(clean.sum())} to {int(attacked.sum())} of {len(test)} correct"
+    labels, clean, stored = test.labels.cpu(), test.scaled(), stored.float()
+    right = predict(model, clean, batch_size=batch_size).hits(labels)
+    n_correct = predict(model, stored, batch_size=batch_size).n_correct(labels)
+    untouched = count_untouched(model, test.labels, clean, stored, right, batch_size=batch_size)
+    write_csv(place.out / "crafted.csv", [{"n": len(test), "n_correct": n_correct} | untouched])
+    return f"the source falls from {int(right.sum())} to {n_correct} of {len(test)} correct"
 
 
 if __name__ == "__main__":

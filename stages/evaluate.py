@@ -13,7 +13,7 @@ from pipeline.jobs.stage import run_stage
 if TYPE_CHECKING:
     from pipeline.params.machine import Numerics
     from pipeline.params.pruning import AfterTheFact, Select
-    from pipeline.training.predict import Score
+    from pipeline.uncertainty import Hits
 
 METRICS = "accuracy.json"
 
@@ -51,27 +51,26 @@ def work(
     from pipeline.images.parts import load_parts
     from pipeline.machine.device import configure_torch
     from pipeline.machine.environment import describe_environment
-    from pipeline.training.predict import evaluate
+    from pipeline.training.predict import hits_on
+    from pipeline.uncertainty import counts_of
 
     if quantised:
-        from pipeline.int8 import score_onnx
+        from pipeline.int8 import hits_of_onnx
     device = configure_torch(numerics)
     parts = load_parts(prepared, device, workers=place.workers)
     scores, layers, summary = [], [], []
     for name, path in models.items():
         model = load_classifier(path).to(device)
         cost = measure_cost(model, parts.image_set.image_shape)
-        scorers: dict[str, Callable[..., Score]] = {name: partial(evaluate, model)}
+        scorers: dict[str, Callable[..., Hits]] = {name: partial(hits_on, model)}
         if (eight := int8_name(name)) in quantised:
-            scorers[eight] = partial(score_onnx, quantised[eight].read_bytes())
-        for scored, score_of in scorers.items():
+            scorers[eight] = partial(hits_of_onnx, quantised[eight].read_bytes())
+        for scored, hits_of in scorers.items():
             for split, images in (("validation", parts.validation), ("test", parts.test)):
-                score = score_of(images, batch_size=numerics.eval_batch_size)
-                scores.append(
-                    {"model": scored, "split": split, "n": score.n, "n_correct": score.n_correct}
-                    | {"params": cost.params, "flops": cost.flops}
-                )
-            summary.append(f"{scored} {score.accuracy:.2%}")
+                hits = hits_of(images, batch_size=numerics.eval_batch_size)
+                size = {"params": cost.params, "flops": cost.flops}
+                scores.append({"model": scored, "split": split} | size | counts_of(hits))
+            summary.append(f"{scored} {hits.mean():.2%}")
         layers += [
             {"model": name, "layer": layer.name, "kind": layer.kind}
             | {"in": layer.in_channels, "out": layer.out_channels}

@@ -78,8 +78,9 @@ def work(
     clean: Path | None = None,
     images: Path | None = None,
 ) -> str:
-    """Writes `accuracy.csv`, `reliability.csv`, `predictions.safetensors` and, unless the images are the clean ones,
-    `perturbations.csv`, `pairs.csv` and, of an attack, who was fooled, with pictures."""
+    """Writes `accuracy.csv` (`collapsed`: no better than chance), `reliability.csv`, `predictions.safetensors` and,
+    unless the images are the clean ones, `perturbations.csv`, `pairs.csv` and, of an attack, who was fooled, with
+    pictures."""
     from pipeline.checkpoint import load_classifier
     from pipeline.files import write_csv
     from pipeline.images.parts import load_parts
@@ -95,6 +96,8 @@ def work(
         save_predictions,
     )
     from pipeline.robustness.paired import compare_pairs
+    from pipeline.training.predict import at_chance
+    from pipeline.uncertainty import counts_of
 
     device = configure_torch(numerics)
     test = load_parts(prepared, device, workers=place.workers).perturbed
@@ -105,7 +108,9 @@ def work(
         for name, path in models.items()
     }
     accuracy = [
-        {"model": name} | confidence_summary(each, labels, n_bins=settings.calibration_bins)
+        {"model": name, "collapsed": int(at_chance(each.n_correct(labels), labels.bincount()))}
+        | counts_of(each.hits(labels).numpy())
+        | confidence_summary(each, labels, n_bins=settings.calibration_bins)
         for name, each in found.items()
     ]
     write_csv(place.out / "accuracy.csv", accuracy)
@@ -121,15 +126,7 @@ def work(
         return f"{hits} of {len(labels)} correct"
     write_csv(place.out / "perturbations.csv", [perturbation_norms(unperturbed, perturbed)])
     before = load_predictions(clean / "predictions.safetensors")
-    rows = compare_pairs(
-        pairs,
-        before,
-        found,
-        labels,
-        n_resamples=settings.bootstrap_resamples,
-        seed_of=lambda first, second: derive_seed(seed, "bootstrap", first, second, condition),
-    )
-    write_csv(place.out / "pairs.csv", rows)
+    write_csv(place.out / "pairs.csv", compare_pairs(pairs, before, found, labels))
     if kind == "attack":
         save_gallery(
             place.out,

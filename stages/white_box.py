@@ -50,7 +50,8 @@ def work(
     prepared: Path,
     models: Mapping[str, Path],
 ) -> str:
-    """Writes `white_box.csv`: hits of each model on images that one attack crafted on that model."""
+    """Writes `white_box.csv`: hits of each model on images that one attack crafted on that model, and how many of the
+    images the attack left as they were."""
     import torch
 
     from pipeline.attacks import craft
@@ -60,6 +61,8 @@ def work(
     from pipeline.machine.device import configure_torch
     from pipeline.machine.seeding import seed_torch
     from pipeline.robustness.outcomes import perturbation_norms, predict
+    from pipeline.robustness.untouched import count_untouched
+    from pipeline.uncertainty import counts_of
 
     device, batch_size = configure_torch(numerics), numerics.eval_batch_size
     test = load_parts(prepared, device, workers=place.workers).perturbed
@@ -70,10 +73,11 @@ def work(
         seed_torch(seed, "white_box", name)  # the same random starts for every model
         # As stored images are: what half precision rounds away is no attack.
         crafted = craft(attack, model, clean, test.labels, batch_size=batch_size).to(torch.float16).float()
+        right = predict(model, clean, batch_size=batch_size).hits(labels)
         rows.append(
-            {"model": model_name, "n": len(labels)}
-            | {"n_correct_clean": predict(model, clean, batch_size=batch_size).n_correct(labels)}
-            | {"n_correct": predict(model, crafted, batch_size=batch_size).n_correct(labels)}
+            {"model": model_name, "n_correct_clean": int(right.sum())}
+            | counts_of(predict(model, crafted, batch_size=batch_size).hits(labels).numpy())
+            | count_untouched(model, test.labels, clean, crafted, right, batch_size=batch_size)
             | perturbation_norms(clean, crafted)
         )
     write_csv(place.out / "white_box.csv", rows)

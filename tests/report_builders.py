@@ -22,6 +22,7 @@ from pipeline.files import write_csv, write_json
 from pipeline.params.params import Params
 from pipeline.report.results import Results, with_accuracy
 from pipeline.robustness.conditions import CLEAN, Condition, list_conditions
+from pipeline.uncertainty import counts_of
 
 Row = dict[str, Any]
 
@@ -43,6 +44,7 @@ _TABLES = (
     "pairs",
     "perturbations",
     "outcomes",
+    "crafted",
     "white_box",
     "latency",
     "disk",
@@ -50,12 +52,31 @@ _TABLES = (
 )
 
 
+# Tables whose counts come with the hits behind them.
+_WITH_HITS = ("scores", "accuracy", "white_box", "comparison", "ablation")
+
+
+def with_hits(name: str, rows: pd.DataFrame) -> pd.DataFrame:
+    """A table with what the stages write beside its counts, where it is not there: no net has collapsed, and of the
+    images the first are hits, as many as were right."""
+    if name not in _WITH_HITS or rows.empty:
+        return rows
+    rows = rows.assign(**{state: 0 for state in ("collapsed", "retried") if state not in rows})
+    for counted in [column for column in map(str, rows.columns) if column.endswith("n_correct")]:
+        part = counted.removesuffix("n_correct")
+        if f"{part}hits" not in rows:
+            counts = zip(rows[counted], rows[f"{part}n"], strict=True)
+            hits = [counts_of(np.arange(n) < n_correct)["hits"] for n_correct, n in counts]
+            rows = rows.assign(**{f"{part}hits": hits})
+    return rows
+
+
 def results_with(params: Params, tables: Mapping[str, pd.DataFrame], **others: Any) -> Results:
-    """Results of these tables alone; every other one is empty."""
+    """Results of these tables alone, with hits for their counts; every other one is empty."""
     fields = ("latent_spaces", "galleries", "selections", "stops", "dataset", "environment")
     empty: dict[str, Any] = {name: {} for name in fields}
     assert set(tables) <= set(_TABLES)
-    filled = {name: with_accuracy(tables.get(name, pd.DataFrame())) for name in _TABLES}
+    filled = {name: with_accuracy(with_hits(name, tables.get(name, pd.DataFrame()))) for name in _TABLES}
     return Results(params=params, tables=filled, **empty | others)
 
 
@@ -82,6 +103,7 @@ def write_run(root: Path, params: Params, *, diverged: tuple[tuple[int, str], ..
             ("grow/growth", _growth() if params.grow else ()),
             ("push/history", _history(params, seed, diverged)),
             ("compare/comparison", _comparison(params)),
+            ("craft/crafted", _crafted(params)),
             ("white_box/white_box", _white_box(params, attacked)),
             ("robustness/accuracy", _accuracy(attacked, conditions, seed)),
             ("robustness/reliability", _reliability(attacked, conditions)),
@@ -94,11 +116,14 @@ def write_run(root: Path, params: Params, *, diverged: tuple[tuple[int, str], ..
         _write_files(root, params, seed, conditions, diverged)
     for name, rows in tables.items():
         if rows:
-            fields = list(dict.fromkeys(key for row in rows for key in row))
-            write_csv(root / f"{name}.csv", rows, fields=fields)
+            table = with_hits(Path(name).name, pd.DataFrame(rows))
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            table.to_csv(root / f"{name}.csv", index=False)
     counts = {"train": 60, "validation": 20, "test": 20}
     write_json(
-        root / "prepare/images.json", {"classes": _CLASSES, "counts": counts, "image_shape": [1, 4, 4]}
+        root / "prepare/images.json",
+        {"classes": _CLASSES, "counts": counts, "image_shape": [1, 4, 4]}
+        | {"train_counts": [20, 20, 20], "remarks": []},
     )
 
 
@@ -189,7 +214,7 @@ def _comparison(params: Params) -> Iterator[Row]:
             if method not in compare.fixed_nets
             else [len(compare.fractions) - 1]
         ):
-            size = {"params": 500 - 100 * step, "flops": 400, "epochs": 7}
+            size = {"params": 500 - 100 * step, "flops": 400, "epochs": 7, "collapsed": 0, "retried": 0}
             counts = {
                 "validation_n": _N,
                 "validation_n_correct": 70,
@@ -199,10 +224,18 @@ def _comparison(params: Params) -> Iterator[Row]:
             yield {"method": method, "step": step, **size, **counts}
 
 
+UNTOUCHED = {"n_attacked": 80, "n_untouched": 0, "n_vanished": 0}
+
+
+def _crafted(params: Params) -> Iterator[Row]:
+    for source, attack in product(params.sources, params.attacks):
+        yield {"source": source, "attack": attack, "n": _N, "n_correct": 10, **UNTOUCHED}
+
+
 def _white_box(params: Params, models: list[str]) -> Iterator[Row]:
     for attack in params.white_box:
         for model in models:
-            counts = {"n": _N, "n_correct_clean": 90, "n_correct": 40}
+            counts = {"n": _N, "n_correct_clean": 90, "n_correct": 40, **UNTOUCHED}
             yield {"attack": attack, "model": model, **counts, "l2": 1.0, "linf": 0.1}
 
 
@@ -211,7 +244,7 @@ def _accuracy(models: list[str], conditions: list[Condition], seed: int) -> Iter
         for idx, model in enumerate(models):
             n_correct = 90 - idx - seed - (0 if condition.kind == CLEAN else 20)
             confidences = {"confidence_of_hits": 0.75 * n_correct, "confidence_of_misses": 5.0}
-            counts = {"n": _N, "n_correct": n_correct}
+            counts = {"n": _N, "n_correct": n_correct, "collapsed": 0}
             yield {"condition": condition.name, "model": model, **counts, "ece": 0.125, **confidences}
 
 

@@ -35,11 +35,12 @@ from pipeline.params.params import Params
 from pipeline.params.pruning import COMPETITORS, FILTER_CRITERIA, FilterCriterion, FixedNet, SizeUnit
 from pipeline.params.training import Auxiliary, Train
 from pipeline.prune.target_size import Target
+from pipeline.training.again import Tried
 from pipeline.training.classifiers import build_classifier
-from pipeline.training.fit import Outcome
 from pipeline.training.objectives import Objective
-from pipeline.training.predict import Score, evaluate
+from pipeline.training.predict import evaluate
 from pipeline.training.resume import ResumePoint
+from pipeline.uncertainty import unpack_hits
 
 NUMERICS = builders.NUMERICS.model_copy(update={"eval_batch_size": 64})
 
@@ -123,7 +124,7 @@ def contest(folder: Path, method: str = "some", *, seed: int = 0, epochs_before:
     )
 
 
-OUTCOME = Outcome([{"epoch": 1, "collapsed": 1}], Score(50, 40, 0.5))
+TRIED = Tried(collapsed=True, retried=True)
 HEADS = Auxiliary(weight=0.3, batch_norm=False)
 
 
@@ -233,7 +234,7 @@ OWN = {
 def test_at_its_own_widths_a_criterion_is_as_large_as_ours(
     criterion: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Contest, "retrain", lambda *_: OUTCOME)
+    monkeypatch.setattr(Contest, "retrain", lambda *_: TRIED)
     for entrant, reference in zip(play(contest(tmp_path, criterion)), references(), strict=True):
         assert entrant.params == pytest.approx(count_params(reference), rel=0.02)
         assert channels(entrant.model) != channels(reference)
@@ -247,7 +248,7 @@ def test_at_its_own_widths_a_criterion_is_as_large_as_ours(
 def test_kept_layers_and_a_least_width_hold_for_every_method(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Contest, "retrain", lambda *_: OUTCOME)
+    monkeypatch.setattr(Contest, "retrain", lambda *_: TRIED)
     model, before = start(), channels(start())
     kept = "net.stages.1.0.branch3x3.0.conv"
     played = contest(tmp_path, method)
@@ -266,7 +267,7 @@ def test_kept_layers_and_a_least_width_hold_for_every_method(
 def test_where_ours_is_at_a_number_of_flops_or_milliseconds_the_others_match_its_flops(
     unit: SizeUnit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Contest, "retrain", lambda *_: OUTCOME)
+    monkeypatch.setattr(Contest, "retrain", lambda *_: TRIED)
     sizes = [Target(unit, 1.0), Target(unit, 0.5)]
     for entrant, reference in zip(play(contest(tmp_path, "l1_own"), sizes=sizes), references(), strict=True):
         assert entrant.flops == pytest.approx(measure_cost(reference, (1, 8, 8)).flops, rel=0.02)
@@ -275,7 +276,7 @@ def test_where_ours_is_at_a_number_of_flops_or_milliseconds_the_others_match_its
 def test_uniform_widths_take_the_same_share_of_every_layer_but_the_latent_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Contest, "retrain", lambda *_: OUTCOME)
+    monkeypatch.setattr(Contest, "retrain", lambda *_: TRIED)
     entrant = next(play(contest(tmp_path, "l1_own"), ours=references()[:1]))
     before, after = channels(start()), channels(entrant.model)
     inside = [name for name in after if "stages.2" not in name and "decision" not in name]
@@ -286,7 +287,7 @@ def test_uniform_widths_take_the_same_share_of_every_layer_but_the_latent_one(
 
 def test_criteria_keep_different_channels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without retraining: what differs is what the criterion kept."""
-    monkeypatch.setattr(Contest, "retrain", lambda *_: OUTCOME)
+    monkeypatch.setattr(Contest, "retrain", lambda *_: TRIED)
     kept = {
         criterion: states(play(contest(tmp_path, criterion), ours=references()[:1]))[0]
         for criterion in AT_OUR_WIDTHS
@@ -310,7 +311,7 @@ def test_taylor_is_accumulated_over_all_training_images_and_the_others_see_as_ma
             return model
 
         monkeypatch.setattr(competitors, "prune_like", record)
-        monkeypatch.setattr(Contest, "retrain", lambda *_: OUTCOME)
+        monkeypatch.setattr(Contest, "retrain", lambda *_: TRIED)
         list(play(contest(tmp_path, criterion), ours=references()[:1]))
     train = parts().train
     for criterion, on_all in (("taylor", True), ("apoz", False)):
@@ -323,7 +324,7 @@ def test_taylor_is_accumulated_over_all_training_images_and_the_others_see_as_ma
 
 
 def test_random_filters_follow_the_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Contest, "retrain", lambda *_: OUTCOME)
+    monkeypatch.setattr(Contest, "retrain", lambda *_: TRIED)
     one, again, other = (states(play(contest(tmp_path, "random", seed=seed))) for seed in (0, 0, 1))
     assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))
     assert not any(torch.equal(a, b) for a, b in zip(one, other, strict=True))
@@ -474,17 +475,23 @@ def test_streams_are_apart_by_seed_method_purpose_and_step(tmp_path: Path) -> No
 
 def test_a_row_of_the_comparison_holds_counts_on_validation_and_test(tmp_path: Path) -> None:
     played = contest(tmp_path, "l1", seed=3)
-    entrant = played.enter(start(), 1, OUTCOME)
+    entrant = played.enter(start(), 1, TRIED)
     validation, test = (
         evaluate(entrant.model, part, batch_size=50) for part in (parts().validation, parts().test)
     )
     cost = measure_cost(start(), (1, 8, 8))
-    assert comparison_row(played, entrant) == {
+    row = comparison_row(played, entrant)
+    for part, images in (("validation", parts().validation), ("test", parts().test)):
+        with torch.no_grad():
+            right = entrant.model.eval()(images.scaled()).argmax(1) == images.labels
+        assert unpack_hits(row.pop(f"{part}_hits"), 50).tolist() == right.tolist()
+    assert row == {
         "step": 1,
         "params": cost.params,
         "flops": cost.flops,
         "epochs": 4,
         "collapsed": 1,
+        "retried": 1,
         "validation_n": 50,
         "validation_n_correct": validation.n_correct,
         "test_n": 50,
@@ -493,7 +500,7 @@ def test_a_row_of_the_comparison_holds_counts_on_validation_and_test(tmp_path: P
 
 
 def test_weights_that_are_zero_do_not_count_as_parameters_of_an_entrant(tmp_path: Path) -> None:
-    assert contest(tmp_path).enter(start(), 0, OUTCOME, n_params=123).params == 123
+    assert contest(tmp_path).enter(start(), 0, TRIED, n_params=123).params == 123
 
 
 @pytest.mark.parametrize("name", [OURS, "l1"])

@@ -44,7 +44,7 @@ def params(root: Path, **changes: Any) -> ImageFolderData:
         "split_seed": 0,
         "validation_fraction": 0.25,
         "test_fraction": 0.25,
-        "images_per_class": ImagesPerClass(train=None, validation=None, test=None, perturbed=None),
+        "images_per_class": ImagesPerClass(train=None, validation=None, test=None, perturbed=None, seed=0),
         "resize_px": 48,
         "crop_px": None,
         "copies": "refuse",

@@ -183,7 +183,7 @@ EVERYTHING = tuple(job for stage in STAGES for job in of(stage))
             id="noise-seed",
         ),
         pytest.param(("robustness.gallery_images", 4), (*of("robustness"), "report"), id="gallery"),
-        pytest.param(("robustness.bootstrap_resamples", 200), (*of("robustness"), "report"), id="bootstrap"),
+        pytest.param(("robustness.calibration_bins", 7), (*of("robustness"), "report"), id="bins"),
         pytest.param(("lineup.fraction", 0.25), ATTACKED, id="lineup-fraction"),
         pytest.param(("lineup.competitors", ["l1", "han"]), ATTACKED, id="lineup-competitor"),
         pytest.param(("lineup", None), ATTACKED, id="no-lineup"),

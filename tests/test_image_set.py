@@ -22,7 +22,7 @@ def _settings(split_seed: int = 0, validation: float = 0.2, test: float = 0.2) -
         split_seed=split_seed,
         validation_fraction=validation,
         test_fraction=test,
-        images_per_class=ImagesPerClass(train=None, validation=None, test=None, perturbed=None),
+        images_per_class=ImagesPerClass(train=None, validation=None, test=None, perturbed=None, seed=0),
         crop_px=None,
         copies="refuse",
     )

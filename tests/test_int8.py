@@ -11,11 +11,11 @@ import pytest
 import torch
 from test_export import CLASSES
 from tiny_params import params_of
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.compared import int8_models
 from pipeline.export import onnx_bytes
-from pipeline.int8 import int8_bytes, score_onnx
+from pipeline.int8 import hits_of_onnx, int8_bytes
 from pipeline.models import build_model
 from pipeline.models.classifier import Classifier
 
@@ -89,14 +89,12 @@ def test_ranges_come_from_the_calibration_images(files: tuple[bytes, bytes]) -> 
 
 
 @pytest.mark.parametrize("batch_size", [2, 7, 1000])
-def test_a_score_counts_what_onnx_runtime_says(files: tuple[bytes, bytes], batch_size: int) -> None:
+def test_hits_are_those_of_onnx_runtime(files: tuple[bytes, bytes], batch_size: int) -> None:
     data = builders.parts().validation
-    score = score_onnx(files[1], data, batch_size=batch_size)
     logits = logits_of(files[1], data.scaled())
-    assert score.n == len(data)
-    assert score.n_correct == int((logits.argmax(1) == data.labels.numpy()).sum())
-    loss = nn.functional.cross_entropy(torch.from_numpy(logits), data.labels)
-    assert score.loss == pytest.approx(float(loss), rel=1e-5)
+    expected = logits.argmax(1) == data.labels.numpy()
+    assert 0 < expected.sum() <= len(data)
+    assert np.array_equal(hits_of_onnx(files[1], data, batch_size=batch_size), expected)
 
 
 def test_the_parameter_first_models_have_eight_bit_files_where_params_ask_for_them() -> None:

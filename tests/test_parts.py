@@ -48,7 +48,7 @@ def prepare(folder: Path, out: Path, store: str) -> Path:
         "copies": "allow",
     }
     options |= {"validation_fraction": 0.25, "test_fraction": 0.25, "max_unreadable_share": 0.0}
-    limits = ImagesPerClass(train=None, validation=None, test=None, perturbed=2)
+    limits = ImagesPerClass(train=None, validation=None, test=None, perturbed=2, seed=0)
     out.mkdir()
     save_image_set(read_dataset(ImageFolderData(images_per_class=limits, store=store, **options)), out)
     return out

@@ -15,7 +15,7 @@ from pipeline.readers import read_dataset
 
 Arrays = dict[str, Any]
 RULE = FirstPerClass(rule="first_per_class", images=2)
-ALL = ImagesPerClass(train=None, validation=None, test=None, perturbed=None)
+ALL = ImagesPerClass(train=None, validation=None, test=None, perturbed=None, seed=0)
 
 
 def _arrays(shape: tuple[int, ...] = (4, 5, 3), n_train: int = 18, n_test: int = 6) -> Arrays:
@@ -114,7 +114,7 @@ def test_sizes_are_handed_on(file: Path) -> None:
 
 def test_at_most_so_many_of_each_class(file: Path) -> None:
     np.savez(file, **_arrays())
-    limits = ImagesPerClass(train=3, validation=1, test=2, perturbed=1)
+    limits = ImagesPerClass(train=3, validation=1, test=2, perturbed=1, seed=0)
     data = _read(file, images_per_class=limits)
     assert {name: len(idx) for name, idx in data.split.items()} == {"train": 9, "validation": 3, "test": 6}
     assert len(data.images) == 18

@@ -31,7 +31,7 @@ from pipeline.params.data import (
 )
 from pipeline.readers import read_dataset
 
-ALL = ImagesPerClass(train=None, validation=None, test=None, perturbed=None)
+ALL = ImagesPerClass(train=None, validation=None, test=None, perturbed=None, seed=0)
 IDX_NAMES = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}
 TRAIN_IMAGES, TRAIN_LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 TEST_IMAGES, TEST_LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"

@@ -39,7 +39,7 @@ def data_section(root: Path, **changes: Any) -> dict[str, Any]:
         "split_seed": 0,
         "validation_fraction": 0.2,
         "test_fraction": 0.2,
-        "images_per_class": dict.fromkeys((*SPLITS, "perturbed")),
+        "images_per_class": dict.fromkeys((*SPLITS, "perturbed")) | {"seed": 0},
         "resize_px": 8,
         "crop_px": None,
         "copies": "allow",

@@ -45,7 +45,7 @@ def write_face(file: Path, seed: int) -> None:
 
 def files_of(root: Path) -> dict[str, Any]:
     """What all sections on files need."""
-    nothing = dict.fromkeys((*SPLITS, "perturbed"))
+    nothing: dict[str, Any] = dict.fromkeys((*SPLITS, "perturbed")) | {"seed": 0}
     return {
         "root": str(root),
         "images_per_class": ImagesPerClass(**nothing),

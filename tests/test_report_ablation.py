@@ -65,9 +65,10 @@ def test_an_effect_is_the_mean_change_between_matching_nets_with_its_interval_ov
         changes = np.array(ADDED[part]) / N
         change = by_words[words].change
         assert change.mean == pytest.approx(changes.mean())
+        # At least as wide as the seeds' own interval: the images come on top of it.
         half = stats.t.ppf(0.975, 2) * changes.std(ddof=1) / np.sqrt(3)
-        assert change.half_width == pytest.approx(half)
-        assert change.n == len(SEEDS)
+        assert (change.high - change.low) / 2 > half
+        assert (change.n, change.n_images) == (len(SEEDS), N)
         # Of each seed eight: the three other parts have two levels each, as noisy scores are looked at apart.
         assert (by_words[words].n_pairs, by_words[words].n_collapsed) == (24, 0)
 
@@ -117,15 +118,16 @@ def test_the_section_says_change_pairs_and_verdict_of_each_part() -> None:
     assert text.startswith("## Which part pays\n")
     assert "has had 9 epochs of training in all" in text
     lines = lines_of(text)
-    assert lines[PUSH] == ["+2.20 ± 0.50", "24", "0", "helps"]
+    assert lines[PUSH] == ["+2.20 [+1.42, +2.98]", "24", "0", "helps"]
     assert lines[SALIENCY][-1] == "harms"
     assert lines[GLOBAL][-1] == "undecided"
-    assert lines[RAMPED] == ["+0.10 ± 0.00", "24", "0", "helps"]
+    # The same single image in every seed: nothing is shown by it.
+    assert lines[RAMPED] == ["+0.10 [-0.18, +0.38]", "24", "0", "undecided"]
 
 
 def test_one_seed_leaves_everything_undecided() -> None:
     lines = lines_of(ablation_section(results(table(1))))
-    assert lines[PUSH] == ["+2.00", "8", "0", "undecided"]
+    assert lines[PUSH] == ["+2.00 [+1.41, +2.59]", "8", "0", "undecided"]
     assert lines[SALIENCY][-1] == "undecided"
 
 
@@ -139,7 +141,7 @@ def test_every_way_has_its_accuracy_in_a_table_of_its_start_and_training() -> No
     first = text.partition("pushed, retrained with push none:")[2].partition("Test accuracy")[0]
     lines = lines_of(first)
     assert lines["score"] == ["layer", "global"]
-    assert lines["deconvolution"][0] == "92.20 ± 0.50"
+    assert lines["deconvolution"][0] == "92.20 [90.29, 93.76]"
     assert lines["saliency"][0].endswith(" (1 collapsed)")
 
 

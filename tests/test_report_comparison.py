@@ -4,9 +4,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from report_builders import results_with
+from scipy.stats import t
 from tiny_params import Change, params_of
 
 from pipeline.compared import OURS
@@ -87,13 +89,19 @@ def tables(section: str) -> list[dict[str, list[str]]]:
     return found
 
 
+def means(cells: list[str]) -> list[str]:
+    """The cells without their intervals, which `test_uncertainty.py` looks at."""
+    return [re.sub(r" \[.*?\]", "", cell) for cell in cells]
+
+
 def test_accuracies_are_means_over_seeds_with_their_intervals() -> None:
-    accuracies = tables(comparison_section(results()))[0]
+    accuracies = {name: means(cells) for name, cells in tables(comparison_section(results()))[0].items()}
+    whole = tables(comparison_section(results()))[0]["push and prune (ours)"]
+    assert all(re.fullmatch(r"[\d.]+ \[[\d.]+, [\d.]+\]", cell) for cell in whole)
     assert accuracies["method"] == ["5,000 parameters", "2,500 parameters"]
-    # Student's t with two degrees of freedom: 4.3027 standard errors.
-    assert accuracies["push and prune (ours)"] == ["95.00 ± 0.50", "90.00 ± 1.24"]
-    assert accuracies["L1 norm (Li et al.)"] == ["96.00 ± 0.50", "88.00 ± 1.49"]
-    assert accuracies["single weights (Han et al.)"] == ["92.00 ± 0.25", "90.10 ± 0.66"]
+    assert accuracies["push and prune (ours)"] == ["95.00", "90.00"]
+    assert accuracies["L1 norm (Li et al.)"] == ["96.00", "88.00"]
+    assert accuracies["single weights (Han et al.)"] == ["92.00", "90.10"]
     assert list(accuracies)[1:] == [
         "push and prune (ours)",
         "L1 norm (Li et al.)",
@@ -105,12 +113,19 @@ def test_accuracies_are_means_over_seeds_with_their_intervals() -> None:
 def test_differences_are_paired_by_seed_and_bold_where_the_interval_leaves_out_zero() -> None:
     differences = tables(comparison_section(results()))[1]
     assert "push and prune (ours)" not in differences
-    # Ten images in every seed: no spread at all. Then -20, -19, -21.
-    assert differences["L1 norm (Li et al.)"] == ["**+1.00 ± 0.00**", "**-2.00 ± 0.25**"]
+    # Ten images in every seed, no spread of seeds: Student's interval of 1,002 images, two of them added. By the hits
+    # of the builder l1's are images 950 to 959, 952 to 961 and 948 to 957.
+    values = np.mean([[start <= i < start + 10 for i in range(1000)] for start in (950, 952, 948)], axis=0)
+    values = [*values, 1, -1]
+    half = float(t.ppf(0.975, 1001) * np.std(values, ddof=1) / np.sqrt(1002))
+    ten = f"**+1.00 [{1 - 100 * half:+.2f}, {1 + 100 * half:+.2f}]**"
+    assert differences["L1 norm (Li et al.)"][0] == ten
+    # -20, -19, -21.
+    assert means(differences["L1 norm (Li et al.)"]) == ["**+1.00**", "**-2.00**"]
     # -30, -31, -29; then 0, -1, 4.
-    assert differences["single weights (Han et al.)"] == ["**-3.00 ± 0.25**", "+0.10 ± 0.66"]
+    assert means(differences["single weights (Han et al.)"]) == ["**-3.00**", "+0.10"]
     # 1, -2, 2; then -2, 3, -5.
-    assert differences["ours, trained from scratch"] == ["+0.03 ± 0.52", "-0.13 ± 1.00"]
+    assert means(differences["ours, trained from scratch"]) == ["+0.03", "-0.13"]
 
 
 def test_the_order_of_rows_does_not_matter() -> None:
@@ -122,7 +137,7 @@ def test_the_order_of_rows_does_not_matter() -> None:
 def test_the_verdict_counts_comparisons_that_are_decided() -> None:
     section = comparison_section(results())
     assert (
-        "Of 6 comparisons ours is better in 2, worse in 1 and undecided at this number of seeds in 3"
+        "Of 6 comparisons ours is better in 2, worse in 1 and undecided at this number of seeds and images in 3"
         in section
     )
     assert (
@@ -144,21 +159,21 @@ def test_equal_means_put_ours_first() -> None:
         ]
     )
     section = comparison_section(results(table=table))
-    assert "ours is better in 0, worse in 0 and undecided at this number of seeds in 6" in section
+    assert "ours is better in 0, worse in 0 and undecided at this number of seeds and images in 6" in section
     assert section.count("best is push and prune (ours)") == 2
     assert section.count("ours is number 1 of 4") == 2
-    assert set(tables(section)[1]["L1 norm (Li et al.)"]) == {"+0.00 ± 0.00"}
+    assert set(means(tables(section)[1]["L1 norm (Li et al.)"])) == {"+0.00"}
 
 
-def test_a_single_seed_decides_nothing_and_has_no_intervals() -> None:
+def test_a_single_seed_decides_nothing_and_has_the_intervals_of_its_images() -> None:
     section = comparison_section(results(1))
     accuracies, differences, fixed = tables(section)
-    assert accuracies["push and prune (ours)"] == ["95.00", "90.00"]
-    assert differences["single weights (Han et al.)"] == ["-3.00", "+0.00"]
+    assert means(accuracies["push and prune (ours)"]) == ["95.00", "90.00"]
+    assert means(differences["single weights (Han et al.)"]) == ["-3.00", "+0.00"]
     assert "**" not in section
-    assert "±" not in section
-    assert "better in 0, worse in 0 and undecided at this number of seeds in 6" in section
-    assert fixed["resnet6"][-1] == "70.10"
+    assert "one seed, and its 95% interval, which is that of the images alone" in section
+    assert "better in 0, worse in 0 and undecided at this number of seeds and images in 6" in section
+    assert means(fixed["resnet6"])[-1] == "70.10"
 
 
 def test_fixed_nets_have_a_table_of_their_own_and_no_part_in_the_contest() -> None:
@@ -167,7 +182,7 @@ def test_fixed_nets_have_a_table_of_their_own_and_no_part_in_the_contest() -> No
     assert "resnet6" not in accuracies
     assert "resnet6" not in differences
     assert fixed["net"] == ["from", "parameters", "FLOPs", "epochs", "test, %"]
-    assert fixed["resnet6"] == ["fresh weights", "1,234", "12,340", "11", "70.10 ± 0.25"]
+    assert means(fixed["resnet6"]) == ["fresh weights", "1,234", "12,340", "11", "70.10"]
     assert "of 4 (" in section
 
 
@@ -195,7 +210,7 @@ def test_every_criterion_has_a_label(criterion: str) -> None:
     table = comparison(3).replace({"method": {"l1": criterion}})
     changes: list[Change] = [("compare.competitors", [criterion]), ("lineup.competitors", [])]
     section = comparison_section(results(3, *changes, table=table))
-    assert tables(section)[0][LABELS[criterion]] == ["96.00 ± 0.50", "88.00 ± 1.49"]
+    assert means(tables(section)[0][LABELS[criterion]]) == ["96.00", "88.00"]
 
 
 def test_a_variant_of_ours_stands_beside_ours() -> None:
@@ -207,7 +222,7 @@ def test_a_variant_of_ours_stands_beside_ours() -> None:
         ("lineup.competitors", []),
     ]
     section = comparison_section(results(3, *changes, table=table))
-    assert tables(section)[0]["ours, saliency"] == ["96.00 ± 0.50", "88.00 ± 1.49"]
+    assert means(tables(section)[0]["ours, saliency"]) == ["96.00", "88.00"]
 
 
 def test_without_competitors_ours_and_the_fixed_nets_stand_alone() -> None:
@@ -227,15 +242,16 @@ def test_where_nothing_is_compared_there_is_no_section_and_no_figure(tmp_path: P
 def test_the_text_says_what_the_params_say() -> None:
     section = comparison_section(results(3, ("compare.retraining.epochs", 17), ("report.confidence", 0.9)))
     assert "17 epochs" in section
-    assert "mean and 90% interval over 3 seeds" in section
-    # Student's t at 90 %: 2.92 standard errors.
-    assert tables(section)[0]["push and prune (ours)"] == ["95.00 ± 0.34", "90.00 ± 0.84"]
+    assert "mean and 90% interval over 3 seeds and their images" in section
+    wider = tables(comparison_section(results()))[0]["push and prune (ours)"]
+    assert means(wider) == means(tables(section)[0]["push and prune (ours)"])
+    assert wider != tables(section)[0]["push and prune (ours)"]
 
 
 def test_a_method_that_lacks_a_seed_is_not_compared_with_other_seeds() -> None:
     table = comparison(3)
     lacking = table[~((table["method"] == "l1") & (table["seed"] == 1))]
-    with pytest.raises(ValueError, match=r"shorter|longer"):
+    with pytest.raises(ValueError, match=r"seeds \[0, 1, 2\], got \[0, 2\]"):
         comparison_section(results(table=lacking))
 
 

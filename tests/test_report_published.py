@@ -12,7 +12,7 @@ from pipeline.compared import OURS, main_models
 from pipeline.params.file import read_params
 from pipeline.params.params import Params, PublishedName
 from pipeline.report.published import DROPS, PERTURBATIONS, SCORES, published_drops, published_scores
-from pipeline.report.results import Results
+from pipeline.report.results import Results, without_hits
 
 NAMES: tuple[PublishedName, ...] = get_args(PublishedName)
 
@@ -91,32 +91,33 @@ def results(name: PublishedName | None) -> Results:
 def test_competitors_stand_at_the_size_nearest_to_the_published_one() -> None:
     lines = published_scores(results("mnist")).splitlines()
     (han,) = (line for line in lines if "Han et al." in line)
-    assert "| 96.9 | 38,600 | han, in the comparison | 96.00 | 40,000 |" in han
+    assert "| 96.9 | 38,600 | han, in the comparison | 96.00 [94.60, 97.05] | 40,000 |" in han
     (ours,) = (line for line in lines if "ours, in the comparison" in line)
-    assert "| 97.6 | 38,600 | ours, in the comparison | 97.00 | 40,000 |" in ours
+    assert "| 97.6 | 38,600 | ours, in the comparison | 97.00 [95.75, 97.89] | 40,000 |" in ours
 
 
 def test_competitors_of_a_run_that_compares_nothing_are_not_in_it() -> None:
     found = results("mnist")
     without = found.params.model_copy(update={"compare": None, "lineup": None})
-    lines = published_scores(results_with(without, {"scores": found.tables["scores"]})).splitlines()
+    lines = published_scores(
+        results_with(without, {"scores": without_hits(found.tables["scores"])})
+    ).splitlines()
     (han,) = (line for line in lines if "Han et al." in line)
     assert "| 96.9 | 38,600 | han | not in this run |" in han
-    assert any("| base | thesis Table 4-2 | test | 98.1 | 4,000,000 | original | 98.00 |" in x for x in lines)
+    assert any("| base | thesis Table 4-2 | test | 98.1 | 4,000,000 | original | 98.00 [" in x for x in lines)
 
 
 def test_published_and_own_scores_keep_to_their_part_of_the_split() -> None:
     lines = published_scores(results("mnist")).splitlines()
     assert any(
-        "| base | thesis 4.3.1 | validation | 97.9 | 4,000,000 | original | 98.00 | 4,000,000 |" in x
-        for x in lines
+        "| base | thesis 4.3.1 | validation | 97.9 | 4,000,000 | original | 98.00 [" in x for x in lines
     )
-    assert any("| base | thesis Table 4-2 | test | 98.1 | 4,000,000 | original | 98.00 |" in x for x in lines)
+    assert any("| base | thesis Table 4-2 | test | 98.1 | 4,000,000 | original | 98.00 [" in x for x in lines)
 
 
 def test_a_perturbation_that_the_run_lacks_is_said() -> None:
     lines = published_drops(results("cifar100")).splitlines()
-    assert any("| gaussian | original | thesis Table 5-1 | -2.5 | -2.00 |" in line for line in lines)
+    assert any("| gaussian | original | thesis Table 5-1 | -2.5 | -2.00 [" in line for line in lines)
     assert any("| speckle |" in line and "not in this run" in line for line in lines)
 
 

@@ -148,7 +148,7 @@ def test_results_are_those_of_the_cpu(
 
 # Lazy layers, which auxiliary heads have, get their weights where this device cannot see it.
 PARAMS = params_of(
-    ("data.images_per_class", {"train": 20, "validation": 20, "test": 20, "perturbed": None}),
+    ("data.images_per_class", {"train": 20, "validation": 20, "test": 20, "perturbed": None, "seed": 0}),
     ("train.auxiliary", None),
     ("train.training.epochs", 2),
     ("prune.retraining.epochs", 2),

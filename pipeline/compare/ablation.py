@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -25,9 +26,11 @@ from pipeline.prune.task_utility import discriminants_by, unravel_utility
 from pipeline.robustness.noise import add_noise
 from pipeline.robustness.outcomes import predict
 from pipeline.saliency import trace_saliency
+from pipeline.training.again import Tried, once_more
 from pipeline.training.fresh import fresh_copy, train_plainly
-from pipeline.training.predict import evaluate
+from pipeline.training.predict import hits_on
 from pipeline.training.push_objective import train_with_push
+from pipeline.uncertainty import counts_of
 
 if TYPE_CHECKING:
     from pipeline.compare.criteria import Criterion
@@ -36,7 +39,8 @@ if TYPE_CHECKING:
     from pipeline.params.machine import Numerics
     from pipeline.params.perturbations import Noise
     from pipeline.params.pruning import Score, Surgery, Widths
-    from pipeline.params.training import BalancedSchedule, Lda, Train
+    from pipeline.params.training import BalancedSchedule, Lda, ShuffledSchedule, Train
+    from pipeline.training.fit import Outcome
     from pipeline.training.resume import ResumePoint
 
 # How the cut net is trained: retrained without or with the push faded in, or its architecture from scratch.
@@ -135,36 +139,47 @@ def _scored(way: Way, start: Classifier, images: Images) -> dict[str, Utility]:
     return {name: Utility(score.view(-1, 1, 1)) for name, score in scores.items()}
 
 
-def train(way: Way, model: Classifier, step: int) -> Iterator[tuple[str, Classifier, bool]]:
-    """A cut net's trainings by name, the net that each leaves, and whether it collapsed."""
+def train(way: Way, model: Classifier, step: int) -> Iterator[tuple[str, Classifier, Tried]]:
+    """A cut net's trainings by name, the net that each leaves, and how it ended."""
     for name in TRAININGS[: 3 if way.scratch else 2]:
         point = way.resume.child(step, name)
         if name == "scratch":
             trained = fresh_copy(model, seed=way.stream("weights"))
             epochs = way.epochs_before + way.retraining.epochs
-            outcome = train_plainly(
-                trained,
-                way.training.training.model_copy(update={"epochs": epochs}),
-                way.parts,
-                auxiliary=way.training.auxiliary,
-                seed=way.stream("train"),
-                resume=point,
-                numerics=way.numerics,
-            )
+            settings = way.training.training.model_copy(update={"epochs": epochs})
+            tried = once_more(partial(_from_scratch, way, trained), trained, settings, point)
         else:
             trained = copy.deepcopy(model)
-            outcome = train_with_push(
-                trained,
-                way.retraining,
-                way.parts,
-                way.lda,
-                push=cast("Any", name),
-                auxiliary=way.training.auxiliary,
-                seed=way.stream("retrain"),
-                resume=point,
-                numerics=way.numerics,
-            )
-        yield name, trained, outcome.collapsed
+            tried = once_more(partial(_retrain, way, trained, name), trained, way.retraining, point)
+        yield name, trained, tried
+
+
+def _from_scratch(way: Way, model: Classifier, settings: ShuffledSchedule, resume: ResumePoint) -> Outcome:
+    return train_plainly(
+        model,
+        settings,
+        way.parts,
+        auxiliary=way.training.auxiliary,
+        seed=way.stream("train"),
+        resume=resume,
+        numerics=way.numerics,
+    )
+
+
+def _retrain(
+    way: Way, model: Classifier, push: str, settings: BalancedSchedule, resume: ResumePoint
+) -> Outcome:
+    return train_with_push(
+        model,
+        settings,
+        way.parts,
+        way.lda,
+        push=cast("Any", push),
+        auxiliary=way.training.auxiliary,
+        seed=way.stream("retrain"),
+        resume=resume,
+        numerics=way.numerics,
+    )
 
 
 def rows(
@@ -181,14 +196,14 @@ def rows(
     batch_size, perturbed = way.numerics.eval_batch_size, way.parts.perturbed
     for step, smaller in enumerate(cut(way, start, targets)):
         cost = measure_cost(smaller, way.parts.image_set.image_shape)
-        for name, trained, collapsed in train(way, smaller.to(way.parts.train.device), step):
+        for name, trained, tried in train(way, smaller.to(way.parts.train.device), step):
             row = {"step": step, "training": name, "params": cost.params, "flops": cost.flops}
-            row |= {"epochs": way.epochs_before + way.retraining.epochs, "collapsed": int(collapsed)}
+            row |= {"epochs": way.epochs_before + way.retraining.epochs, "collapsed": int(tried.collapsed)}
+            row["retried"] = int(tried.retried)
             for part in ("validation", "test"):
-                score = evaluate(trained, getattr(way.parts, part), batch_size=batch_size)
-                row |= {f"{part}_n": score.n, f"{part}_n_correct": score.n_correct}
+                hits = hits_on(trained, getattr(way.parts, part), batch_size=batch_size)
+                row |= counts_of(hits, f"{part}_")
             if noisy_test is not None:
-                labels = perturbed.labels.cpu()
-                found = predict(trained, noisy_test, batch_size=batch_size).n_correct(labels)
-                row |= {"noisy_n": len(labels), "noisy_n_correct": found}
+                found = predict(trained, noisy_test, batch_size=batch_size)
+                row |= counts_of(found.hits(perturbed.labels.cpu()).numpy(), "noisy_")
             yield row

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor
 
@@ -25,10 +25,12 @@ from pipeline.prune import prune_like
 from pipeline.prune.rounds import limits, surgery_options
 from pipeline.prune.target_size import Target, measure_size, prune_to_size
 from pipeline.prune.task_utility import TaskUtility, discriminants_by, trace_images, unravel_utility
+from pipeline.training.again import Tried, once_more
 from pipeline.training.classifiers import build_classifier
 from pipeline.training.fresh import fresh_copy, train_plainly
-from pipeline.training.predict import evaluate
+from pipeline.training.predict import hits_on
 from pipeline.training.push_objective import train_with_push
+from pipeline.uncertainty import counts_of
 
 if TYPE_CHECKING:
     from pipeline.compare.criteria import Criterion
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     from pipeline.models.classifier import Classifier
     from pipeline.params.machine import Numerics
     from pipeline.params.pruning import FixedNet, SizeUnit, Surgery, Widths
-    from pipeline.params.training import Auxiliary, Lda, Retraining, Train
+    from pipeline.params.training import Auxiliary, Lda, Retraining, ShuffledSchedule, Train
     from pipeline.training.fit import Outcome
     from pipeline.training.resume import ResumePoint
 
@@ -65,7 +67,7 @@ class Entrant:
     """A method's model at one of the sizes.
 
     `params` counts weights that are not zero, `epochs` all so far; `collapsed` is how its training ended
-    (`Outcome.collapsed`).
+    (`Outcome.collapsed`), `retried` whether a first one at the full learning rate had collapsed.
     """
 
     step: int
@@ -74,6 +76,7 @@ class Entrant:
     flops: int
     epochs: int
     collapsed: bool
+    retried: bool
 
 
 @dataclass(frozen=True)
@@ -116,38 +119,46 @@ class Contest:
             batch_size=self.numerics.eval_batch_size,
         )
 
-    def retrain(self, model: Classifier, step: int) -> Outcome:
+    def retrain(self, model: Classifier, step: int) -> Tried:
         """Retrain in place, on class-balanced batches."""
-        return train_with_push(
-            model,
-            self.retraining,
-            self.parts,
-            self.lda,
-            push=self.retraining.push if is_ours(self.method) else "none",
-            auxiliary=self.auxiliary,
-            seed=self.stream("retrain", step),
-            resume=self.resume.child(step),
-            numerics=self.numerics,
-        )
 
-    def train(self, model: Classifier, training: Train, step: int, *, stream: int, point: object) -> Outcome:
+        def fit(settings: Retraining, resume: ResumePoint) -> Outcome:
+            return train_with_push(
+                model,
+                settings,
+                self.parts,
+                self.lda,
+                push=settings.push if is_ours(self.method) else "none",
+                auxiliary=self.auxiliary,
+                seed=self.stream("retrain", step),
+                resume=resume,
+                numerics=self.numerics,
+            )
+
+        return once_more(fit, model, self.retraining, self.resume.child(step))
+
+    def train(self, model: Classifier, training: Train, step: int, *, stream: int, point: object) -> Tried:
         """Train in place as the base was, for as many epochs as ours of this step has had."""
-        return train_plainly(
-            model,
-            training.training.model_copy(update={"epochs": self.epochs(step)}),
-            self.parts,
-            auxiliary=training.auxiliary,
-            seed=stream,
-            resume=self.resume.child(point),
-            numerics=self.numerics,
-        )
 
-    def enter(
-        self, model: Classifier, step: int, outcome: Outcome, *, n_params: int | None = None
-    ) -> Entrant:
+        def fit(settings: ShuffledSchedule, resume: ResumePoint) -> Outcome:
+            return train_plainly(
+                model,
+                settings,
+                self.parts,
+                auxiliary=training.auxiliary,
+                seed=stream,
+                resume=resume,
+                numerics=self.numerics,
+            )
+
+        settings = training.training.model_copy(update={"epochs": self.epochs(step)})
+        return once_more(fit, model, settings, self.resume.child(point))
+
+    def enter(self, model: Classifier, step: int, tried: Tried, *, n_params: int | None = None) -> Entrant:
         """The record of a trained model."""
         cost = measure_cost(model, self.parts.image_set.image_shape)
-        return Entrant(step, model, n_params or cost.params, cost.flops, self.epochs(step), outcome.collapsed)
+        n_params = n_params or cost.params
+        return Entrant(step, model, n_params, cost.flops, self.epochs(step), tried.collapsed, tried.retried)
 
 
 def entrants(
@@ -251,16 +262,16 @@ def prune_weights(contest: Contest, start: Classifier, references: Sequence[Clas
     for step, reference in enumerate(references):
         n_params, model = count_params(reference), copy.deepcopy(model)
         with masked(model, magnitude_masks(model, n_params, output_share=_OUTPUT_SHARE)):
-            outcome = contest.retrain(model, step)
-        yield contest.enter(model, step, outcome, n_params=n_params)
+            tried = contest.retrain(model, step)
+        yield contest.enter(model, step, tried, n_params=n_params)
 
 
 def from_scratch(contest: Contest, references: Sequence[Classifier], training: Train) -> Iterator[Entrant]:
     """Our architectures with fresh weights, by the base's training for as many epochs as ours has had."""
     for step, reference in enumerate(references):
         model = fresh_copy(reference, seed=contest.stream("weights", step))
-        outcome = contest.train(model, training, step, stream=contest.stream("train", step), point=step)
-        yield contest.enter(model, step, outcome)
+        tried = contest.train(model, training, step, stream=contest.stream("train", step), point=step)
+        yield contest.enter(model, step, tried)
 
 
 def fixed_net(contest: Contest, net: FixedNet, training: Train, last: int) -> Entrant:
@@ -278,14 +289,13 @@ def fixed_net(contest: Contest, net: FixedNet, training: Train, last: int) -> En
     return contest.enter(model, last, contest.train(model, plain, last, stream=stream, point="fixed"))
 
 
-def comparison_row(contest: Contest, entrant: Entrant) -> dict[str, int]:
+def comparison_row(contest: Contest, entrant: Entrant) -> dict[str, Any]:
     """An entrant, scored, as a row of the comparison's table."""
     model, parts = entrant.model, contest.parts
-    validation = evaluate(model, parts.validation, batch_size=contest.numerics.eval_batch_size)
-    test = evaluate(model, parts.test, batch_size=contest.numerics.eval_batch_size)
+    batch_size = contest.numerics.eval_batch_size
     return (
         {"step": entrant.step, "params": entrant.params, "flops": entrant.flops, "epochs": entrant.epochs}
-        | {"collapsed": int(entrant.collapsed)}
-        | {"validation_n": validation.n, "validation_n_correct": validation.n_correct}
-        | {"test_n": test.n, "test_n_correct": test.n_correct}
+        | {"collapsed": int(entrant.collapsed), "retried": int(entrant.retried)}
+        | counts_of(hits_on(model, parts.validation, batch_size=batch_size), "validation_")
+        | counts_of(hits_on(model, parts.test, batch_size=batch_size), "test_")
     )

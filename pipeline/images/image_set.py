@@ -52,6 +52,7 @@ class ImageSet:
     resize_px: int | None = None
     crop_px: int | None = None
     perturbed_per_class: int | None = None
+    perturbed_seed: int = 0
     known_normalization: tuple[list[float], list[float]] | None = None
     skipped: tuple[tuple[str, str], ...] = ()
     names: npt.NDArray[Any] | None = None
@@ -117,11 +118,17 @@ class ImageSet:
         return digest.hexdigest()
 
 
-def first_per_class(labels: Labels, n: int | None) -> Indices:
-    """Indices, rising, of the first `n` of each class; None for all."""
+def draw_per_class(labels: Labels, n: int | None, seed: Sequence[int]) -> Indices:
+    """Indices, rising, of `n` of each class, drawn by seed, or of all of a smaller one; None for all.
+
+    Not the first ones: files and published sets lie in an order, by writer or by difficulty (MNIST's test part has the
+    cleaner digits first).
+    """
     if n is None or not len(labels):
         return np.arange(len(labels))
-    return np.sort(np.concatenate([np.flatnonzero(labels == label)[:n] for label in np.unique(labels)]))
+    random = np.random.default_rng(seed)
+    classes = (np.flatnonzero(labels == label) for label in np.unique(labels))
+    return np.sort(np.concatenate([random.permutation(idx)[:n] for idx in classes]))
 
 
 def check_image_set(data: ImageSet, where: str) -> None:
@@ -208,6 +215,7 @@ def save_image_set(data: ImageSet, folder: Path) -> None:
             "resize_px": data.resize_px,
             "crop_px": data.crop_px,
             "perturbed_per_class": data.perturbed_per_class,
+            "perturbed_seed": data.perturbed_seed,
             "files": files and {"root": files.root.as_posix(), "resize_px": files.resize_px},
             "normalization": {"mean": mean, "std": std},
             "sha256": data.checksum(),
@@ -232,6 +240,7 @@ def load_image_set(folder: Path) -> ImageSet:
             resize_px=info["resize_px"],
             crop_px=info["crop_px"],
             perturbed_per_class=info["perturbed_per_class"],
+            perturbed_seed=info["perturbed_seed"],
             known_normalization=(info["normalization"]["mean"], info["normalization"]["std"]),
         )
         expected = str(info["sha256"])

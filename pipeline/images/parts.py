@@ -13,7 +13,7 @@ from torch.nn.functional import interpolate
 from pipeline.images.augmentation import center_crop
 from pipeline.images.file_index import FileIndex
 from pipeline.images.file_reader import FileReader
-from pipeline.images.image_set import ImageSet, SplitName, first_per_class, load_image_set
+from pipeline.images.image_set import SPLITS, ImageSet, SplitName, draw_per_class, load_image_set
 
 # Images that are read at a time where all are wanted.
 _AT_A_TIME = 1_000
@@ -87,11 +87,11 @@ class Images:
         """The first `n` images as float32 in [0, 1], cropped to the centre."""
         return self.take(torch.arange(min(n, len(self)))).scaled()
 
-    def first_per_class(self, n: int | None) -> Images:
-        """The first `n` images of each class, in the part's order; None for all."""
+    def draw_per_class(self, n: int | None, seed: Sequence[int]) -> Images:
+        """`n` images of each class, drawn by seed, in the part's order; None for all."""
         if n is None:
             return self
-        return self.take(torch.from_numpy(first_per_class(self.labels.cpu().numpy(), n)))
+        return self.take(torch.from_numpy(draw_per_class(self.labels.cpu().numpy(), n, seed)))
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,9 @@ class Parts:
     @property
     def perturbed(self) -> Images:
         """The test images that noise and attacks are tried on."""
-        return self.test.first_per_class(self.image_set.perturbed_per_class)
+        # No part of the split draws with this second number.
+        seed = (self.image_set.perturbed_seed, len(SPLITS))
+        return self.test.draw_per_class(self.image_set.perturbed_per_class, seed)
 
 
 def load_parts(folder: Path, device: torch.device, *, workers: int = 0) -> Parts:

@@ -13,7 +13,7 @@ FolderName = Annotated[str, Field(min_length=1)]
 
 
 class ImagesPerClass(Section):
-    """How many images of each class a part has at most, the first ones of it; null takes all.
+    """How many images of each class a part has at most, drawn by `seed`; null takes all.
 
     `perturbed`: the test images that noise and attacks are tried on.
     """
@@ -22,6 +22,7 @@ class ImagesPerClass(Section):
     validation: Images | None
     test: Images | None
     perturbed: Images | None
+    seed: Seed
 
 
 class DataSection(Section):

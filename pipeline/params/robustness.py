@@ -1,6 +1,6 @@
 """Sections on robustness: the sources of attacks, who is attacked, and the comparison."""
 
-from pipeline.params.bounds import Bins, Fraction, OpenFraction, Pictures, Resamples, Seed
+from pipeline.params.bounds import Bins, Fraction, OpenFraction, Pictures, Seed
 from pipeline.params.nets.sections import Architecture
 from pipeline.params.pruning import Competitor
 from pipeline.params.sections import Section
@@ -23,9 +23,8 @@ class Lineup(Section):
 
 
 class Robustness(Section):
-    """How the comparison is made; intervals within a seed come from paired resamples of the images."""
+    """How the comparison is made."""
 
-    bootstrap_resamples: Resamples
     calibration_bins: Bins
     gallery_images: Pictures
     gallery_seed: Seed

@@ -38,7 +38,9 @@ def read_dataset(params: Data, *, out: Path = Path()) -> ImageSet:
     """
     data = _read(params, out)
     limits = params.images_per_class
-    data = replace(data, crop_px=params.crop_px, perturbed_per_class=limits.perturbed if limits else None)
+    data = replace(data, crop_px=params.crop_px)
+    if limits:
+        data = replace(data, perturbed_per_class=limits.perturbed, perturbed_seed=limits.seed)
     if limits and not isinstance(params, FolderData):  # whose files are limited before they are read
         data = limit_images(data, limits)
     check_image_set(data, f"data set {params.source}")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.images.image_set import SPLITS, Indices, Labels, SplitName, first_per_class
+from pipeline.images.image_set import SPLITS, Indices, Labels, SplitName, draw_per_class
 
 if TYPE_CHECKING:
     from pipeline.params.data import ImagesPerClass
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def limit_parts(
     labels: Labels, split: dict[SplitName, Indices], limits: ImagesPerClass
 ) -> tuple[Indices, dict[SplitName, Indices]]:
-    """The first images of each class in each part, as many as `limits` allows.
+    """Images of each class in each part, drawn by the limits' seed, as many as `limits` allows.
 
     Args:
         labels: (n,), of all images.
@@ -26,7 +26,8 @@ def limit_parts(
         Indices (n_kept,) of the images that are in a part still, rising, and the split in terms of these.
     """
     limited = {
-        name: split[name][first_per_class(labels[split[name]], getattr(limits, name))] for name in SPLITS
+        name: split[name][draw_per_class(labels[split[name]], getattr(limits, name), (limits.seed, part))]
+        for part, name in enumerate(SPLITS)
     }
     kept = np.unique(np.concatenate([limited[name] for name in SPLITS]))
     return kept, {name: np.searchsorted(kept, idx) for name, idx in limited.items()}

@@ -10,6 +10,7 @@ from ruamel.yaml import YAML
 
 from pipeline.files import write_atomically
 from pipeline.report.pruning import pruning_report
+from pipeline.report.results import without_hits
 from pipeline.report.robustness import robustness_report
 from pipeline.report.summary import summary
 
@@ -29,7 +30,9 @@ def write_report(results: Results, folder: Path) -> None:
         write_atomically(folder / f"{name}.md", page.encode())
     for name, table in {**results.tables, "accuracy_means": _accuracy_means(results)}.items():
         if len(table):
-            table.to_csv(tables / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
+            without_hits(table).to_csv(
+                tables / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n"
+            )
     with (folder / "params.yaml").open("w", encoding="utf-8") as file:
         yaml = YAML()
         yaml.default_flow_style = False

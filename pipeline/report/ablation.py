@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
-from pipeline.report.page import Interval, grid, section, table, thousands
-from pipeline.report.summary import over_seeds
+from pipeline.report.page import grid, section, table, thousands
+from pipeline.report.summary import how_trained, over_seeds
+from pipeline.uncertainty import NOTHING, Interval
 
 if TYPE_CHECKING:
     from pipeline.report.results import Results
@@ -32,7 +33,7 @@ _WORDS = {
 
 @dataclass(frozen=True)
 class Effect:
-    """What a part changed, in points of accuracy over the matching nets of each seed, with its interval over seeds."""
+    """What a part changed, in points of accuracy over the matching nets of each seed, with its interval."""
 
     words: str
     change: Interval
@@ -54,17 +55,16 @@ def ablation_section(results: Results) -> str:
         "Which part pays",
         "Every way to the same size, crossed: the start, what ranks filters, how wide layers stay, retraining. Every "
         f"net was cut once and has had {epochs} epochs of training in all. An effect is the mean change of test "
-        "accuracy between nets that differ in that part alone, in points; its interval is over seeds. Pairs with a "
-        "net whose retraining collapsed are left out and counted. No correction is made for the number of effects.",
+        "accuracy between nets that differ in that part alone, in points, image by image. Pairs with a net whose "
+        "training collapsed, at a tenth of the learning rate too, are left out and counted. No correction is made "
+        "for their number.",
         table("part | change, points | pairs | left out | verdict", rows),
         *_grids(results),
     )
 
 
 def _verdict(change: Interval) -> str:
-    if change.low > 0:
-        return "helps"
-    return "harms" if change.high < 0 else "undecided"
+    return {1: "helps", 0: "undecided", -1: "harms"}[change.sign]
 
 
 def effects(results: Results) -> Iterator[Effect]:
@@ -97,12 +97,11 @@ def _effect(
     first, second = (rows[rows[column] == each].set_index(keys) for each in (level, counterpart))
     pairs = first.merge(second, left_index=True, right_index=True, suffixes=("", ".other"))
     whole = pairs[(pairs["collapsed"] == 0) & (pairs["collapsed.other"] == 0)]
-    change = (
-        whole[f"{part}_n_correct"] / whole[f"{part}_n"]
-        - whole[f"{part}_n_correct.other"] / whole[f"{part}_n.other"]
-    )
-    by_seed = change.groupby(level="seed").mean()
-    interval = results.interval(by_seed) if len(by_seed) else Interval(math.nan, math.nan, math.nan, 0)
+    change = [
+        np.mean(np.stack([*each[f"{part}_hits"]]) * 1.0 - np.stack([*each[f"{part}_hits.other"]]), axis=0)
+        for _, each in whole.groupby(level="seed")
+    ]
+    interval = results.difference(np.stack(change)) if change else NOTHING
     return Effect(words, interval, len(whole), len(pairs) - len(whole))
 
 
@@ -116,9 +115,7 @@ def _grids(results: Results) -> Iterator[str]:
             mine = rows[(rows["score"] == score) & (rows["widths"] == width)]
             if mine.empty:
                 return ""
-            accuracy = results.interval(mine["test_n_correct"] / mine["test_n"]).percent()
-            n_collapsed = int(mine["collapsed"].sum())
-            return f"{accuracy} ({n_collapsed} collapsed)" if n_collapsed else accuracy
+            return results.accuracy(mine, "test_").percent() + how_trained(mine)
 
         size = thousands(rows["params"].mean())
         how = "from scratch" if training == "scratch" else f"retrained with push {training}"

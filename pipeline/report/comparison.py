@@ -14,7 +14,8 @@ from pipeline.compared import ORIGINAL, OURS, variant_name
 from pipeline.params.pruning import FILTER_CRITERIA
 from pipeline.report.figures import MARKERS, figure, label_axes, scale_by_size
 from pipeline.report.page import Names, bullets, grid, image, percent, section, table, thousands
-from pipeline.report.summary import over_seeds
+from pipeline.report.results import more_hits
+from pipeline.report.summary import how_trained, over_seeds
 
 if TYPE_CHECKING:
     from pipeline.params.pruning import Compare
@@ -35,7 +36,7 @@ _LABELS = {
     "scratch": "ours, trained from scratch",
 }
 
-_Accuracies = dict[tuple[str, str], list[float]]
+_Rows = dict[tuple[str, str], pd.DataFrame]
 
 
 def _label(name: str) -> str:
@@ -45,22 +46,17 @@ def _label(name: str) -> str:
     return f"ours, {name.removeprefix('ours_')}" if name.startswith("ours_") else _LABELS.get(name, name)
 
 
-def accuracies(rows: pd.DataFrame, part: str = "test") -> pd.Series[float]:
-    """Of rows of the comparison's table, on a part of the data."""
-    return rows[f"{part}_n_correct"] / rows[f"{part}_n"]
-
-
 def comparison_section(results: Results) -> str:
     """Test accuracy of every method at every size, and the difference to ours; empty where nothing is compared."""
     compare = results.params.compare
     if compare is None:
         return ""
-    # By method and step the accuracies by seed; the methods and sizes by their names for readers.
+    # By method and step the rows of the seeds; the methods and sizes by their names for readers.
     methods = {name: _label(name) for name in (OURS, *variants_of(compare), *compare.competitors)}
     ours = results.rows("comparison", method=OURS).groupby("step")["params"].mean()
     sizes = {str(step): f"{thousands(ours.loc[step])} parameters" for step in range(len(compare.fractions))}
     found = {
-        (name, step): accuracies(results.rows("comparison", method=name, step=int(step))).tolist()
+        (name, step): results.rows("comparison", method=name, step=int(step))
         for name, step in product(methods, sizes)
     }
     return section(
@@ -72,11 +68,17 @@ def comparison_section(results: Results) -> str:
         "trained on for as many epochs without the push, "
         "and retrain with cross-entropy alone. Single weights (Han et al.) are zeros in the dense net: as many are "
         "left as ours has parameters, and no FLOP is saved. In the figure whiskers run from the lowest to the "
-        f"highest seed. Test accuracy in %, {over_seeds(results)}:",
-        grid("method", methods, sizes, lambda *key: results.interval(found[key]).percent()),
+        "highest seed; crosses are nets whose training collapsed. One that does is tried again at a tenth of the "
+        "learning rate, with the same seed and as many epochs, ours too. Test accuracy in %, "
+        f"{over_seeds(results)}:",
+        grid("method", methods, sizes, lambda *key: _accuracy(results, found[key])),
         *_differences(results, found, methods, sizes),
         *_fixed_nets(results, compare),
     )
+
+
+def _accuracy(results: Results, rows: pd.DataFrame) -> str:
+    return results.accuracy(rows, "test_").percent() + how_trained(rows)
 
 
 def variants_of(compare: Compare) -> list[str]:
@@ -84,32 +86,42 @@ def variants_of(compare: Compare) -> list[str]:
     return [variant_name(name) for name in compare.variants]
 
 
-def _differences(results: Results, found: _Accuracies, methods: Names, sizes: Names) -> list[str]:
+def _differences(results: Results, found: _Rows, methods: Names, sizes: Names) -> list[str]:
     """Every competitor less ours, how many differences are decided, and who is best at each size."""
     if len(methods) == 1:
         return []
-    signs = []
+    signs, left_out = list[int](), list[str]()
 
     def cell(name: str, step: str) -> str:
-        interval = results.interval(found[name, step], less=found[OURS, step])
-        # Of a difference whose interval leaves out zero.
-        signs.append(int(interval.low > 0) - int(interval.high < 0))
+        mine, ours = found[name, step], found[OURS, step]
+        # A net at chance says nothing about its method, and leaving its seed out would choose among seeds.
+        if mine["collapsed"].any() or ours["collapsed"].any():
+            left_out.append(name)
+            return "collapsed, not compared"
+        interval = results.difference(more_hits(mine, ours, "test_"))
+        signs.append(interval.sign)
         return f"**{interval.percent(signed=True)}**" if signs[-1] else interval.percent(signed=True)
 
     differences = grid("method", {name: methods[name] for name in methods if name != OURS}, sizes, cell)
     best = []
     for step, size in sizes.items():
-        means = {name: float(np.mean(found[name, step])) for name in methods}
+        whole = [name for name in methods if not found[name, step]["collapsed"].any()]
+        if OURS not in whole:
+            best.append(f"{size}: ours collapsed, nothing is compared")
+            continue
+        means = {name: results.accuracy(found[name, step], "test_").mean for name in whole}
         ranked = sorted(means, key=lambda name: -means[name])
         best.append(
             f"{size}: best is {methods[ranked[0]]} ({percent(means[ranked[0]])} %), ours is number "
             f"{ranked.index(OURS) + 1} of {len(ranked)} ({percent(means[OURS])} %)"
         )
     return [
-        "Less ours, in points, seed by seed (bold where the interval leaves out zero):",
+        "Less ours, in points, on the same images seed by seed (bold where the interval of several seeds leaves out "
+        "zero):",
         differences,
         f"Of {len(signs)} comparisons ours is better in {signs.count(-1)}, worse in {signs.count(1)} and undecided at "
-        f"this number of seeds in {signs.count(0)}; no correction is made for their number. By the means:",
+        f"this number of seeds and images in {signs.count(0)}; no correction is made for their number, and "
+        f"{len(left_out)} with a collapsed net are left out. By the means, of methods without a collapsed net:",
         bullets(best),
     ]
 
@@ -121,7 +133,7 @@ def _fixed_nets(results: Results, compare: Compare) -> list[str]:
         sizes = [thousands(mine[column].mean()) for column in ("params", "flops", "epochs")]
         pretrained = getattr(compare.fixed_nets[name].model, "pretrained", False)
         begun = "torchvision's weights" if pretrained else "fresh weights"
-        rows.append([name, begun, *sizes, results.interval(accuracies(mine)).percent()])
+        rows.append([name, begun, *sizes, _accuracy(results, mine)])
     words = "Fixed nets, trained for as many epochs as our smallest model has had in all:"
     return [words, table("net | from | parameters | FLOPs | epochs | test, %", rows)] if rows else []
 
@@ -154,7 +166,9 @@ def _draw_method(
     ax: Axes, results: Results, name: str, *, color: str, marker: str, star: bool = False, width: float = 1.1
 ) -> None:
     rows = results.rows("comparison", method=name)
-    by_step = rows.assign(accuracy=100 * accuracies(rows)).groupby("step")[["params", "accuracy"]]
+    rows = rows.assign(accuracy=100 * rows["test_n_correct"] / rows["test_n"])
+    collapsed = rows[rows["collapsed"] == 1]
+    by_step = rows[rows["collapsed"] == 0].groupby("step")[["params", "accuracy"]]
     x, y = by_step.mean()["params"], by_step.mean()["accuracy"]
     spread = np.stack([y - by_step.min()["accuracy"], by_step.max()["accuracy"] - y])
     style: dict[str, Any] = {"marker": marker, "ms": 4 * width**0.5, "lw": width}
@@ -167,3 +181,5 @@ def _draw_method(
         "alpha": 1.0 if name == OURS else 0.8,
     }
     ax.errorbar(x, y, yerr=spread, label=_label(name), **style)
+    if len(collapsed):
+        ax.scatter(collapsed["params"], collapsed["accuracy"], color=color, marker="x", s=40)

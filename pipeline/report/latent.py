@@ -90,11 +90,10 @@ def variants_section(results: Results) -> str:
         cells = [
             _by_seed(mine["n_active"], "{:.0f}".format),
             _by_seed(mine["v_sum"], "{:.3g}".format),
-            *(_by_seed(values, percent) for values in (v_share, mine["collapsed"])),
+            *(_by_seed(values, percent) for values in (v_share, mine["collapsed"], mine["accuracy"])),
         ]
         push = "the main push" if name == "main" else name
-        accuracy = _accuracy(results, mine["accuracy"])
-        rows.append([push, _SEPARATIONS[weights.separation], weighting, *cells, accuracy])
+        rows.append([push, _SEPARATIONS[weights.separation], weighting, *cells])
     header = (
         "push | separation | gamma, lambda, beta | active neurons | sum of eigenvalues | largest, % of sum | "
         "collapsed batches, % | validation, %"
@@ -103,8 +102,9 @@ def variants_section(results: Results) -> str:
         "Collapse: the paper's separation term and ours",
         "Eq. 7 rewards a large discriminant as much for growing as a small one, so that a strong push can end with "
         "a single one. `log_det` is ours: log(1 + v) in the place of v. From the original, the same batches and "
-        "epochs; a value for each seed; eigenvalues of Eq. 6 on training images; a batch counts as collapsed while "
-        f"one discriminant holds more than {percent(params.lda.collapse_share)} % of the sum (last epoch).",
+        "epochs; a value for each seed, a dash where it diverged; eigenvalues of Eq. 6 on training "
+        "images; a batch counts as collapsed while one discriminant holds more than "
+        f"{percent(params.lda.collapse_share)} % of the sum (last epoch).",
         table(header, rows),
     )
 
@@ -112,15 +112,6 @@ def variants_section(results: Results) -> str:
 def _by_seed(values: pd.Series[float], written: Callable[[float], str]) -> str:
     """A value for each seed; a dash where the push diverged."""
     return ", ".join("-" if np.isnan(value) else written(value) for value in values)
-
-
-def _accuracy(results: Results, values: pd.Series[float]) -> str:
-    """Mean and interval over the seeds that ended, and how many did not."""
-    ended = values.dropna()
-    if ended.empty:
-        return "diverged"
-    mean, n_diverged = results.interval(ended).percent(), len(values) - len(ended)
-    return f"{mean} ({n_diverged} of {len(values)} seeds diverged)" if n_diverged else mean
 
 
 def draw_discriminants(results: Results, folder: Path) -> None:

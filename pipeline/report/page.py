@@ -1,13 +1,13 @@
-"""What the pages are made of: sections, tables, images, and numbers with their intervals over seeds."""
+"""What the pages are made of: sections, tables, images, and numbers."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+
+from pipeline.uncertainty import percent as percent
 
 Names = Mapping[str, str]
 # What begins markup somewhere: each may stand behind a backslash (CommonMark 2.4).
@@ -15,43 +15,10 @@ _MARKUP = re.compile(r"[\\`*_{}\[\]<>#|~$&!^]|:(?=[\w+-]+:)")
 _BARE_PIPE = re.compile(r"(?<!\\)\|")
 
 
-@dataclass(frozen=True)
-class Interval:
-    """A mean over seeds and its confidence interval; without one (NaN) where there is a single seed."""
-
-    mean: float
-    low: float
-    high: float
-    n: int
-
-    @property
-    def half_width(self) -> float:
-        """Half of the interval's length; the interval is symmetric around the mean."""
-        return (self.high - self.low) / 2
-
-    def percent(self, *, signed: bool = False) -> str:
-        """For a table: `98.52 ± 0.40`, in percent; the mean alone where there is one seed."""
-        mean = percent(self.mean, signed=signed)
-        return mean if np.isnan(self.half_width) else f"{mean} ± {100 * self.half_width:.2f}"
-
-
-def mean_interval(values: Sequence[float], *, confidence: float) -> Interval:
-    """The mean and Student's t interval of it, one value a seed.
-
-    Raises:
-        ValueError: if there are no values.
-    """
-    sample = np.asarray(values, dtype=np.float64)
-    if sample.size == 0:
-        raise ValueError("expected at least one value, got none")
-    mean = float(sample.mean())
-    if sample.size == 1:
-        return Interval(mean, float("nan"), float("nan"), 1)
-    standard_error = float(stats.sem(sample))
-    if standard_error == 0:
-        return Interval(mean, mean, mean, sample.size)
-    low, high = stats.t.interval(confidence, sample.size - 1, loc=mean, scale=standard_error)
-    return Interval(mean, float(low), float(high), int(sample.size))
+def spread(values: Sequence[float], written: Callable[[float], str]) -> str:
+    """What is no share of images has no interval: the mean over seeds, and the lowest and the highest seed."""
+    mean, low, high = (written(float(of(values))) for of in (np.mean, np.min, np.max))
+    return f"{mean} ({low} to {high})" if len(values) > 1 else mean
 
 
 def section(title: str, *blocks: str) -> str:
@@ -91,12 +58,6 @@ def bullets(sentences: Iterable[str]) -> str:
 def image(name: str, alternative: str) -> str:
     """A figure by its PNG, with the SVG one click away."""
     return f"[![{alternative}](figures/{name}.png)](figures/{name}.svg)"
-
-
-def percent(fraction: float, *, signed: bool = False) -> str:
-    """`98.52` or `+0.28`, in percent; what rounds to nothing is `+0.00`."""
-    value = round(100 * fraction, 2) + 0.0  # -0.0 + 0.0 is 0.0
-    return f"{value:+.2f}" if signed else f"{value:.2f}"
 
 
 def thousands(count: float) -> str:

@@ -37,7 +37,7 @@ from pipeline.report.page import (
     thousands,
 )
 from pipeline.report.published import published_scores
-from pipeline.report.summary import expectations, sizes
+from pipeline.report.summary import INTERVALS, expectations, label_with_collapse, over_seeds, sizes
 
 if TYPE_CHECKING:
     from pipeline.report.results import Results
@@ -73,8 +73,8 @@ def _head(results: Results) -> str:
         f"# Pruning: {params.name}",
         f"{counted(len(params.seeds), 'seed')} ({', '.join(map(str, params.seeds))}); {len(data['classes'])} classes, "
         f"images {size} (channels, height, width): {counts}. Models are chosen on validation; the test part "
-        f"chooses nothing.\nIntervals are {params.report.confidence:.0%} Student's t intervals of the mean over "
-        "seeds. Parameters are those of convolutions and linear layers; FLOPs are 2 x multiply-accumulates for one "
+        f"chooses nothing.\nOf the {params.report.confidence:.0%} intervals: {INTERVALS} "
+        "Parameters are those of convolutions and linear layers; FLOPs are 2 x multiply-accumulates for one "
         "image.",
         f"Computed with Python {environment['python']} on {environment['cores']} cores of "
         f"{literal(environment['processor'] + with_gpu)} ({packages}).",
@@ -86,7 +86,10 @@ def _head(results: Results) -> str:
 
 def _models(results: Results) -> str:
     parts, scores, rows = ("validation", "test"), results.estimates("scores", "model", "split"), []
-    models = results.main_models() | results.int8_models()
+    models = {
+        name: label_with_collapse(results, name, label)
+        for name, label in (results.main_models() | results.int8_models()).items()
+    }
     for name, label in models.items():
         accuracies = [scores[name, part].percent() for part in parts]
         rows.append([label, sizes(results, name, "params"), sizes(results, name, "flops"), *accuracies])
@@ -97,6 +100,7 @@ def _models(results: Results) -> str:
         per_seed.append([models[name], seed, *size, *(percent(mine["accuracy"].loc[part]) for part in parts)])
     return section(
         "Models",
+        f"Accuracies: {over_seeds(results)}; the validation images chose the pruned models.",
         table("model | parameters (of original) | FLOPs (of original) | validation, % | test, %", rows),
         "Per seed:",
         table("model | seed | parameters | FLOPs | validation, % | test, %", per_seed),
@@ -158,7 +162,7 @@ def draw_samples(results: Results, folder: Path) -> None:
             ax.plot(means[column], means["percent"], color="#0072B2", lw=1, label="pruned samples, mean")
             for name, label in results.main_models().items():
                 interval = scores[name, "validation"]
-                error = None if np.isnan(interval.half_width) else 100 * interval.half_width
+                error = 100 * np.array([[interval.mean - interval.low], [interval.high - interval.mean]])
                 style: dict[str, Any] = {"marker": "*", "ms": 11, "lw": 0, "elinewidth": 1.2, "capsize": 2.5}
                 x, y = results.size(name, column), 100 * interval.mean
                 ax.errorbar(x, y, yerr=error, color=COLORS[name], label=f"{label}, mean", **style)

@@ -11,7 +11,6 @@ from itertools import product
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from pipeline.compared import AFTER_THE_FACT
-from pipeline.report.comparison import accuracies
 from pipeline.report.figures import LABELS
 from pipeline.report.page import section, table, thousands
 
@@ -209,5 +208,5 @@ def _ours(results: Results, row: PublishedScore) -> tuple[str, str, str]:
     if row.params is not None:
         sizes = mine.groupby("step")["params"].mean()
         mine = mine[mine["step"] == (sizes - row.params).abs().idxmin()]
-    accuracy = results.interval(accuracies(mine, row.split)).percent()
+    accuracy = results.accuracy(mine, f"{row.split}_").percent()
     return f"{row.model}, in the comparison", accuracy, thousands(mine["params"].mean())

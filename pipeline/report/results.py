@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -30,13 +29,17 @@ from pipeline.files import read_json
 from pipeline.images.rare_classes import rare_classes_remark
 from pipeline.params.nets.sections import is_looked_at
 from pipeline.report.figures import LABELS
-from pipeline.report.page import Interval, literal, mean_interval
+from pipeline.report.page import literal
 from pipeline.robustness.conditions import CLEAN, Condition, list_conditions
+from pipeline.uncertainty import Interval, Values, accuracy_interval, difference_interval, unpack_hits
 
 if TYPE_CHECKING:
     from pipeline.params.params import Params
 
 Arrays = dict[str, npt.NDArray[Any]]
+
+# Before the names of a table's counts and hits: the images that they are of, where a table has several.
+_PARTS = ("", "validation_", "test_", "noisy_")
 
 # The tables by the stage that writes them.
 _TABLES = {
@@ -47,6 +50,7 @@ _TABLES = {
     "compare": ("comparison",),
     "ablate": ("ablation",),
     "robustness": ("accuracy", "reliability", "pairs", "perturbations", "outcomes"),
+    "craft": ("crafted",),
     "white_box": ("white_box",),
     "latency": ("latency", "disk", "kernels"),
 }
@@ -60,7 +64,8 @@ class Results:
         params: of the run.
         tables: by name. Those of the stages (each row begins with its job's labels), `pushing` (one row for each
             epoch of the main push) and `variants` (what the main push and the other ones ended with; NaN where one
-            diverged). With `accuracy`, where there are counts. Empty where the params leave out their stage.
+            diverged). With `accuracy`, where there are counts, and hits as masks. Empty where the params leave out
+            their stage.
         latent_spaces: by seed, the arrays of `lda.describe_latent` of the original, of the control and of the pushed
             net (CVIU Figures 3 and 4 hold training with and without the push, equally long, against each other).
         galleries: by attack, the first seed's gallery: what original and pruned said of its images, and the images.
@@ -86,15 +91,17 @@ class Results:
             found = found[found[column] == value]
         return found.sort_values("seed", kind="stable")
 
-    def interval(self, values: Iterable[float], less: Iterable[float] | None = None) -> Interval:
-        """The mean of values, one for each seed, or of what they have more than others, and its interval."""
-        differences = [*values] if less is None else [a - b for a, b in zip(values, less, strict=True)]
-        return mean_interval(differences, confidence=self.params.report.confidence)
+    def accuracy(self, rows: pd.DataFrame, part: str = "") -> Interval:
+        """Of rows, one for each seed, that hold the hits on the same images; `part`: before the columns' names."""
+        return accuracy_interval(hits_of(rows, part) > 0, confidence=self.params.report.confidence)
+
+    def difference(self, values: Values) -> Interval:
+        """Of differences of hits (seeds, images)."""
+        return difference_interval(values, confidence=self.params.report.confidence)
 
     def estimates(self, table: str, *by: str) -> dict[tuple[Any, ...], Interval]:
-        """Mean and interval over seeds of a table's accuracy, for each combination of what these columns hold."""
-        groups = self.rows(table).groupby([*by], sort=False)["accuracy"]
-        return {key: self.interval(each) for key, each in groups}
+        """A table's accuracy for each combination of what these columns hold."""
+        return {key: self.accuracy(each) for key, each in self.rows(table).groupby([*by], sort=False)}
 
     def size(self, model: str, column: str) -> float:
         """Mean `params` or `flops` of a model of the main flow over seeds."""
@@ -148,17 +155,41 @@ class Results:
         models = attacked_models(Path(), 0, params.after_the_fact, lineup, params.compare, [*sources])
         return {name: labels[name] for name in models if name != "base" or params.grow}
 
-    def drops(self, model: str, condition: str, *, relative: bool = False) -> list[float]:
-        """Change of accuracy against clean images, a value for each seed; relative: as a share of the clean one."""
-        after = self.rows("accuracy", model=model, condition=condition).set_index("seed")
-        clean = self.rows("accuracy", model=model, condition=CLEAN).set_index("seed").loc[after.index]
-        # In counts, divided once: equal losses of two models are equal numbers.
-        lost = after["n_correct"] - clean["n_correct"]
-        return [float(value) for value in lost / (clean["n_correct"] if relative else after["n"])]
+    def changes(self, model: str, condition: str) -> Values:
+        """Hits under a condition less hits on the same images when clean: -1, 0 or 1 (seeds, images)."""
+        after, clean = (self.rows("accuracy", model=model, condition=each) for each in (condition, CLEAN))
+        return more_hits(after, clean)
 
     def drop(self, model: str, condition: str, *, relative: bool = False) -> Interval:
-        """Mean and interval over seeds of `drops`."""
-        return self.interval(self.drops(model, condition, relative=relative))
+        """Change of accuracy against the same images when clean; relative: as a share of the clean one."""
+        changes, share, scale = self.changes(model, condition), 0.0, 1.0
+        if relative:
+            clean = hits_of(self.rows("accuracy", model=model, condition=CLEAN))
+            scale = max(float(clean.mean()), 1 / clean.size)
+            # The ratio of two means, linearised: what an image loses more than its part of the share.
+            share = float(changes.mean()) / scale
+            changes = (changes - share * clean) / scale
+        found = self.difference(changes)
+        mean, low, high = (min(1.0, max(-1.0, share + each)) for each in (found.mean, found.low, found.high))
+        return Interval(mean, low, high, found.n, found.n_images)
+
+    def collapsed(self, model: str) -> int:
+        """In how many seeds a compared model is no better than chance on clean images."""
+        return int((self.rows("accuracy", model=model, condition=CLEAN)["collapsed"] > 0).sum())
+
+    def untouched(self, condition: str) -> tuple[int, int, int]:
+        """Of an attack's condition, over all seeds: images to be moved, left as they were, without a gradient.
+
+        Of noise: zeros.
+        """
+        found = next(each for each in self.conditions() if each.name == condition)
+        if found.kind != "attack":
+            return 0, 0, 0
+        return counted_images(self.rows("crafted", source=found.source, attack=found.key))
+
+    def too_many_untouched(self, n_attacked: int, n_untouched: int) -> bool:
+        """Whether an attack left so many images as they were that its accuracy says nothing about robustness."""
+        return n_untouched > self.params.report.max_untouched * n_attacked
 
 
 def load_results(params: Params, root: Path) -> Results:
@@ -176,7 +207,11 @@ def load_results(params: Params, root: Path) -> Results:
     absent = {"growth": not params.grow, "comparison": not params.compare, "ablation": not params.ablate}
     absent["brought"] = not is_looked_at(params.model, params.train.training.epochs)
     absent |= dict.fromkeys(_TABLES["latency"], not params.latency)
-    absent |= {"outcomes": not params.attacks, "white_box": not params.white_box}
+    absent |= {
+        "outcomes": not params.attacks,
+        "crafted": not params.attacks,
+        "white_box": not params.white_box,
+    }
     try:
         tables = {
             name: pd.DataFrame() if absent.get(name) else _read(root / stage / f"{name}.csv")
@@ -216,8 +251,58 @@ def _read(path: Path) -> pd.DataFrame:
 
 
 def with_accuracy(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with `accuracy`, the one division of its counts; one without counts as it is."""
-    return table.assign(accuracy=table["n_correct"] / table["n"]) if "n_correct" in table else table
+    """The table with `accuracy`, the one division of its counts, and hits as masks (n,); one without as it is.
+
+    Raises:
+        ValueError: if hits are not those that were counted.
+    """
+    table = table.copy()
+    if "n_correct" in table:
+        table = table.assign(accuracy=table["n_correct"] / table["n"])
+    for part in _parts(table):
+        packed = zip(table[f"{part}hits"], table[f"{part}n"], strict=True)
+        masks = [unpack_hits(hits, int(n)) for hits, n in packed]
+        if [int(mask.sum()) for mask in masks] != table[f"{part}n_correct"].tolist():
+            raise ValueError(f"expected {part}hits to be as many as {part}n_correct")
+        table[f"{part}hits"] = pd.Series(masks, index=table.index, dtype=object)
+    return table
+
+
+def without_hits(table: pd.DataFrame) -> pd.DataFrame:
+    """The table as people read it, with counts alone."""
+    return table.drop(columns=[f"{part}hits" for part in _parts(table)])
+
+
+def _parts(table: pd.DataFrame) -> list[str]:
+    return [part for part in _PARTS if f"{part}hits" in table]
+
+
+def hits_of(rows: pd.DataFrame, part: str = "") -> Values:
+    """The hits (seeds, images) of rows, one for each seed, as 0 and 1.
+
+    Raises:
+        ValueError: if the seeds have not the same number of images.
+    """
+    return np.stack([*rows[f"{part}hits"]]).astype(np.float64)
+
+
+def more_hits(rows: pd.DataFrame, others: pd.DataFrame, part: str = "") -> Values:
+    """Hits of rows less those of others (seeds, images), seed by seed on the same images.
+
+    Raises:
+        ValueError: if they are of different seeds.
+    """
+    if rows["seed"].tolist() != others["seed"].tolist():
+        raise ValueError(f"expected rows of the seeds {[*others['seed']]}, got {[*rows['seed']]}")
+    return hits_of(rows, part) - hits_of(others, part)
+
+
+def counted_images(rows: pd.DataFrame) -> tuple[int, int, int]:
+    """Sums of `n_attacked`, `n_untouched` and `n_vanished`."""
+    attacked, untouched, vanished = (
+        int(rows[f"n_{name}"].sum()) for name in ("attacked", "untouched", "vanished")
+    )
+    return attacked, untouched, vanished
 
 
 def _latent_spaces(folder: Path) -> Arrays:

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.compared import ORIGINAL, OURS_AT_SIZE, at_size
 from pipeline.params.perturbations import FoolboxAttack, ImpulseNoise, NewtonFoolAttack, PoissonNoise
 from pipeline.report import robustness_figures as draw
-from pipeline.report.figures import LABELS
-from pipeline.report.page import bullets, counted, frame_table, grid, image, percent, section, table
+from pipeline.report.claims import claims_section, pairs_section, same_size_section
+from pipeline.report.page import bullets, counted, frame_table, grid, image, percent, section, spread, table
 from pipeline.report.published import published_drops
+from pipeline.report.results import counted_images
+from pipeline.report.summary import (
+    ALL_TEST_IMAGES,
+    INTERVALS,
+    MARK,
+    footnotes,
+    labelled,
+    marked,
+    n_images,
+    over_seeds,
+)
 from pipeline.robustness.conditions import budget_unit
-from pipeline.robustness.paired import CONFIDENCE_LEVEL
 
 if TYPE_CHECKING:
-    from pipeline.report.page import Interval
     from pipeline.report.results import Results
     from pipeline.robustness.conditions import Condition
 
 _FOOLED = {"only_original": "fooled the original, not the pruned model", "only_pruned": "the reverse"}
-_PRUNED = ("accuracy_first", "parameter_first")
 
 
 def robustness_report(results: Results, figures: Path) -> str:
@@ -50,9 +56,11 @@ def robustness_report(results: Results, figures: Path) -> str:
 def _head(results: Results) -> str:
     params = results.params
     sources = ", ".join(f"{name} ({each.model.architecture})" for name, each in params.sources.items())
+    n_test, n_perturbed = (n_images(results, *which) for which in ALL_TEST_IMAGES)
     sentences = [
-        f"{counted(len(params.seeds), 'seed')}, {results.tables['accuracy']['n'].iloc[0]} test images; every image "
-        "is in every number, none is excluded. Every model sees the same perturbed images."
+        f"{counted(len(params.seeds), 'seed')}, {n_perturbed} of the {counted(n_test, 'test image')}; every one "
+        "of these is in every number on this page, clean and perturbed, none is excluded. Every model sees the same "
+        f"perturbed images. Of the {params.report.confidence:.0%} intervals: {INTERVALS}"
     ]
     if params.attacks:
         sentences.append(
@@ -72,15 +80,17 @@ def _drops(results: Results) -> str:
     def cell(condition: str, model: str, *, relative: bool = False) -> str:
         return results.drop(model, condition, relative=relative).percent(signed=True)
 
-    conditions = {name: name for name in results.headline()}
+    conditions = {name: marked(results, name) for name in results.headline()}
+    models = labelled(results, results.main_models())
     return section(
         "Accuracy drop",
         image("drops", "Accuracy drop of every model under every perturbation"),
-        "Accuracy under the perturbation less accuracy on clean images, in points: mean and "
-        f"{results.params.report.confidence:.0%} interval over seeds. The form of thesis Tables 5-1 to 5-3.",
-        grid("perturbation", conditions, results.main_models(), cell),
+        f"Accuracy under the perturbation less accuracy on the same images when clean, in points: "
+        f"{over_seeds(results)}. The form of thesis Tables 5-1 to 5-3.",
+        grid("perturbation", conditions, models, cell),
         "The same in percent of the model's own clean accuracy:",
-        grid("perturbation", conditions, results.main_models(), partial(cell, relative=True)),
+        grid("perturbation", conditions, models, partial(cell, relative=True)),
+        footnotes(results),
     )
 
 
@@ -104,10 +114,17 @@ def _white_box(results: Results) -> str:
         results.estimates(table, "model", by)
         for table, by in (("white_box", "attack"), ("accuracy", "condition"))
     )
-    rows = []
-    for model, label in results.models().items():
-        pairs = [(itself[model, attack], transferred[model, names[attack]]) for attack in params.white_box]
-        rows.append([label, *(each.percent() for pair in pairs for each in pair)])
+    rows, untouched = [], []
+    for model, label in labelled(results, results.models()).items():
+        cells = []
+        for attack in params.white_box:
+            left = counted_images(results.rows("white_box", model=model, attack=attack))
+            mark = f" {MARK}" if results.too_many_untouched(*left[:2]) else ""
+            cells += [itself[model, attack].percent() + mark, transferred[model, names[attack]].percent()]
+            untouched.append([label, attack, *left, mark.strip()])
+        rows.append([label, *cells])
+    suspicious = [row for row in untouched if row[3] or row[4]]
+    header = "model | attack | images it got right | left as they were | without a gradient | "
     return section(
         "White box, a diagnostic",
         "Accuracy in % when the attack is crafted on the model itself, and when the same attack is transferred "
@@ -116,16 +133,24 @@ def _white_box(results: Results) -> str:
         table(
             " | ".join(["model", *(f"{each}, white box | transferred" for each in params.white_box)]), rows
         ),
+        f"Images that an attack left as they were, or whose gradient is zero or not finite, over all seeds. {MARK}: "
+        f"more than {percent(params.report.max_untouched)} % were left: the number shows no robustness, a saturated "
+        "net looks the same.",
+        table(header, suspicious) if suspicious else "There are none.",
     )
 
 
 def _accuracies(results: Results) -> str:
     found = results.estimates("accuracy", "model", "condition")
-    names = {each.name: each.name for each in results.conditions()}
+    names = {each.name: marked(results, each.name) for each in results.conditions()}
+
+    def cell(condition: str, model: str) -> str:
+        return found[model, condition].percent()
+
     return section(
         "Accuracy",
-        "In percent, mean and interval over seeds; seed by seed in `tables/accuracy.csv`:",
-        grid("perturbation", names, results.models(), lambda name, model: found[model, name].percent()),
+        f"In percent, {over_seeds(results)}; seed by seed in `tables/accuracy.csv`:",
+        grid("perturbation", names, labelled(results, results.models()), cell),
     )
 
 
@@ -135,12 +160,19 @@ def _perturbations(results: Results) -> str:
     rows = []
     for each in results.conditions()[1:]:
         measured = [f"{norms[norm].loc[each.name]:.1f}" for norm in ("l2", "l2_max", "linf", "linf_max")]
-        rows.append([each.name, _describe(results, each), *measured])
+        left = ["{1} of {0}".format(*results.untouched(each.name)), str(results.untouched(each.name)[2])]
+        row = [marked(results, each.name), _describe(results, each), *measured]
+        rows.append([*row, *(left if each.kind == "attack" else ["-", "-"])])
+    header = (
+        "perturbation | setting | L2, mean | L2, largest | Linf, mean | Linf, largest | left as they were | "
+    )
     return section(
         "Perturbations",
         "What each did to the images, on the 0-255 scale: L2 norms of whole images, and each image's pixel that "
-        "changed most (Linf). In `tables/perturbations.csv` pixels are in [0, 1].",
-        table("perturbation | setting | L2, mean | L2, largest | Linf, mean | Linf, largest", rows),
+        "changed most (Linf). In `tables/perturbations.csv` pixels are in [0, 1]. Left as they were: of the images "
+        "that an attack's source got right, over all seeds; beside them those at which the source's gradient is zero "
+        "or not finite.",
+        table(f"{header}without a gradient", rows),
     )
 
 
@@ -191,94 +223,15 @@ def _galleries(results: Results, figures: Path) -> str:
     )
 
 
-def claims_section(results: Results) -> str:
-    """A sentence for each claim of thesis 5.3: pruning along discriminants loses no more than the original."""
-    lines = []
-    for condition, name in product(results.headline(), _PRUNED):
-        gain = _gain(results, name, ORIGINAL, condition)
-        lines.append(
-            f"{condition}: {LABELS[name]}, loses less than the original "
-            f"({_drop(results, name, condition)} against {_drop(results, ORIGINAL, condition)} points, "
-            f"difference {gain.percent(signed=True)}): **{verdict(gain)}**."
-        )
-    return section(
-        "Claims",
-        "The thesis finds that pruning along discriminants lowers the accuracy drop under noise and transferred "
-        "attacks (section 5.3); public studies disagree on whether pruning helps or harms. Here: supported where "
-        "the interval of the difference in drop over seeds lies above zero, not supported where it lies below, "
-        f"undecided at this sample size ({counted(len(results.params.seeds), 'seed')}) otherwise.",
-        bullets(lines),
-    )
-
-
-def verdict(gain: Interval) -> str:
-    """Whether a gain in robustness is there, by its interval."""
-    if gain.low > 0:
-        return "supported"
-    return "not supported" if gain.high < 0 else "undecided"
-
-
-def same_size_section(results: Results) -> str:
-    """Ours against its competitors at one size: whose accuracy drops less; empty where there are none."""
-    lineup = results.params.lineup
-    if lineup is None or not lineup.competitors:
-        return ""
-
-    def cell(condition: str, model: str) -> str:
-        if model == OURS_AT_SIZE:
-            return _drop(results, model, condition)
-        gain = _gain(results, OURS_AT_SIZE, model, condition).percent(signed=True)
-        return f"{_drop(results, model, condition)} ({gain})"
-
-    models = [OURS_AT_SIZE, *map(at_size, lineup.competitors)]
-    columns = {name: label for name, label in results.models().items() if name in models}
-    return section(
-        "At the same size",
-        f"Models of {percent(lineup.fraction)} % of the original's parameters, with as many filters in every layer: "
-        "mean "
-        "change of accuracy in points, and in parentheses how much less ours loses (mean and interval over seeds).",
-        grid("perturbation", {name: name for name in results.headline()}, columns, cell),
-    )
-
-
-def pairs_section(results: Results) -> str:
-    """Within a seed: paired bootstrap over images, and McNemar's test."""
-    pairs, rows = results.rows("pairs", first=ORIGINAL), []
-    for condition, name in product(results.headline(), _PRUNED):
-        for _, row in pairs[(pairs["condition"] == condition) & (pairs["second"] == name)].iterrows():
-            change, low, high = (percent(row[each], signed=True) for each in ("change", "low", "high"))
-            cells = [condition, LABELS[name], row["seed"], f"{change} [{low}, {high}]"]
-            rows.append([*cells, row["only_first"], row["only_second"], f"{row['p_value']:.3g}"])
-    header = "perturbation | against the original | seed | change, points | "
-    header += "right: only original | right: only pruned | McNemar p"
-    return section(
-        "Pair by pair, on the same images",
-        f"Change: how much less accuracy the pruned model loses than the original, with a {CONFIDENCE_LEVEL:.0%} "
-        f"interval from {results.params.robustness.bootstrap_resamples} paired resamples of the images within the "
-        "seed. McNemar's exact test compares the two models' hits on the perturbed images. No correction is made "
-        "for the number of tests. All pairs and conditions: `tables/pairs.csv`.",
-        table(header, rows),
-    )
-
-
-def _gain(results: Results, model: str, other: str, condition: str) -> Interval:
-    """How much less a model loses than the other, paired by seed."""
-    return results.interval(results.drops(model, condition), less=results.drops(other, condition))
-
-
-def _drop(results: Results, name: str, condition: str) -> str:
-    return percent(results.drop(name, condition).mean, signed=True)
-
-
 def calibration_section(results: Results) -> str:
     """Expected calibration error and confidences of every model on clean, noisy and attacked images."""
     by_kind = draw.by_kind(results, "accuracy")
     rows = []
-    for name, label in results.models().items():
+    for name, label in labelled(results, results.models()).items():
         row = [label]
         for shown in by_kind.values():
             mine = shown[shown["model"] == name]
-            row.append(results.interval(mine.groupby("seed")["ece"].mean()).percent())
+            row.append(spread(mine.groupby("seed")["ece"].mean().tolist(), percent))
             n_hits = mine["n_correct"].sum()
             for what, n in (("hits", n_hits), ("misses", mine["n"].sum() - n_hits)):
                 row.append(f"{mine[f'confidence_of_{what}'].sum() / n:.3f}" if n else "-")
@@ -287,7 +240,7 @@ def calibration_section(results: Results) -> str:
     return section(
         "Confidence and calibration",
         image("reliability", "Accuracy against confidence of the main models"),
-        "Expected calibration error in % (mean and interval over seeds), "
+        "Expected calibration error in % (mean over seeds; in parentheses the lowest and the highest seed), "
         f"{results.params.robustness.calibration_bins} bins, and the mean softmax confidence where the model is "
         "right and where it is wrong, over the headline conditions of each kind. In the figure a perfectly "
         "calibrated model follows the diagonal; bins with fewer than ten images over all seeds are left out.",

@@ -23,7 +23,7 @@ KINDS = {CLEAN: "clean", "noise": "noisy", "attack": "attacked"}
 
 
 def draw_drops(results: Results, folder: Path) -> None:
-    """Accuracy drop of every model under every perturbation, mean and interval over seeds."""
+    """Accuracy drop of every model under every perturbation, mean and interval."""
     conditions = results.headline()
     positions, width = np.arange(len(conditions)), 0.8 / len(results.main_models())
     error_kw = {"lw": 0.8, "capsize": 2, "ecolor": "#999999"}
@@ -32,7 +32,7 @@ def draw_drops(results: Results, folder: Path) -> None:
         for idx, (name, label) in enumerate(results.main_models().items()):
             drops = [results.drop(name, condition) for condition in conditions]
             means = [100 * each.mean for each in drops]
-            errors = [100 * np.nan_to_num(each.half_width) for each in drops]
+            errors = 100 * np.array([[each.mean - each.low, each.high - each.mean] for each in drops]).T
             x = positions + (idx - (len(results.main_models()) - 1) / 2) * width
             ax.bar(x, means, width, yerr=errors, color=COLORS[name], error_kw=error_kw, label=label)
         ax.axhline(0, color="black", lw=0.8)

@@ -16,6 +16,7 @@ from pipeline.models.classifier import evaluation_mode, latent_and_logits
 
 if TYPE_CHECKING:
     from pipeline.images.parts import Images
+    from pipeline.uncertainty import Hits
 
 # Standard deviations of the hits of guessing, within which accuracy is no better than chance.
 _CHANCE_SIGMAS = 2
@@ -68,6 +69,13 @@ def evaluate_closely(model: nn.Module, data: Images, *, batch_size: int) -> tupl
     n_classes = logits.shape[1]
     pairs = data.labels * n_classes + logits.argmax(1)
     return score_logits(logits, data), pairs.bincount(minlength=n_classes**2).view(n_classes, n_classes)
+
+
+def hits_on(model: nn.Module, data: Images, *, batch_size: int) -> Hits:
+    """Mask (n,) of the images whose label a model predicts, on the CPU."""
+    logits = _in_batches(model, model, data.in_batches, batch_size)
+    found: Hits = (logits.argmax(1) == data.labels).cpu().numpy()
+    return found
 
 
 def latent_features(model: nn.Module, images: Images, *, batch_size: int) -> Tensor:

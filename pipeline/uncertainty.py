@@ -1,0 +1,125 @@
+"""How sure an accuracy, or a difference of accuracies, is: seeds and images count together.
+
+A number of a report is a mean over seeds s and images i of values x_si: hits (0 or 1), or differences of hits on the
+same image. Both were drawn: the seeds of training, and the images, which are the same for every seed. With x_s the
+mean of a seed and x_i that of an image,
+
+    variance of the mean = var(x_s) / n_seeds + var(x_i) / n_images
+
+as a crossed bootstrap over seeds and images ("pigeonhole", Owen 2007) finds on average, without resampling. What is
+particular to one seed on one image counts twice. Each term has a Student's t of its own,
+
+    half of the interval = sqrt(t(n_seeds - 1)^2 var(x_s) / n_seeds + t(n_images - 1)^2 var(x_i) / n_images)
+
+which covers at least as often as it says (Banerjee 1960): intervals are rather too wide than too short. Assumed is that
+seeds, and images, are independent draws. With one seed the interval is that of the images alone: it speaks of that
+seed's model, and of no other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+Hits = npt.NDArray[np.bool_]
+Values = npt.NDArray[np.float64]
+
+# So that no table of hits is read as numbers.
+_PACKED = "x"
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean, its confidence interval, and the `n` seeds and `n_images` images behind it."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+    n_images: int
+
+    @property
+    def sign(self) -> int:
+        """1 or -1 where the interval lies above or below zero, 0 where that is undecided; one seed decides nothing."""
+        return int(self.low > 0) - int(self.high < 0) if self.n > 1 else 0
+
+    def percent(self, *, signed: bool = False) -> str:
+        """For a table: `98.52 [97.31, 99.20]`, in percent; a dash where nothing was measured."""
+        mean, low, high = (percent(each, signed=signed) for each in (self.mean, self.low, self.high))
+        return f"{mean} [{low}, {high}]" if self.n else "-"
+
+
+NOTHING = Interval(float("nan"), float("nan"), float("nan"), 0, 0)
+
+
+def accuracy_interval(hits: Hits, *, confidence: float) -> Interval:
+    """Of the mean of `hits` (seeds, images): Wilson's interval for as many images as would be so uncertain.
+
+    That number is at most that of the images. The interval lies within 0 and 1, and always has a length.
+
+    Raises:
+        ValueError: if there are no hits.
+    """
+    n_seeds, n_images = _shape(hits)
+    mean, t = float(hits.mean()), _quantile(max(n_images, 2), confidence)
+    half_sq = _half_sq(hits.mean(1), confidence) + _half_sq(hits.mean(0), confidence)
+    n = max(1.0, min(n_images, t**2 * mean * (1 - mean) / half_sq)) if half_sq else float(n_images)
+    center = (mean + t**2 / (2 * n)) / (1 + t**2 / n)
+    half = t / (1 + t**2 / n) * float(np.sqrt(mean * (1 - mean) / n + t**2 / (4 * n**2)))
+    # Where all are hits, the upper end is 1 but for rounding.
+    low, high = max(0.0, min(mean, center - half)), min(1.0, max(mean, center + half))
+    return Interval(mean, low, high, n_seeds, n_images)
+
+
+def difference_interval(values: Values, *, confidence: float) -> Interval:
+    """Of the mean of differences of hits (seeds, images).
+
+    Two images more, one a whole hit better and one a whole hit worse, count in the images' variance (Bonett and Price
+    2012, for McNemar's table): that no image differs among so many does not show that none ever will.
+
+    Raises:
+        ValueError: if there are no values.
+    """
+    n_seeds, n_images = _shape(values)
+    by_image = np.append(values.mean(0), [1.0, -1.0])
+    half = float(np.sqrt(_half_sq(values.mean(1), confidence) + _half_sq(by_image, confidence)))
+    mean = float(values.mean())
+    return Interval(mean, mean - half, mean + half, n_seeds, n_images)
+
+
+def _shape(values: npt.NDArray[Any]) -> tuple[int, int]:
+    if values.ndim != 2 or not values.size:
+        raise ValueError(f"expected values (seeds, images), at least one, got {values.shape}")
+    return values.shape[0], values.shape[1]
+
+
+def _half_sq(means: Values, confidence: float) -> float:
+    """The square of half of Student's interval of the mean of these; 0 of a single one."""
+    n = len(means)
+    return _quantile(n, confidence) ** 2 * float(means.var(ddof=1)) / n if n > 1 else 0.0
+
+
+def _quantile(n: int, confidence: float) -> float:
+    return float(stats.t.ppf((1 + confidence) / 2, n - 1))
+
+
+def counts_of(hits: Hits, name: str = "") -> dict[str, Any]:
+    """Columns of a table: `n`, `n_correct` and `hits`, image by image and packed; their names begin with `name`."""
+    packed = _PACKED + np.packbits(hits).tobytes().hex()
+    return {f"{name}n": len(hits), f"{name}n_correct": int(hits.sum()), f"{name}hits": packed}
+
+
+def unpack_hits(packed: str, n: int) -> Hits:
+    """What `counts_of` packed of `n` images."""
+    found = np.unpackbits(np.frombuffer(bytes.fromhex(packed.removeprefix(_PACKED)), dtype=np.uint8), count=n)
+    return found.astype(np.bool_)
+
+
+def percent(fraction: float, *, signed: bool = False) -> str:
+    """`98.52` or `+0.28`, in percent; what rounds to nothing is `+0.00`."""
+    value = round(100 * fraction, 2) + 0.0  # -0.0 + 0.0 is 0.0
+    return f"{value:+.2f}" if signed else f"{value:.2f}"
