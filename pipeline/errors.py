@@ -45,7 +45,7 @@ def line_of(error: BaseException) -> str | None:
         return str(error)
     if isinstance(error, OSError) and error.errno in (*NO_SPACE, *_OF_FILES):
         if error.errno in NO_SPACE:
-            return no_space(Path(error.filename or "."))
+            return no_space(Path(error.filename or Path.cwd()))
         place = f"{error.filename}: " if error.filename else ""
         return f"{place}cannot be read or written ({error.strerror})"
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and says_out_of_memory(error)):

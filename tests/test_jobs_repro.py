@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -104,6 +105,30 @@ def test_bad_params_are_a_line_each_and_dvc_is_not_started(toy: Toy) -> None:
     (line,) = said.lines
     assert line.startswith("params.yaml: numerics.threads: ")
     assert not toy.path("called.txt").exists()
+
+
+def test_without_a_repository_it_says_what_to_do_and_dvc_is_not_started(toy: Toy) -> None:
+    """As in an unpacked archive; DVC does without one where it is told so."""
+    toy.path(".git").rmdir()
+    said = said_by(_repro(toy))
+    assert said.code == 1
+    (line,) = said.lines
+    assert line.startswith(
+        f"{toy.root}: expected a git repository, for DVC, got none (an unpacked archive?): say `git"
+    )
+    assert not toy.path("called.txt").exists()
+    toy.path(".dvc").mkdir(exist_ok=True)
+    toy.path(".dvc/config.local").write_text("[core]\n    no_scm = true\n")
+    assert said_by(_repro(toy)).code == 0
+    assert toy.path("called.txt").exists()
+
+
+def test_where_it_may_not_write_it_ends_with_a_line(toy: Toy) -> None:
+    """A file in the place of its folder is refused as a read-only folder is, to whoever runs the tests."""
+    shutil.rmtree(toy.path(".jobs"), ignore_errors=True)
+    toy.path(".jobs").write_text("")
+    said = said_by(_repro(toy))
+    assert (said.code, said.lines) == (1, [".jobs: cannot be read or written (File exists)"])
 
 
 def test_a_second_run_says_who_is_at_work_and_waits(toy: Toy) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import re
 import shutil
@@ -16,6 +17,7 @@ from ruamel.yaml import YAML
 from tiny_params import TINY_FILE
 
 from pipeline.errors import InputError
+from pipeline.params import file
 from pipeline.params.file import main, read_params
 
 GOOD = TINY_FILE.read_text(encoding="utf-8")
@@ -219,6 +221,20 @@ def test_a_bad_preset_is_not_used(project: Path, capsys: pytest.CaptureFixture[s
         main(["--preset", "broken"])
     (line,) = capsys.readouterr().err.splitlines()
     assert line == "presets/broken.yaml: numerics.threads: expected greater than 0 (got -1)"
+    assert (project / "params.yaml").read_text() == "what stood here before\n"
+
+
+def test_a_preset_where_nothing_may_be_written_is_a_line(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_source: Path, target: Path) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", f"{target}")
+
+    monkeypatch.setattr(file.shutil, "copyfile", refuse)
+    with pytest.raises(SystemExit) as stop:
+        main(["--preset", "tiny"])
+    assert stop.value.code == 1
+    assert capsys.readouterr().err == "params.yaml.new: cannot be read or written (Read-only file system)\n"
     assert (project / "params.yaml").read_text() == "what stood here before\n"
 
 

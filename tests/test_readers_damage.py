@@ -5,6 +5,7 @@ import zlib
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from conftest import Workspace
 from PIL import Image
 from ruamel.yaml import YAML
 
+from pipeline import files
 from pipeline.errors import InputError
 from pipeline.files import read_csv
 from pipeline.images.image_set import SPLITS
@@ -312,8 +314,19 @@ def test_pixels_that_do_not_fit_in_memory_are_one_line(good: Path, monkeypatch: 
 
     monkeypatch.setattr(scan.np, "empty", full)
     with pytest.raises(InputError) as caught:
-        read_dataset(params_of(good, store="pixels", resize_px=100_000))
-    assert str(caught.value) == "data.store: expected pixels that fit in memory, got 720 GB; take index"
+        read_dataset(params_of(good, store="pixels", resize_px=10_000))
+    assert str(caught.value) == "data.store: expected pixels that fit in memory, got 7 GB; take index"
+
+
+def test_pixels_that_do_not_fit_on_the_disk_are_one_line_before_any_is_decoded(
+    good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000))
+    monkeypatch.setattr(scan, "_read_all", None)
+    with pytest.raises(InputError) as caught:
+        read_dataset(params_of(good, store="pixels", resize_px=8), out=tmp_path / "out")
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith(f"{tmp_path}/out: expected room for 4,608 bytes, got 1,000 bytes free; make room ")
 
 
 def set_data(workspace: Workspace, section: dict[str, Any]) -> Path:

@@ -53,7 +53,7 @@ Mebibytes = Annotated[float, Field(gt=0, le=1e9)]
 # Of optimisers and losses.
 LearningRate = Annotated[float, Field(gt=0, le=100)]
 WeightDecay = Annotated[float, Field(ge=0, le=10)]
-GradientNorm = Annotated[float, Field(gt=0, le=1e6)]
+GradientNorm = Annotated[float, Field(gt=0, le=1e9)]
 LossWeight = Annotated[float, Field(ge=0, le=1e6)]
 PositiveLossWeight = Annotated[float, Field(gt=0, le=1e6)]
 # Thresholds, in standard deviations of a layer's utilities.

@@ -137,14 +137,15 @@ def _remarked(data: ImageSet, looks: npt.NDArray[np.uint64], n_passed_over: int)
 def _room(n: int, params: FolderData, out: Path) -> Pixels:
     """Before hours of decoding: room in memory, and on the disk."""
     shape = (n, 3, params.resize_px, params.resize_px)
-    check_space(out, n * 3 * params.resize_px**2)
     try:
-        return np.empty(shape, dtype=np.uint8)
+        pixels = np.empty(shape, dtype=np.uint8)
     except MemoryError:
         gigabytes = float(np.prod(shape, dtype=np.float64)) / 1e9
         raise InputError(
             f"data.store: expected pixels that fit in memory, got {gigabytes:,.0f} GB; take index"
         ) from None
+    check_space(out, pixels.nbytes)
+    return pixels
 
 
 def _read_all(listing: Listing, size_px: int) -> Iterator[_File | str]:
