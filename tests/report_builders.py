@@ -203,7 +203,7 @@ def _comparison(params: Params) -> Iterator[Row]:
             yield {"method": method, "step": step, **size, **counts}
 
 
-UNTOUCHED = {"n_attacked": 80, "n_untouched": 0, "n_vanished": 0}
+UNTOUCHED = {"n_attacked": 80, "n_untouched": 0, "n_vanished": 0, "n_idle": 0}
 
 
 def _crafted(params: Params) -> Iterator[Row]:

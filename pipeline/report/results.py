@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +46,15 @@ _TABLES = {
     "craft": ("crafted",),
     "white_box": ("white_box",),
 }
+
+
+class Untouched(NamedTuple):
+    """Of the images that a net got right, how an attack on it fared (`robustness.untouched`)."""
+
+    n_attacked: int
+    n_untouched: int
+    n_vanished: int
+    n_idle: int
 
 
 @dataclass(frozen=True)
@@ -146,19 +155,16 @@ class Results:
         """In how many seeds a compared model is no better than chance on clean images."""
         return int((self.rows("accuracy", model=model, condition=CLEAN)["collapsed"] > 0).sum())
 
-    def untouched(self, condition: str) -> tuple[int, int, int]:
-        """Of an attack's condition, over all seeds: images to be moved, left as they were, without a gradient.
-
-        Of noise: zeros.
-        """
+    def untouched(self, condition: str) -> Untouched:
+        """Of an attack's condition, over all seeds, on its source; zeros for noise."""
         found = next(each for each in self.conditions() if each.name == condition)
         if found.kind != "attack":
-            return 0, 0, 0
+            return Untouched(0, 0, 0, 0)
         return counted_images(self.rows("crafted", source=found.source, attack=found.key))
 
-    def too_many_untouched(self, n_attacked: int, n_untouched: int) -> bool:
-        """Whether an attack left so many images as they were that its accuracy says nothing about robustness."""
-        return n_untouched > self.params.report.max_untouched * n_attacked
+    def is_idle(self, found: Untouched) -> bool:
+        """Whether an attack had no hold on so many images that an accuracy under it shows no robustness."""
+        return found.n_idle > self.params.report.max_untouched * found.n_attacked
 
 
 def load_results(params: Params, root: Path) -> Results:
@@ -264,12 +270,9 @@ def more_hits(rows: pd.DataFrame, others: pd.DataFrame, part: str = "") -> Value
     return hits_of(rows, part) - hits_of(others, part)
 
 
-def counted_images(rows: pd.DataFrame) -> tuple[int, int, int]:
-    """Sums of `n_attacked`, `n_untouched` and `n_vanished`."""
-    attacked, untouched, vanished = (
-        int(rows[f"n_{name}"].sum()) for name in ("attacked", "untouched", "vanished")
-    )
-    return attacked, untouched, vanished
+def counted_images(rows: pd.DataFrame) -> Untouched:
+    """The sums over rows."""
+    return Untouched(*(int(rows[name].sum()) for name in Untouched._fields))
 
 
 def _latent_spaces(folder: Path) -> Arrays:

@@ -113,17 +113,17 @@ def _white_box(results: Results) -> str:
         results.estimates(table, "model", by)
         for table, by in (("white_box", "attack"), ("accuracy", "condition"))
     )
-    rows, untouched = [], []
+    rows, untouched = [], list[list[object]]()
+    header = "model | attack | images it got right | left as they were | without a gradient | no hold"
     for model, label in labelled(results, results.models()).items():
         cells = []
         for attack in params.white_box:
             left = counted_images(results.rows("white_box", model=model, attack=attack))
-            mark = f" {MARK}" if results.too_many_untouched(*left[:2]) else ""
+            mark = f" {MARK}" if results.is_idle(left) else ""
             cells += [itself[model, attack].percent() + mark, transferred[model, names[attack]].percent()]
-            untouched.append([label, attack, *left, mark.strip()])
+            if left.n_idle or left.n_vanished:
+                untouched.append([label, attack, *left])
         rows.append([label, *cells])
-    suspicious = [row for row in untouched if row[3] or row[4]]
-    header = "model | attack | images it got right | left as they were | without a gradient | "
     return section(
         "White box, a diagnostic",
         "Accuracy in % when the attack is crafted on the model itself, and when the same attack is transferred "
@@ -132,10 +132,11 @@ def _white_box(results: Results) -> str:
         table(
             " | ".join(["model", *(f"{each}, white box | transferred" for each in params.white_box)]), rows
         ),
-        f"Images that an attack left as they were, or whose gradient is zero or not finite, over all seeds. {MARK}: "
-        f"more than {percent(params.report.max_untouched)} % were left: the number shows no robustness, a saturated "
-        "net looks the same.",
-        table(header, suspicious) if suspicious else "There are none.",
+        f"{MARK}: the attack had no hold on more than {percent(params.report.max_untouched)} % of the images that the "
+        "model got right (left as they were, or their gradient zero or not finite and they right still): the number "
+        "shows no robustness, a saturated net looks the same. "
+        + ("Over all seeds:" if untouched else "No image was left as it was or is without a gradient."),
+        table(header, untouched) if untouched else "",
     )
 
 
@@ -158,9 +159,14 @@ def _perturbations(results: Results) -> str:
     rows = []
     for each in results.conditions()[1:]:
         l2, linf = (norms[norm].loc[each.name] for norm in ("l2", "linf"))
-        left = "{1} of {0} | {2}".format(*results.untouched(each.name)) if each.kind == "attack" else "- | -"
+        found = results.untouched(each.name)
+        left = (
+            (f"{found.n_untouched} of {found.n_attacked}", found.n_vanished)
+            if found.n_attacked
+            else ("-", "-")
+        )
         row = [marked(results, each.name), _describe(results, each), f"{l2:.3f}", f"{255 * linf:.1f}"]
-        rows.append([*row, *left.split(" | ")])
+        rows.append([*row, *left])
     header = "perturbation | setting | mean L2 norm, pixels in [0, 1] | mean Linf norm, of 255 | left as they were | "
     return section(
         "Perturbations",
