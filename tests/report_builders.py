@@ -12,7 +12,8 @@ from safetensors.numpy import save_file
 from pipeline.compared import AFTER_THE_FACT, OURS, PUSHED, attacked_models, main_models, pairs_of
 from pipeline.files import write_csv, write_json
 from pipeline.params.params import Params
-from pipeline.report.results import Results, with_accuracy
+from pipeline.report.hits import with_accuracy
+from pipeline.report.results import Results
 from pipeline.robustness.conditions import CLEAN, Condition, list_conditions
 from pipeline.uncertainty import counts_of
 

@@ -235,10 +235,7 @@ def prune_filters_at_own_widths(
             scores = _scores(contest, model, criterion, step)
             utilities = {name: Utility(score.view(-1, 1, 1)) for name, score in scores.items()}
             options = {"latent_kept": decision_layer(reference).in_features}
-            options |= {
-                "round_to": contest.surgery.round_to,
-                "remove_branches": contest.surgery.remove_branches,
-            }
+            options |= contest.surgery.model_dump(include={"round_to", "remove_branches"})
         options |= {"widths": OWN_WIDTHS[criterion], "per_cost": None}
         model, *_ = prune_to_size(model, utilities, target, contest.parts.train.first(1), **options)
         yield contest.enter(model, step, contest.retrain(model, step))
@@ -295,11 +292,8 @@ def fixed_net(contest: Contest, net: FixedNet, training: Train, last: int) -> En
 
 def comparison_row(contest: Contest, entrant: Entrant) -> dict[str, Any]:
     """An entrant, scored, as a row of the comparison's table."""
-    model, parts = entrant.model, contest.parts
-    batch_size = contest.numerics.eval_batch_size
-    return (
-        {"step": entrant.step, "params": entrant.params, "flops": entrant.flops, "epochs": entrant.epochs}
-        | {"collapsed": int(entrant.collapsed), "retried": int(entrant.retried)}
-        | counts_of(hits_on(model, parts.validation, batch_size=batch_size), "validation_")
-        | counts_of(hits_on(model, parts.test, batch_size=batch_size), "test_")
-    )
+    row: dict[str, Any] = {name: getattr(entrant, name) for name in ("step", "params", "flops", "epochs")}
+    row |= {"collapsed": int(entrant.collapsed), "retried": int(entrant.retried)}
+    for name, part in (("validation_", contest.parts.validation), ("test_", contest.parts.test)):
+        row |= counts_of(hits_on(entrant.model, part, batch_size=contest.numerics.eval_batch_size), name)
+    return row

@@ -24,16 +24,14 @@ from pipeline.compared import (
 from pipeline.errors import InputError
 from pipeline.files import read_json
 from pipeline.report.figures import LABELS
+from pipeline.report.hits import hits_of, more_hits, with_accuracy
 from pipeline.robustness.conditions import CLEAN, Condition, list_conditions
-from pipeline.uncertainty import Interval, Values, accuracy_interval, difference_interval, unpack_hits
+from pipeline.uncertainty import Interval, Values, accuracy_interval, difference_interval
 
 if TYPE_CHECKING:
     from pipeline.params.params import Params
 
 Arrays = dict[str, npt.NDArray[Any]]
-
-# Before the names of a table's counts and hits: the images that they are of, where a table has several.
-_PARTS = ("", "validation_", "test_", "noisy_")
 
 # The tables by the stage that writes them.
 _TABLES = {
@@ -221,53 +219,6 @@ def load_results(params: Params, root: Path) -> Results:
 def _read(path: Path) -> pd.DataFrame:
     """A table; a noise or an attack may be called `nan` or `null`, which pandas would take for a gap."""
     return pd.read_csv(path, keep_default_na=False, na_values=[""])
-
-
-def with_accuracy(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with `accuracy`, the one division of its counts, and hits as masks (n,); one without as it is.
-
-    Raises:
-        ValueError: if hits are not those that were counted.
-    """
-    table = table.copy()
-    if "n_correct" in table:
-        table = table.assign(accuracy=table["n_correct"] / table["n"])
-    for part in _parts(table):
-        packed = zip(table[f"{part}hits"], table[f"{part}n"], strict=True)
-        masks = [unpack_hits(hits, int(n)) for hits, n in packed]
-        if [int(mask.sum()) for mask in masks] != table[f"{part}n_correct"].tolist():
-            raise ValueError(f"expected {part}hits to be as many as {part}n_correct")
-        table[f"{part}hits"] = pd.Series(masks, index=table.index, dtype=object)
-    return table
-
-
-def without_hits(table: pd.DataFrame) -> pd.DataFrame:
-    """The table as people read it, with counts alone."""
-    return table.drop(columns=[f"{part}hits" for part in _parts(table)])
-
-
-def _parts(table: pd.DataFrame) -> list[str]:
-    return [part for part in _PARTS if f"{part}hits" in table]
-
-
-def hits_of(rows: pd.DataFrame, part: str = "") -> Values:
-    """The hits (seeds, images) of rows, one for each seed, as 0 and 1.
-
-    Raises:
-        ValueError: if the seeds have not the same number of images.
-    """
-    return np.stack([*rows[f"{part}hits"]]).astype(np.float64)
-
-
-def more_hits(rows: pd.DataFrame, others: pd.DataFrame, part: str = "") -> Values:
-    """Hits of rows less those of others (seeds, images), seed by seed on the same images.
-
-    Raises:
-        ValueError: if they are of different seeds.
-    """
-    if rows["seed"].tolist() != others["seed"].tolist():
-        raise ValueError(f"expected rows of the seeds {[*others['seed']]}, got {[*rows['seed']]}")
-    return hits_of(rows, part) - hits_of(others, part)
 
 
 def counted_images(rows: pd.DataFrame) -> Untouched:

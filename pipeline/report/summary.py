@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipeline.compared import ORIGINAL
+from pipeline.report.hits import more_hits
 from pipeline.report.page import bullets, counted, percent, table, thousands
-from pipeline.report.results import more_hits
 
 if TYPE_CHECKING:
     import pandas as pd
