@@ -78,9 +78,11 @@ def work(
         metadata={"crafted": json.dumps({"attack": attack.model_dump(mode="json"), "on": name})},
     )
     labels, clean, stored = test.labels.cpu(), test.scaled(), stored.float()
-    right = predict(model, clean, batch_size=batch_size).hits(labels)
-    n_correct = predict(model, stored, batch_size=batch_size).n_correct(labels)
-    untouched = count_untouched(model, test.labels, clean, stored, right, batch_size=batch_size)
+    right, still_right = (
+        predict(model, each, batch_size=batch_size).hits(labels) for each in (clean, stored)
+    )
+    n_correct, masks = int(still_right.sum()), {"right": right, "still_right": still_right}
+    untouched = count_untouched(model, test.labels, clean, stored, **masks, batch_size=batch_size)
     write_csv(place.out / "crafted.csv", [{"n": len(test), "n_correct": n_correct} | untouched])
     return f"the source falls from {int(right.sum())} to {n_correct} of {len(test)} correct"
 

@@ -73,11 +73,14 @@ def work(
         seed_torch(seed, "white_box", name)  # the same random starts for every model
         # As stored images are: what half precision rounds away is no attack.
         crafted = craft(attack, model, clean, test.labels, batch_size=batch_size).to(torch.float16).float()
-        right = predict(model, clean, batch_size=batch_size).hits(labels)
+        right, still_right = (
+            predict(model, each, batch_size=batch_size).hits(labels) for each in (clean, crafted)
+        )
+        masks = {"right": right, "still_right": still_right}
         rows.append(
             {"model": model_name, "n_correct_clean": int(right.sum())}
-            | counts_of(predict(model, crafted, batch_size=batch_size).hits(labels).numpy())
-            | count_untouched(model, test.labels, clean, crafted, right, batch_size=batch_size)
+            | counts_of(still_right.numpy())
+            | count_untouched(model, test.labels, clean, crafted, **masks, batch_size=batch_size)
             | perturbation_norms(clean, crafted)
         )
     write_csv(place.out / "white_box.csv", rows)

@@ -20,7 +20,8 @@ from pipeline.compared import (
 )
 from pipeline.files import write_csv, write_json
 from pipeline.params.params import Params
-from pipeline.report.results import Results, with_accuracy
+from pipeline.report.hits import with_accuracy
+from pipeline.report.results import Results
 from pipeline.robustness.conditions import CLEAN, Condition, list_conditions
 from pipeline.uncertainty import counts_of
 
@@ -224,7 +225,7 @@ def _comparison(params: Params) -> Iterator[Row]:
             yield {"method": method, "step": step, **size, **counts}
 
 
-UNTOUCHED = {"n_attacked": 80, "n_untouched": 0, "n_vanished": 0}
+UNTOUCHED = {"n_attacked": 80, "n_untouched": 0, "n_vanished": 0, "n_idle": 0}
 
 
 def _crafted(params: Params) -> Iterator[Row]:

@@ -122,6 +122,38 @@ def test_craft_stores_half_precision_images_that_fool_the_source(
     assert attacked < clean - 3
     # Of the images that are stored, not of those before they were rounded.
     assert line == f"the source falls from {clean} to {attacked} of {N_TEST} correct"
+    (row,) = pd.read_csv(tmp_path / "out/crafted.csv").to_dict("records")
+    assert (row["n"], row["n_correct"], row["n_attacked"]) == (N_TEST, attacked, clean)
+    assert row["n_idle"] <= attacked
+
+
+@pytest.mark.parametrize("attack", ["fgsm", "pgd"])
+def test_a_saturated_net_has_its_untouched_images_counted_in_both_tables(
+    made: Path, tmp_path: Path, attack: str
+) -> None:
+    saturated = classifier(0)
+    with torch.no_grad():
+        saturated.net.get_submodule("decision").weight.mul_(100)  # type: ignore[operator]
+    save_model(saturated, tmp_path / "saturated")
+    do_craft(made, attack, tmp_path / "out", source=str(tmp_path / "saturated"))
+    (row,) = pd.read_csv(tmp_path / "out/crafted.csv").to_dict("records")
+    test = load_parts(made / "prepare", torch.device("cpu")).test
+    stored = load_file(tmp_path / "out/images.safetensors")["images"]
+    with torch.no_grad():
+        right = load_classifier(made / "model0")(test.scaled()).argmax(1) == test.labels  # the same decisions
+        logits = saturated.eval()(test.scaled())
+    others = logits.softmax(1)[torch.nn.functional.one_hot(test.labels, 3) == 0].view(N_TEST, 2)
+    assert row["n_attacked"] == int(right.sum())
+    assert row["n_vanished"] == int(((others == 0).all(1) & right).sum()) > N_TEST / 3
+    if attack == "fgsm":  # PGD starts at random
+        same = (stored == test.scaled().half()).flatten(1).all(1)
+        assert row["n_untouched"] == int((same & right).sum()) > N_TEST / 3
+    assert row["n_idle"] > N_TEST / 3
+    rows = white_box_rows(made, attack, tmp_path / "white_box", saturated=str(tmp_path / "saturated"))
+    assert rows.loc["saturated", ["n_attacked", "n_vanished"]].tolist() == [
+        row["n_attacked"],
+        row["n_vanished"],
+    ]
 
 
 def test_craft_writes_down_the_attacks_settings_and_its_name(made: Path, tmp_path: Path) -> None:

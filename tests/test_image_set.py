@@ -11,7 +11,14 @@ from safetensors.numpy import load_file, save_file
 from sklearn.datasets import load_digits
 
 from pipeline.errors import InputError
-from pipeline.images.image_set import SPLITS, ImageSet, check_image_set, load_image_set, save_image_set
+from pipeline.images.image_set import (
+    SPLITS,
+    ImageSet,
+    check_image_set,
+    draw_per_class,
+    load_image_set,
+    save_image_set,
+)
 from pipeline.params.data import DigitsData, ImagesPerClass
 from pipeline.readers import read_dataset
 
@@ -267,3 +274,16 @@ def test_a_spoilt_set_is_refused_with_one_line(
     assert line.startswith("here: expected")
     for word in words:
         assert word in line
+
+
+def test_images_of_each_class_are_drawn_by_seed_and_are_not_the_first() -> None:
+    labels = np.repeat(np.array([0, 1, 2]), [400, 300, 5])
+    drawn = draw_per_class(labels, 100, (0, 3))
+    assert np.bincount(labels[drawn]).tolist() == [100, 100, 5]
+    assert np.array_equal(drawn, np.unique(drawn))
+    # Spread over the whole class: the mean place of 100 of 400 has a standard deviation of 10.
+    assert abs(drawn[:100].mean() - 199.5) < 40
+    assert np.array_equal(drawn, draw_per_class(labels, 100, (0, 3)))
+    for other in ((1, 3), (0, 2)):
+        assert not np.array_equal(drawn, draw_per_class(labels, 100, other))
+    assert np.array_equal(draw_per_class(labels, None, (0, 3)), np.arange(705))

@@ -113,8 +113,8 @@ def test_accuracies_are_means_over_seeds_with_their_intervals() -> None:
 def test_differences_are_paired_by_seed_and_bold_where_the_interval_leaves_out_zero() -> None:
     differences = tables(comparison_section(results()))[1]
     assert "push and prune (ours)" not in differences
-    # Ten images in every seed, no spread of seeds: Student's interval of 1,002 images, two of them added. By the hits
-    # of the builder l1's are images 950 to 959, 952 to 961 and 948 to 957.
+    # Ten images in every seed, no spread of seeds: Student's interval of 1,002 images, two of them added. By the
+    # builder's hits l1's are images 950 to 959, 952 to 961 and 948 to 957.
     values = np.mean([[start <= i < start + 10 for i in range(1000)] for start in (950, 952, 948)], axis=0)
     values = [*values, 1, -1]
     half = float(t.ppf(0.975, 1001) * np.std(values, ddof=1) / np.sqrt(1002))

@@ -11,8 +11,9 @@ from report_builders import results_with
 from pipeline.compared import OURS, main_models
 from pipeline.params.file import read_params
 from pipeline.params.params import Params, PublishedName
+from pipeline.report.hits import without_hits
 from pipeline.report.published import DROPS, PERTURBATIONS, SCORES, published_drops, published_scores
-from pipeline.report.results import Results, without_hits
+from pipeline.report.results import Results
 
 NAMES: tuple[PublishedName, ...] = get_args(PublishedName)
 

@@ -291,11 +291,8 @@ def fixed_net(contest: Contest, net: FixedNet, training: Train, last: int) -> En
 
 def comparison_row(contest: Contest, entrant: Entrant) -> dict[str, Any]:
     """An entrant, scored, as a row of the comparison's table."""
-    model, parts = entrant.model, contest.parts
-    batch_size = contest.numerics.eval_batch_size
-    return (
-        {"step": entrant.step, "params": entrant.params, "flops": entrant.flops, "epochs": entrant.epochs}
-        | {"collapsed": int(entrant.collapsed), "retried": int(entrant.retried)}
-        | counts_of(hits_on(model, parts.validation, batch_size=batch_size), "validation_")
-        | counts_of(hits_on(model, parts.test, batch_size=batch_size), "test_")
-    )
+    row: dict[str, Any] = {name: getattr(entrant, name) for name in ("step", "params", "flops", "epochs")}
+    row |= {"collapsed": int(entrant.collapsed), "retried": int(entrant.retried)}
+    for name, part in (("validation_", contest.parts.validation), ("test_", contest.parts.test)):
+        row |= counts_of(hits_on(entrant.model, part, batch_size=contest.numerics.eval_batch_size), name)
+    return row

@@ -35,8 +35,8 @@ class Report(Section):
 
     `published`: the experiment of the papers whose numbers stand beside ours; null for none. `notes`: what a reader
     has to know about this run, sentences that the reports carry as they are.
-    `max_untouched`: of the images that an attack had to move, the share left as they were above which no claim is made.
-    `headline` names the noise and attacks of the summary and of the thesis's tables.
+    `max_untouched`: of the images that an attack had to move, the share that it had no hold on above which no claim is
+    made. `headline` names the noise and attacks of the summary and of the thesis's tables.
     """
 
     published: PublishedName | None

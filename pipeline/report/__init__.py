@@ -9,8 +9,8 @@ import pandas as pd
 from ruamel.yaml import YAML
 
 from pipeline.files import write_atomically
+from pipeline.report.hits import without_hits
 from pipeline.report.pruning import pruning_report
-from pipeline.report.results import without_hits
 from pipeline.report.robustness import robustness_report
 from pipeline.report.summary import summary
 

@@ -43,8 +43,8 @@ def claims_section(results: Results) -> str:
         "the interval of the difference in drop lies above zero, not supported where it lies below, undecided "
         f"otherwise ({counted(len(results.params.seeds), 'seed')}, "
         f"{counted(n_images(results, *ALL_TEST_IMAGES[1]), 'image')}; a single seed decides nothing). No claim is made "
-        f"where a net is at chance on clean images, or where an attack left more than "
-        f"{percent(results.params.report.max_untouched)} % of its source's images as they were.",
+        f"where a net is at chance on clean images, or where an attack had no hold on "
+        f"more than {percent(results.params.report.max_untouched)} % of its source's images.",
         bullets(lines),
         footnotes(results),
     )
@@ -52,8 +52,8 @@ def claims_section(results: Results) -> str:
 
 def _doubt(results: Results, condition: str, *models: str) -> str:
     """Why no claim is made on these models under a condition; empty where one may be."""
-    if results.too_many_untouched(*results.untouched(condition)[:2]):
-        return "no claim, the attack left too many images as they were"
+    if results.is_idle(results.untouched(condition)):
+        return "no claim, the attack had no hold on too many images"
     return "no claim, a net is at chance" if any(map(results.collapsed, models)) else ""
 
 

@@ -13,8 +13,8 @@ from matplotlib.axes import Axes
 from pipeline.compared import ORIGINAL, OURS, variant_name
 from pipeline.params.pruning import FILTER_CRITERIA
 from pipeline.report.figures import MARKERS, figure, label_axes, scale_by_size
+from pipeline.report.hits import more_hits
 from pipeline.report.page import Names, bullets, grid, image, percent, section, table, thousands
-from pipeline.report.results import more_hits
 from pipeline.report.summary import how_trained, over_seeds
 
 if TYPE_CHECKING:

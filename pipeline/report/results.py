@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,17 +29,15 @@ from pipeline.files import read_json
 from pipeline.images.rare_classes import rare_classes_remark
 from pipeline.params.nets.sections import is_looked_at
 from pipeline.report.figures import LABELS
+from pipeline.report.hits import hits_of, more_hits, with_accuracy
 from pipeline.report.page import literal
 from pipeline.robustness.conditions import CLEAN, Condition, list_conditions
-from pipeline.uncertainty import Interval, Values, accuracy_interval, difference_interval, unpack_hits
+from pipeline.uncertainty import Interval, Values, accuracy_interval, difference_interval
 
 if TYPE_CHECKING:
     from pipeline.params.params import Params
 
 Arrays = dict[str, npt.NDArray[Any]]
-
-# Before the names of a table's counts and hits: the images that they are of, where a table has several.
-_PARTS = ("", "validation_", "test_", "noisy_")
 
 # The tables by the stage that writes them.
 _TABLES = {
@@ -54,6 +52,15 @@ _TABLES = {
     "white_box": ("white_box",),
     "latency": ("latency", "disk", "kernels"),
 }
+
+
+class Untouched(NamedTuple):
+    """Of the images that a net got right, how an attack on it fared (`robustness.untouched`)."""
+
+    n_attacked: int
+    n_untouched: int
+    n_vanished: int
+    n_idle: int
 
 
 @dataclass(frozen=True)
@@ -177,19 +184,16 @@ class Results:
         """In how many seeds a compared model is no better than chance on clean images."""
         return int((self.rows("accuracy", model=model, condition=CLEAN)["collapsed"] > 0).sum())
 
-    def untouched(self, condition: str) -> tuple[int, int, int]:
-        """Of an attack's condition, over all seeds: images to be moved, left as they were, without a gradient.
-
-        Of noise: zeros.
-        """
+    def untouched(self, condition: str) -> Untouched:
+        """Of an attack's condition, over all seeds, on its source; zeros for noise."""
         found = next(each for each in self.conditions() if each.name == condition)
         if found.kind != "attack":
-            return 0, 0, 0
+            return Untouched(0, 0, 0, 0)
         return counted_images(self.rows("crafted", source=found.source, attack=found.key))
 
-    def too_many_untouched(self, n_attacked: int, n_untouched: int) -> bool:
-        """Whether an attack left so many images as they were that its accuracy says nothing about robustness."""
-        return n_untouched > self.params.report.max_untouched * n_attacked
+    def is_idle(self, found: Untouched) -> bool:
+        """Whether an attack had no hold on so many images that an accuracy under it shows no robustness."""
+        return found.n_idle > self.params.report.max_untouched * found.n_attacked
 
 
 def load_results(params: Params, root: Path) -> Results:
@@ -250,59 +254,9 @@ def _read(path: Path) -> pd.DataFrame:
     return pd.read_csv(path, keep_default_na=False, na_values=[""])
 
 
-def with_accuracy(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with `accuracy`, the one division of its counts, and hits as masks (n,); one without as it is.
-
-    Raises:
-        ValueError: if hits are not those that were counted.
-    """
-    table = table.copy()
-    if "n_correct" in table:
-        table = table.assign(accuracy=table["n_correct"] / table["n"])
-    for part in _parts(table):
-        packed = zip(table[f"{part}hits"], table[f"{part}n"], strict=True)
-        masks = [unpack_hits(hits, int(n)) for hits, n in packed]
-        if [int(mask.sum()) for mask in masks] != table[f"{part}n_correct"].tolist():
-            raise ValueError(f"expected {part}hits to be as many as {part}n_correct")
-        table[f"{part}hits"] = pd.Series(masks, index=table.index, dtype=object)
-    return table
-
-
-def without_hits(table: pd.DataFrame) -> pd.DataFrame:
-    """The table as people read it, with counts alone."""
-    return table.drop(columns=[f"{part}hits" for part in _parts(table)])
-
-
-def _parts(table: pd.DataFrame) -> list[str]:
-    return [part for part in _PARTS if f"{part}hits" in table]
-
-
-def hits_of(rows: pd.DataFrame, part: str = "") -> Values:
-    """The hits (seeds, images) of rows, one for each seed, as 0 and 1.
-
-    Raises:
-        ValueError: if the seeds have not the same number of images.
-    """
-    return np.stack([*rows[f"{part}hits"]]).astype(np.float64)
-
-
-def more_hits(rows: pd.DataFrame, others: pd.DataFrame, part: str = "") -> Values:
-    """Hits of rows less those of others (seeds, images), seed by seed on the same images.
-
-    Raises:
-        ValueError: if they are of different seeds.
-    """
-    if rows["seed"].tolist() != others["seed"].tolist():
-        raise ValueError(f"expected rows of the seeds {[*others['seed']]}, got {[*rows['seed']]}")
-    return hits_of(rows, part) - hits_of(others, part)
-
-
-def counted_images(rows: pd.DataFrame) -> tuple[int, int, int]:
-    """Sums of `n_attacked`, `n_untouched` and `n_vanished`."""
-    attacked, untouched, vanished = (
-        int(rows[f"n_{name}"].sum()) for name in ("attacked", "untouched", "vanished")
-    )
-    return attacked, untouched, vanished
+def counted_images(rows: pd.DataFrame) -> Untouched:
+    """The sums over rows."""
+    return Untouched(*(int(rows[name].sum()) for name in Untouched._fields))
 
 
 def _latent_spaces(folder: Path) -> Arrays:

@@ -114,17 +114,17 @@ def _white_box(results: Results) -> str:
         results.estimates(table, "model", by)
         for table, by in (("white_box", "attack"), ("accuracy", "condition"))
     )
-    rows, untouched = [], []
+    rows, untouched = [], list[list[object]]()
+    header = "model | attack | images it got right | left as they were | without a gradient | no hold"
     for model, label in labelled(results, results.models()).items():
         cells = []
         for attack in params.white_box:
             left = counted_images(results.rows("white_box", model=model, attack=attack))
-            mark = f" {MARK}" if results.too_many_untouched(*left[:2]) else ""
+            mark = f" {MARK}" if results.is_idle(left) else ""
             cells += [itself[model, attack].percent() + mark, transferred[model, names[attack]].percent()]
-            untouched.append([label, attack, *left, mark.strip()])
+            if left.n_idle or left.n_vanished:
+                untouched.append([label, attack, *left])
         rows.append([label, *cells])
-    suspicious = [row for row in untouched if row[3] or row[4]]
-    header = "model | attack | images it got right | left as they were | without a gradient | "
     return section(
         "White box, a diagnostic",
         "Accuracy in % when the attack is crafted on the model itself, and when the same attack is transferred "
@@ -133,10 +133,11 @@ def _white_box(results: Results) -> str:
         table(
             " | ".join(["model", *(f"{each}, white box | transferred" for each in params.white_box)]), rows
         ),
-        f"Images that an attack left as they were, or whose gradient is zero or not finite, over all seeds. {MARK}: "
-        f"more than {percent(params.report.max_untouched)} % were left: the number shows no robustness, a saturated "
-        "net looks the same.",
-        table(header, suspicious) if suspicious else "There are none.",
+        f"{MARK}: the attack had no hold on more than {percent(params.report.max_untouched)} % of the images that the "
+        "model got right (left as they were, or their gradient zero or not finite and they right still): the number "
+        "shows no robustness, a saturated net looks the same. "
+        + ("Over all seeds:" if untouched else "No image was left as it was or is without a gradient."),
+        table(header, untouched) if untouched else "",
     )
 
 
@@ -160,9 +161,13 @@ def _perturbations(results: Results) -> str:
     rows = []
     for each in results.conditions()[1:]:
         measured = [f"{norms[norm].loc[each.name]:.1f}" for norm in ("l2", "l2_max", "linf", "linf_max")]
-        left = ["{1} of {0}".format(*results.untouched(each.name)), str(results.untouched(each.name)[2])]
-        row = [marked(results, each.name), _describe(results, each), *measured]
-        rows.append([*row, *(left if each.kind == "attack" else ["-", "-"])])
+        found = results.untouched(each.name)
+        left = (
+            [f"{found.n_untouched} of {found.n_attacked}", found.n_vanished]
+            if found.n_attacked
+            else ["-", "-"]
+        )
+        rows.append([marked(results, each.name), _describe(results, each), *measured, *left])
     header = (
         "perturbation | setting | L2, mean | L2, largest | Linf, mean | Linf, largest | left as they were | "
     )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipeline.compared import ORIGINAL
+from pipeline.report.hits import more_hits
 from pipeline.report.page import bullets, counted, percent, table, thousands
-from pipeline.report.results import more_hits
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,9 +75,8 @@ def n_images(results: Results, name: str, values: dict[str, str]) -> int:
 
 
 def marked(results: Results, condition: str) -> str:
-    """A condition's name, with a mark where its attack left too many images as they were."""
-    n_attacked, n_untouched, _ = results.untouched(condition)
-    return f"{condition} {MARK}" if results.too_many_untouched(n_attacked, n_untouched) else condition
+    """A condition's name, with a mark where its attack had no hold on too many images."""
+    return f"{condition} {MARK}" if results.is_idle(results.untouched(condition)) else condition
 
 
 def label_with_collapse(results: Results, model: str, label: str) -> str:
@@ -104,12 +103,12 @@ def footnotes(results: Results) -> str:
     """What the marks at conditions mean, for each; empty without any."""
     lines = []
     for condition in results.headline():
-        n_attacked, n_untouched, n_vanished = results.untouched(condition)
-        if results.too_many_untouched(n_attacked, n_untouched):
+        found = results.untouched(condition)
+        if results.is_idle(found):
             lines.append(
-                f"{MARK} {condition}: of {n_attacked} images that its source got right, over all seeds, the attack "
-                f"left {n_untouched} as they were; the gradient of {n_vanished} is zero or not finite. No claim "
-                "is made."
+                f"{MARK} {condition}: of {found.n_attacked} images that its source got right, over all seeds, "
+                f"{found.n_untouched} were left as they were and {found.n_vanished} have a gradient of zero, or none "
+                f"that is finite; the attack had no hold on {found.n_idle}. No claim is made."
             )
     return bullets(lines)
 

@@ -11,7 +11,14 @@ from pipeline.models.classifier import evaluation_mode
 
 
 def count_untouched(
-    model: nn.Module, labels: Tensor, clean: Tensor, attacked: Tensor, right: Tensor, *, batch_size: int
+    model: nn.Module,
+    labels: Tensor,
+    clean: Tensor,
+    attacked: Tensor,
+    *,
+    right: Tensor,
+    still_right: Tensor,
+    batch_size: int,
 ) -> dict[str, int]:
     """Of the images that a net gets right, which are all that an attack on it has to move.
 
@@ -21,16 +28,20 @@ def count_untouched(
         clean: (n, channels, height, width) images in [0, 1].
         attacked: the same images under the attack.
         right: (n,) mask of those that the net gets right when clean.
+        still_right: (n,) mask of those that it gets right under the attack.
         batch_size: images at a time; halved when memory runs out.
 
     Returns:
         `n_attacked`, the number of these images; `n_untouched`, those of them whose pixels are, in half precision, what
-        they were; `n_vanished`, those whose gradient of the cross-entropy is zero or not finite.
+        they were; `n_vanished`, those whose gradient of the cross-entropy is zero or not finite; `n_idle`, those that
+        the attack had no hold on: left as they were, or without a gradient and right still (a random start moves images
+        that no gradient then leads anywhere, and Newton Fool needs no gradient of the cross-entropy).
     """
-    right = right.cpu()
+    right, still_right = right.cpu(), still_right.cpu()
     same = (clean.half() == attacked.half()).flatten(1).all(1).cpu()
     vanished = vanishing(model, clean, labels, batch_size=batch_size)
     counts = {"n_attacked": right, "n_untouched": right & same, "n_vanished": right & vanished}
+    counts["n_idle"] = right & (same | vanished & still_right)
     return {name: int(mask.sum()) for name, mask in counts.items()}
 
 

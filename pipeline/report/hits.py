@@ -1,0 +1,58 @@
+"""Which images were right, row by row of a table: what every interval is computed from."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from pipeline.uncertainty import Values, unpack_hits
+
+# Before the names of a table's counts and hits: the images that they are of, where a table has several.
+_PARTS = ("", "validation_", "test_", "noisy_")
+
+
+def with_accuracy(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with `accuracy`, the one division of its counts, and hits as masks (n,); one without as it is.
+
+    Raises:
+        ValueError: if hits are not those that were counted.
+    """
+    table = table.copy()
+    if "n_correct" in table:
+        table = table.assign(accuracy=table["n_correct"] / table["n"])
+    for part in _parts(table):
+        packed = zip(table[f"{part}hits"], table[f"{part}n"], strict=True)
+        masks = [unpack_hits(hits, int(n)) for hits, n in packed]
+        if [int(mask.sum()) for mask in masks] != table[f"{part}n_correct"].tolist():
+            raise ValueError(f"expected {part}hits to be as many as {part}n_correct")
+        table[f"{part}hits"] = pd.Series(masks, index=table.index, dtype=object)
+    return table
+
+
+def without_hits(table: pd.DataFrame) -> pd.DataFrame:
+    """The table as people read it, with counts alone."""
+    return table.drop(columns=[f"{part}hits" for part in _parts(table)])
+
+
+def _parts(table: pd.DataFrame) -> list[str]:
+    return [part for part in _PARTS if f"{part}hits" in table]
+
+
+def hits_of(rows: pd.DataFrame, part: str = "") -> Values:
+    """The hits (seeds, images) of rows, one for each seed, as 0 and 1.
+
+    Raises:
+        ValueError: if the seeds have not the same number of images.
+    """
+    return np.stack([*rows[f"{part}hits"]]).astype(np.float64)
+
+
+def more_hits(rows: pd.DataFrame, others: pd.DataFrame, part: str = "") -> Values:
+    """Hits of rows less those of others (seeds, images), seed by seed on the same images.
+
+    Raises:
+        ValueError: if they are of different seeds.
+    """
+    if rows["seed"].tolist() != others["seed"].tolist():
+        raise ValueError(f"expected rows of the seeds {[*others['seed']]}, got {[*rows['seed']]}")
+    return hits_of(rows, part) - hits_of(others, part)
