@@ -26,7 +26,7 @@ from pipeline.models.classifier import Classifier
 from pipeline.params.nets.sections import FcModel
 from pipeline.params.perturbations import GaussianNoise
 from pipeline.params.pruning import Ablate, Score, SensitivityChoice, Surgery, Widths
-from pipeline.params.training import BalancedSchedule, Schedule, ShuffledSchedule, Train
+from pipeline.params.training import BalancedSchedule, FirstSchedule, Schedule, Train
 from pipeline.prune.target_size import Target
 from pipeline.training.classifiers import build_classifier
 from pipeline.training.resume import ResumePoint
@@ -48,7 +48,7 @@ SURGERY = Surgery(
     keep=[],
     min_channels=1,
 )
-TRAIN = Train(training=ShuffledSchedule(**schedule(batch_size=20).model_dump()), auxiliary=None)
+TRAIN = Train(training=FirstSchedule(**schedule(batch_size=20).model_dump()), auxiliary=None)
 
 
 @cache
