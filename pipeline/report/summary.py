@@ -135,7 +135,8 @@ def expectations(results: Results) -> str:
             f"{percent(report.target_params_fraction)} % in every seed, within {percent(max_drop)} points: "
             f"**{_met(sides)}**. On the validation images that chose it "
             f"{drops['validation'].percent(signed=True)} points.",
-            "An expectation is met, or not, where the whole interval is on that side of it.",
+            "An expectation is met, or not, where the whole interval is on that side of it"
+            + ("." if len(fractions) > 1 else "; one seed's interval speaks of its own models alone."),
         ]
     )
 
