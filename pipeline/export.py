@@ -25,7 +25,6 @@ from torch import Tensor
 
 from pipeline.errors import InputError
 from pipeline.files import write_atomically
-from pipeline.models.classifier import blueprint_of
 
 if TYPE_CHECKING:
     from pipeline.models.classifier import Classifier
@@ -113,7 +112,8 @@ def _exported(
     runner: Callable[[bytes], Callable[[Tensor], Tensor]],
 ) -> bytes:
     """What the first exporter makes whose logits are the model's."""
-    architecture = blueprint_of(model).architecture
+    found = getattr(model.net, "blueprint", None)
+    architecture = found.architecture if found else type(model.net).__name__
     model = copy.deepcopy(model).cpu().eval().requires_grad_(False)
     examples = examples.cpu()
     repeated = examples.repeat(-(-max(_BATCHES) // len(examples)), 1, 1, 1)

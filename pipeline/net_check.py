@@ -107,7 +107,10 @@ def _build(section: Architecture, image_shape: Shape, n_classes: int) -> Classif
 
     if isinstance(section, TorchvisionModel):
         section = section.model_copy(update={"pretrained": False})
-    net = build_net(section, n_classes, image_shape, wanted_for="model")
+    try:
+        net = build_net(section, n_classes, image_shape, wanted_for="model")
+    except InputError as error:  # the file under its own name is `main`'s to say
+        raise InputError(str(error).replace(f"{PARAMS_FILE}: ", "")) from None
     if isinstance(net, Classifier):
         net = net.net
     flat = [0.5] * image_shape[0], [0.25] * image_shape[0]
@@ -226,8 +229,10 @@ def main() -> None:
             _FOUND.parent.mkdir(exist_ok=True)
             write_json(_FOUND, found)
     except InputError as error:
-        prefix = "" if str(error).startswith(f"{PARAMS_FILE}: ") else f"{file}: "
-        sys.stderr.write(f"{prefix}{error}\n")
+        lines = str(error).splitlines()
+        sys.stderr.writelines(
+            f"{line}\n" if line.startswith(f"{file}: ") else f"{file}: {line}\n" for line in lines
+        )
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

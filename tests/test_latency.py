@@ -139,9 +139,9 @@ def test_kernels_with_weights_are_told_from_others() -> None:
     convolution = nn.Sequential(nn.Conv2d(8, 64, 3), nn.Conv2d(64, 64, 3), nn.Conv2d(64, 8, 3))
     pooling = nn.Sequential(*[nn.MaxPool2d(9, 1, 4) for _ in range(8)], nn.Conv2d(8, 3, 1))
     row = _kernels(convolution)
-    assert row["weights_ms"] > 3 * row["others_ms"]
+    assert row["weights_ms"] > row["others_ms"]
     row = _kernels(pooling)
-    assert row["others_ms"] > 3 * row["weights_ms"] > 0
+    assert row["others_ms"] > row["weights_ms"] > 0
     assert row["between_ms"] >= 0
 
 

@@ -30,6 +30,7 @@ SMALL_IMAGES: Change = (
         "images_per_class": None,
         "resize_px": None,
         "crop_px": None,
+        "copies": "refuse",
     },
 )
 
@@ -151,7 +152,8 @@ def test_shape_and_classes_are_known_without_images(section: Any, expected: Any)
 def test_an_archive_is_asked_for_its_header(n_channels: int, tmp_path: Path) -> None:
     images = np.zeros((4, 6, 5, n_channels) if n_channels > 1 else (4, 6, 5), dtype=np.uint8)
     section = {
-        key: SMALL_IMAGES[1][key] for key in ("validation", "images_per_class", "resize_px", "crop_px")
+        key: SMALL_IMAGES[1][key]
+        for key in ("validation", "images_per_class", "resize_px", "crop_px", "copies")
     }
     file = tmp_path / "mine.npz"
     data = section | {"source": "arrays", "file": os.fspath(file)}

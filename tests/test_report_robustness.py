@@ -144,7 +144,7 @@ def results_of(params: Params, hits: Hits = even, *, white_box: Hits = white_box
         {name: pd.DataFrame(rows) for name, rows in tables.items()}
         | {"accuracy": accuracy, "reliability": reliability.assign(bin=3, confidence=0.7 * accuracy["n"])},
         galleries=dict.fromkeys(attacks, gallery(2)),
-        dataset={"classes": [str(digit) for digit in range(10)]},
+        dataset={"classes": [str(digit) for digit in range(10)], "train_counts": [20] * 10, "remarks": []},
     )
 
 

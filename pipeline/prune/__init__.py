@@ -129,6 +129,7 @@ def cut_selection(
             left_whole=plan.whole.get(name, ""),
         )
         for name in plan.layers
+        if name in n_before  # auxiliary heads are not cut, but dropped
     ]
     return smaller, rows
 

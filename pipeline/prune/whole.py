@@ -43,7 +43,10 @@ def whole_layers(model: nn.Module, example_input: Tensor) -> dict[str, str]:
     """
     known = getattr(model, "whole_layers", None)
     if known is None:
-        known = _find(model, tuple(example_input.shape[1:]))
+        try:
+            known = _find(model, tuple(example_input.shape[1:]))
+        except RuntimeError as error:  # the net's own code does not take such images
+            raise cannot_cut(model, error) from None
         model.whole_layers = known  # type: ignore[assignment]
     return dict(known)
 
