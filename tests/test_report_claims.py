@@ -173,7 +173,7 @@ def test_an_attack_that_had_no_hold_on_many_images_is_marked_and_no_ground_of_a_
     assert (note in page) is (note in short) is not claimed
     untouched = by_first_cell(tables(section(page, "Perturbations"))[0])
     ((_, cells),) = [item for item in untouched.items() if item[0].split()[0] == "fgsm"]
-    assert cells[4] == str(3 * counts["n_vanished"])
+    assert cells[6] == str(3 * counts["n_vanished"])
 
 
 @pytest.mark.usefixtures("undrawn")
