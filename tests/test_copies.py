@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from test_readers_folders import folder_params
 
 from pipeline.errors import InputError
 from pipeline.files import read_csv, read_json
 from pipeline.images.image_set import ImageSet, save_image_set
 from pipeline.images.rare_classes import rare_classes_remark
-from pipeline.params.data import ImageFolderData, ImagesPerClass
 from pipeline.readers import read_dataset, remark_copies
 
 
@@ -36,22 +36,8 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def params(root: Path, **changes: Any) -> ImageFolderData:
-    options: dict[str, Any] = {
-        "source": "image_folder",
-        "root": str(root),
-        "folders": {"train": "train", "validation": "validation", "test": "test"},
-        "split_seed": 0,
-        "validation_fraction": 0.25,
-        "test_fraction": 0.25,
-        "images_per_class": ImagesPerClass(train=None, validation=None, test=None, perturbed=None, seed=0),
-        "resize_px": 48,
-        "crop_px": None,
-        "copies": "refuse",
-        "store": "pixels",
-        "max_unreadable_share": 0.0,
-    }
-    return ImageFolderData(**(options | changes))
+# Folders as other tests have them, of images that are large enough to look alike.
+params = partial(folder_params, resize_px=48, copies="refuse", store="pixels")
 
 
 def copy(root: Path, source: str, target: str) -> None:
