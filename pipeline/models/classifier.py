@@ -191,6 +191,11 @@ def weight_layers(model: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
     return {name: module for name, module in modules if isinstance(module, nn.Conv2d | nn.Linear)}
 
 
+def n_inputs(layer: nn.Conv2d | nn.Linear) -> int:
+    """How many channels or neurons a layer reads, all groups of a grouped convolution together."""
+    return layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
+
+
 def decision_layer(model: nn.Module) -> nn.Linear:
     """The layer that decides: the one that the blueprint names, or the last `nn.Linear`; its input is the latent space.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from pipeline.models.classifier import Classifier, blueprint_of, set_blueprint, weight_layers
+from pipeline.models.classifier import Classifier, blueprint_of, n_inputs, set_blueprint, weight_layers
 
 if TYPE_CHECKING:
     from pipeline.prune.library import torch_pruning
@@ -27,7 +27,7 @@ class KeptChannels:
         self._depthwise = {name: _fan_out(layer) for layer, name in self._names.items() if _fan_out(layer)}
         before = blueprint_of(self._net).kept_channels if hasattr(self._net, "blueprint") else {}
         self._left = {
-            name: before.get(name) or (list(range(len(layer.weight))), list(range(_n_inputs(layer))))
+            name: before.get(name) or (list(range(len(layer.weight))), list(range(n_inputs(layer))))
             for layer, name in self._names.items()
         }
 
@@ -58,15 +58,11 @@ class KeptChannels:
             if name in kept:  # what cuts a depthwise convolution cuts its outputs, and inputs with them
                 kept[name] = kept[name][0], [channel // fan_out for channel in kept[name][0][::fan_out]]
         for name, layer in weight_layers(self._net).items():
-            expected, found = (len(layer.weight), _n_inputs(layer)), tuple(map(len, kept[name]))
+            expected, found = (len(layer.weight), n_inputs(layer)), tuple(map(len, kept[name]))
             if found != expected:
                 raise ValueError(f"expected {name} to have lost all but {found} channels, it has {expected}")
         if hasattr(self._net, "blueprint"):
             set_blueprint(self._net, replace(blueprint_of(self._net), kept_channels=kept))
-
-
-def _n_inputs(layer: nn.Conv2d | nn.Linear) -> int:
-    return layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
 
 
 def _fan_out(layer: nn.Conv2d | nn.Linear) -> int:

@@ -18,7 +18,7 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
-from pipeline.models.classifier import Classifier, output_layer, weight_layers
+from pipeline.models.classifier import Classifier, n_inputs, output_layer, weight_layers
 from pipeline.prune.groups import ChannelGroup, Member, cannot_cut
 from pipeline.prune.kept_channels import KeptChannels
 from pipeline.prune.plan import ChannelPlan, Selection
@@ -175,12 +175,12 @@ class _Trial:
             for writer in group.writers:
                 known.setdefault(writer.name, set()).update(writer.own_idx)
         odd = {name for name, idx in known.items() if idx != set(range(len(self.layers[name].weight)))}
-        n_inputs = {name: _n_inputs(layer) for name, layer in self.layers.items()}
+        inputs = {name: n_inputs(layer) for name, layer in self.layers.items()}
         return [
             group
             for group in self.plan.groups
             if any(writer.name in odd for writer in group.writers)
-            or any(max(reader.own_idx) >= n_inputs[reader.name] for reader in group.readers)
+            or any(max(reader.own_idx) >= inputs[reader.name] for reader in group.readers)
         ]
 
     def miscut(self) -> dict[str, str]:
@@ -213,10 +213,6 @@ def _own(member: Member, removed: Tensor) -> list[int]:
     """A member's own channels that are removed."""
     gone = removed[torch.tensor(member.root_idx)].tolist()
     return [own for own, goes in zip(member.own_idx, gone, strict=True) if goes]
-
-
-def _n_inputs(layer: nn.Conv2d | nn.Linear) -> int:
-    return layer.in_channels if isinstance(layer, nn.Conv2d) else layer.in_features
 
 
 def _silence(layer: nn.Conv2d | nn.Linear, inputs: list[int]) -> None:
