@@ -3,20 +3,29 @@
 DVC does not follow Python imports. dvc.yaml's `deps` name the rooms of the closure (a test compares), so that an edit
 there makes DVC ask the stage; which of its jobs really have to run again, their keys decide: by the syntax trees of the
 files that they import, in which neither comments nor docstrings count.
+
+Each stage and each of its processes asks for hundreds of files: what was read off one is kept, by its bytes, in the
+folder of the job store.
 """
 
 from __future__ import annotations
 
 import ast
 import hashlib
+import json
+import os
 import re
+import sys
 import textwrap
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 from pipeline.errors import InputError
+from pipeline.files import write_atomically
 from pipeline.imports import imported_modules, module_files
+from pipeline.jobs.store import store_folder
 
 _PACKAGES = ("pipeline", "stages")
 # How jobs are run says nothing about what they compute, nor do words about progress: no key has them in it, and what
@@ -30,7 +39,7 @@ def import_closure(script: Path, root: Path = Path()) -> list[Path]:
     Imports inside functions count; those under `if TYPE_CHECKING:` do not run and do not count, nor does what
     `pipeline.jobs` imports.
     """
-    pending, seen = [script], set[Path]()
+    pending, seen, asked = [script], set[Path](), set[str]()
     while pending:
         path = pending.pop()
         if path in seen:
@@ -40,7 +49,8 @@ def import_closure(script: Path, root: Path = Path()) -> list[Path]:
             continue
         imported, _ = _read(root / path, *_state(root / path), path.parent.parts)
         for module in imported:
-            if module.split(".")[0] in _PACKAGES:
+            if module.split(".")[0] in _PACKAGES and module not in asked:
+                asked.add(module)
                 pending.extend(module_files(module, root))
     return sorted(seen)
 
@@ -51,12 +61,17 @@ def code_trees(module: str, root: Path = Path()) -> dict[str, str]:
     Raises:
         InputError: if a file is not valid Python.
     """
+    _recall()
+    n_known = len(_known)
     closure = import_closure(Path(*module.split(".")).with_suffix(".py"), root)
-    return {
+    trees = {
         path.as_posix(): _read(root / path, *_state(root / path), path.parent.parts)[1]
         for path in closure
         if not path.as_posix().startswith(_NOT_RESULTS)
     }
+    if len(_known) > n_known:
+        _keep()
+    return trees
 
 
 def code_digest(module: str, root: Path = Path()) -> str:
@@ -91,6 +106,27 @@ def write_deps(dvc_file: Path = Path("dvc.yaml")) -> None:
     dvc_file.write_text(re.sub(stage, renewed, text), encoding="utf-8")
 
 
+# Modules that a file imports and the hash of its tree, by the version of Python and the bytes; in this many files at most.
+_known: dict[str, tuple[list[str], str]] = {}
+_MOST_KNOWN = 2_000
+
+
+def _recall() -> None:
+    """Read what other processes have found, once."""
+    if not _known:
+        with suppress(OSError, ValueError, TypeError):
+            _known.update(json.loads((store_folder() / "code.json").read_text(encoding="utf-8")))
+
+
+def _keep() -> None:
+    """For other processes; without a word where they cannot be told."""
+    found = dict(list(_known.items())[-_MOST_KNOWN:])
+    file, own = (store_folder() / f"code{which}.json" for which in ("", f"-{os.getpid()}"))
+    with suppress(OSError, InputError):
+        write_atomically(own, json.dumps(found).encode(), sync=False)
+        own.replace(file)
+
+
 def _state(path: Path) -> tuple[int, int]:
     """What a changed file differs in."""
     found = path.stat()
@@ -98,13 +134,22 @@ def _state(path: Path) -> tuple[int, int]:
 
 
 @cache
-def _read(path: Path, _mtime: int, _bytes: int, package: Sequence[str]) -> tuple[tuple[str, ...], str]:
+def _read(path: Path, _mtime: int, _bytes: int, package: Sequence[str]) -> tuple[list[str], str]:
     """The modules that a file imports, and the hash of its tree; asked again only when the file has changed."""
+    content = path.read_bytes()
+    same = f"{sys.version_info[:2]} {package} ".encode() + content
+    key = hashlib.sha256(same).hexdigest()
+    if key not in _known:
+        _known[key] = _parse(path, content, package)
+    return _known[key]
+
+
+def _parse(path: Path, content: bytes, package: Sequence[str]) -> tuple[list[str], str]:
     try:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tree = ast.parse(content)
     except SyntaxError as error:
         raise InputError(f"{path}, line {error.lineno}: not valid Python ({error.msg})") from None
-    imported = tuple(imported_modules(tree, package))
+    imported = list(imported_modules(tree, package))
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             body = node.body

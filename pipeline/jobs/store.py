@@ -3,6 +3,7 @@
 .jobs/done/<key>/out, about.json   a finished job; published by one rename, so whole or absent, and read-only
 .jobs/work/<key>/out, resume       a job that is running, or was killed
 .jobs/locks/<key>                  held while a job runs; the system frees it when its holder dies
+.jobs/code.json                    what was read off files of code (`pipeline.jobs.code`)
 .jobs/log.jsonl                    a line for each job that started, ended or failed, and for each stage
 """
 
@@ -24,6 +25,11 @@ from pipeline.files import umask, write_json
 PLACE_VARIABLE = "GPP_JOBS"
 
 
+def store_folder() -> Path:
+    """`.jobs`, or what `GPP_JOBS` names."""
+    return Path(os.environ.get(PLACE_VARIABLE, ".jobs")).absolute()
+
+
 @dataclass(frozen=True)
 class Finished:
     """A finished job: its output folder, the hash of what is in it, and the one line that it ended with."""
@@ -41,7 +47,7 @@ class Store:
     """
 
     def __init__(self, root: Path | None = None) -> None:
-        self.root = (root or Path(os.environ.get(PLACE_VARIABLE, ".jobs"))).absolute()
+        self.root = (root or store_folder()).absolute()
 
     def find(self, key: str) -> Finished | None:
         """The finished job of that key, marked as used now; None if there is none, or it is damaged."""
