@@ -47,8 +47,8 @@ def jobs(
         }
         if ablate.noise:
             inputs["noisy"] = runs / "noise" / ablate.noise
-        # Uniform widths are the same for every score: so is that net from scratch.
-        scratch = widths != "uniform" or score == ablate.scores[0]
+        # Uniform widths are the same for every score: so is that net from scratch. Noisy tracing asks about noise alone.
+        scratch = score in ablate.scores and (widths != "uniform" or score == ablate.scores[0])
         yield Job(
             {"seed": seed, "start": start, "score": score, "widths": widths},
             shared | {"seed": seed, "score": score, "widths": widths, "scratch": scratch},

@@ -217,6 +217,7 @@ def test_ways_are_crossed_and_start_from_the_push_or_its_control() -> None:
         push = "main" if job.labels["start"] == "pushed" else "control"
         assert job.inputs["start"] == Path(f"runs/tiny/push/{job.labels['seed']}/{push}/model")
         assert job.inputs["noisy"] == Path("runs/tiny/noise/gaussian")
+        assert not (job.settings["scratch"] and job.labels["score"].endswith("_noisy")), job.name
 
 
 def test_the_uniform_net_is_trained_from_scratch_for_the_first_score_alone() -> None:
