@@ -13,7 +13,16 @@ from tiny_params import LATENCY, Change, params_of
 from pipeline.report.latency import draw_latency, latency_section, measured, speedups
 from pipeline.report.results import Results, load_results
 
-NAMES = ("original", "control", "pushed", "accuracy_first", "parameter_first", "l1_at_size", "ours_at_size")
+NAMES = (
+    "original",
+    "base",
+    "control",
+    "pushed",
+    "accuracy_first",
+    "parameter_first",
+    "l1_at_size",
+    "ours_at_size",
+)
 # FLOPs: a half of the original's, and a quarter.
 FLOPS = dict.fromkeys(NAMES, 8000) | {"accuracy_first": 4000, "parameter_first": 2000}
 # Milliseconds of 4 images: as many times faster as the FLOPs are fewer, and twice as fast with a quarter of them.
@@ -85,6 +94,11 @@ def test_tables_have_sizes_times_with_their_spread_and_both_ratios() -> None:
     assert "1 thread of the CPU" in page
     assert "50 runs of each" in page
     assert [row[0] for row in cells(page, "l1 at 0.5")] == 3 * ["l1 at 0.5"]
+
+
+def test_where_nothing_is_grown_the_base_is_the_original_and_has_no_row() -> None:
+    assert cells(latency_section(results()), "before growing")
+    assert not cells(latency_section(results(("grow", None))), "before growing")
 
 
 def test_a_verdict_for_each_runtime_says_what_share_of_the_flops_became_time() -> None:

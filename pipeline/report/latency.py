@@ -140,7 +140,8 @@ def _times(results: Results, of: Measured) -> str:
     cells = {name: [label] for name, label in _names(results).items()}
     for idx, (batch, timings) in enumerate(of.timings.items()):
         header += f" | {counted(batch, 'image')}, ms | times faster | of the FLOP ratio"
-        for name, ratio in speedups(results, timings).items():
+        shown = {name: ratio for name, ratio in speedups(results, timings).items() if name in cells}
+        for name, ratio in shown.items():  # where nothing is grown, the base is the original
             time = timings[name]
             row = cells[name] if idx else [*cells[name], f"{ratio.flops:.2f}"]
             row += [f"{time.median:.3g} [{time.p10:.3g}, {time.p90:.3g}]", f"{ratio.time:.2f}"]
