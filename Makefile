@@ -58,7 +58,7 @@ preset: setup  ## switch params.yaml to a preset: make preset NAME=digits
 bench: setup  ## the benchmarks
 	python -m benchmarks
 
-drill: setup  ## disturb whole runs in eleven ways, and compare how they end (benchmarks/drill.csv)
+drill: setup  ## disturb whole runs in thirteen ways, and compare how they end (benchmarks/drill.csv)
 	python -m benchmarks.drill
 
 lock:  ## compile requirements.lock anew (needs uv)

@@ -60,6 +60,7 @@ def pack(folder: Path, preset: str, changes: Sequence[str] = (), *, wheels: bool
     Raises:
         InputError: if the images cannot be read.
     """
+    from pipeline.jobs.contents import hashes_of, write_sums
     from pipeline.jobs.job import Workplace
     from pipeline.params.file import read_params
     from stages.prepare import work as prepare
@@ -72,6 +73,7 @@ def pack(folder: Path, preset: str, changes: Sequence[str] = (), *, wheels: bool
     shutil.copy(_ROOT / "presets" / f"{preset}.yaml", work / "params.yaml")
     set_params(work / "params.yaml", changes)
     print(prepare(Workplace(prepared, prepared), settings=read_params(work / "params.yaml").data))
+    write_sums(prepared, hashes_of(prepared))  # as the stage does, which is not run here
     encode_images(prepared, work / "images")
     if wheels:
         download_wheels(work / "wheels")

@@ -30,8 +30,12 @@ _ASKED_FOR = re.compile(r"(?:[tT]ried|Unable) to allocate (\d[\d.]* \w+)")
 class InputError(Exception):
     """Bad params, data, checkpoint or device: one line saying where, what was expected and what was got.
 
-    Stages print it without a traceback and exit with 1; every other exception is a defect of the program.
+    Stages print it without a traceback and exit with 1; every other exception is a defect of the program. What a
+    terminal would not show, or would obey, is escaped: names and values come from outside.
     """
+
+    def __init__(self, line: str) -> None:
+        super().__init__("".join(each if each.isprintable() or each == "\n" else ascii(each)[1:-1] for each in line))
 
 
 def says_out_of_memory(error: RuntimeError) -> bool:

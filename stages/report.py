@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 # It takes seconds, and its folder is committed, not cached.
 STORED = False
 OUT = "reports/{name}"
+# What it reads below runs/: neither weights nor images.
+READS = (".csv", ".json", "latent.safetensors", "gallery.safetensors")
 
 
 def jobs(runs: Path, *, params: Params) -> Iterator[Job]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -130,6 +131,18 @@ class Workspace:
         shutil.copytree(self.root, root, symlinks=True, ignore=left_out)
         return Workspace(root)
 
+    def note(self, stage: str) -> None:
+        """Have a stage's folder vouch for what lies in it now, as the stage would: by a list of hashes."""
+        file, found = self.path(stage, "SHA256SUMS"), self.contents(stage)
+        lines = [
+            f"{_sha256(content)}  {Path(name).relative_to(stage).as_posix()}\n"
+            for name, content in found.items()
+            if not name.endswith(file.name)
+        ]
+        text = "".join(lines)
+        file.unlink(missing_ok=True)
+        file.write_text(f"{text}# {_sha256(text.encode())}\n", encoding="utf-8")
+
     def contents(self, *folders: str, suffixes: tuple[str, ...] = ()) -> dict[str, bytes]:
         """Bytes of every file below the folders, by path; of those suffixes only, if any are named."""
         files = sorted(file for folder in folders for file in self.path(folder).rglob("*") if file.is_file())
@@ -138,6 +151,10 @@ class Workspace:
             for file in files
             if not suffixes or file.suffix in suffixes
         }
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def jobs_run(log: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -64,3 +64,9 @@ def test_every_other_error_is_the_programs(error: Exception) -> None:
 
 def test_an_input_error_is_its_own_line() -> None:
     assert line_of(InputError("a: expected b, got c")) == "a: expected b, got c"
+
+
+def test_what_a_terminal_would_obey_is_escaped() -> None:
+    """Names come from files and folders: controls, escape sequences, letters that are none."""
+    line = line_of(InputError("Größe 図 \x9b2J \x1b[31m a\rb \u2028 \ud800 \U000f0000\nsecond"))
+    assert line == r"Größe 図 \x9b2J \x1b[31m a\rb \u2028 \ud800 \U000f0000" + "\nsecond"

@@ -10,6 +10,8 @@ import psutil
 import pytest
 from toy_project import GAUSSIAN, POISSON, ROOM, Toy, said_by, until
 
+from pipeline.jobs.contents import SUMS
+
 pytestmark = pytest.mark.processes
 BOTH = {"gaussian": GAUSSIAN, "poisson": POISSON}
 ALL = ["0-base", "0-gaussian", "1-base", "1-gaussian"]
@@ -78,7 +80,7 @@ def test_a_change_runs_what_reads_it(toy: Toy) -> None:
     ]
     assert _again_after(toy, ("seeds", [0, 1, 2])) == ["2-base", "2-gaussian", "2-poisson"]
     assert _again_after(toy, ("seeds", [2, 0]), ("noise", {"poisson": POISSON})) == []
-    assert sorted(path.name for path in toy.path("runs/tiny/toy").iterdir()) == ["0", "2", "table.csv"]
+    assert sorted(path.name for path in toy.path("runs/tiny/toy").iterdir()) == ["0", "2", SUMS, "table.csv"]
     assert _again_after(toy, ("runtime.jobs", 2), ("runtime.workers", 3), ("runtime.store_gib", 1.0)) == []
     assert _again_after(toy, ("report.dpi", 61), ("runtime.jobs", 1)) == []
     toy.path("data.txt").write_text("other data")

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from toy_project import GAUSSIAN, POISSON, Toy
 
+from pipeline.jobs.contents import SUMS
+
 OUT = "runs/tiny/toy"
 # A stage of one job that no key describes.
 UNSTORED = '''
@@ -114,7 +116,7 @@ def test_old_output_is_replaced_whole_and_clutter_of_a_killed_run_is_gone(toy: T
         toy.path(folder).mkdir(parents=True)
         toy.path(folder, "old.txt").write_text("old")
     assert toy.here() == 0
-    assert sorted(path.name for path in toy.path(OUT).iterdir()) == ["0", "1", "table.csv"]
+    assert sorted(path.name for path in toy.path(OUT).iterdir()) == ["0", "1", SUMS, "table.csv"]
     assert not list(toy.path(".jobs/new").iterdir())
 
 
@@ -232,7 +234,7 @@ def test_an_unstored_job_runs_every_time(
 def test_files_of_an_unstored_job_are_ordinary_and_kept_nowhere_else(toy: Toy) -> None:
     """Reports are edited and committed."""
     assert toy.here(stage="stages.unstored") == 0
-    (file,) = toy.path("runs/tiny/unstored").iterdir()
+    file = toy.path("runs/tiny/unstored/table.csv")
     assert stat.S_IMODE(file.stat().st_mode) & 0o200
     assert file.stat().st_nlink == 1
     assert [path.name for path in toy.path(".jobs/done").rglob("*") if path.is_file()] == ["about.json"]

@@ -1,5 +1,6 @@
 """The job store: a finished job is whole or absent, each runs once, and the store keeps within its limit."""
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -18,7 +19,8 @@ import pytest
 from conftest import ROOT
 
 from pipeline.jobs import store as module
-from pipeline.jobs.store import PLACE_VARIABLE, Store, content_of
+from pipeline.jobs.contents import content_of, hashes_of
+from pipeline.jobs.store import PLACE_VARIABLE, Store
 
 
 @pytest.fixture
@@ -51,11 +53,13 @@ def test_a_published_job_is_found_with_its_files_and_line(store: Store) -> None:
     assert found is not None
     assert found.summary == "line of a"
     assert (found.folder / "table.csv").read_text() == "one"
-    assert found.content == content_of(found.folder)
+    assert found.content == content_of(hashes_of(found.folder))
     assert not (store.root / "work/a").exists()
     about = json.loads((store.root / "done/a/about.json").read_text())
     assert about["seconds"] == 1.0
-    assert about["files"] == {"table.csv": 3, "weights/last.bin": 100}
+    assert about["sha256"] == found.hashes
+    assert found.hashes["table.csv"] == hashlib.sha256(b"one").hexdigest()
+    assert [*found.hashes] == ["table.csv", "weights/last.bin"]
 
 
 def test_what_is_beside_the_output_is_no_content(store: Store) -> None:
@@ -67,7 +71,20 @@ def test_what_is_beside_the_output_is_no_content(store: Store) -> None:
     assert len({each.content for each in found if each}) == 1
 
 
-@pytest.mark.parametrize("damage", ["truncated", "longer", "missing", "about cut", "about missing"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "truncated",
+        "longer",
+        "flipped",
+        "more",
+        "missing",
+        "about cut",
+        "about missing",
+        "about a list",
+        "a folder",
+    ],
+)
 def test_a_damaged_job_is_absent_and_can_be_published_again(store: Store, damage: str) -> None:
     folder = _publish(store, "a")
     table, about = folder / "out/table.csv", folder / "about.json"
@@ -76,6 +93,15 @@ def test_a_damaged_job_is_absent_and_can_be_published_again(store: Store, damage
         table.write_text("tex")
     elif damage == "longer":
         table.write_text("text and more")
+    elif damage == "flipped":
+        table.write_text("tezt")
+    elif damage == "more":
+        (folder / "out/more.csv").write_text("text")
+    elif damage == "about a list":
+        about.write_text("[1, 2]")
+    elif damage == "a folder":
+        table.unlink()
+        table.mkdir()
     elif damage == "missing":
         table.unlink()
     elif damage == "about cut":
@@ -211,7 +237,7 @@ def test_what_was_found_counts_as_used_now(store: Store) -> None:
     for key, when in (("a", 100.0), ("b", 200.0)):
         _publish(store, key, used=when)
     store.find("a")
-    store.forget(300, used=())
+    store.forget(700, used=())
     assert _kept(store) == ["a"]
 
 
@@ -234,7 +260,7 @@ def test_jobs_that_end_meanwhile_do_not_stop_it(store: Store, monkeypatch: pytes
     """Two runs share a store: a folder is renamed while the other one looks into it."""
     for key, when in (("a", 100.0), ("b", 200.0)):
         _publish(store, key, used=when)
-    listed = module._files_below
+    listed = module.files_below
 
     def vanishing(folder: Path) -> list[Path]:
         files = listed(folder)
@@ -242,7 +268,7 @@ def test_jobs_that_end_meanwhile_do_not_stop_it(store: Store, monkeypatch: pytes
             shutil.rmtree(folder)
         return files
 
-    monkeypatch.setattr(module, "_files_below", vanishing)
+    monkeypatch.setattr(module, "files_below", vanishing)
     store.forget(0, used=())
     assert _kept(store) == []
 
@@ -266,36 +292,3 @@ def test_log_keeps_whole_lines_in_order(store: Store) -> None:
     assert [line["event"] for line in lines] == ["start", "end"]
     assert lines[1]["name"] == "Größe"
     assert lines[0]["time"] <= lines[1]["time"]
-
-
-def test_content_of_a_folder_is_names_and_bytes(tmp_path: Path) -> None:
-    def folder(name: str, files: dict[str, bytes]) -> Path:
-        for file, content in files.items():
-            (tmp_path / name / file).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / name / file).write_bytes(content)
-        return tmp_path / name
-
-    files = {"a.txt": b"one", "room/b.txt": b"two"}
-    first = content_of(folder("first", files))
-    assert content_of(folder("second", files)) == first
-    others = [
-        files | {"a.txt": b"One"},
-        files | {"c.txt": b""},
-        {"a.txt": b"one", "b.txt": b"two"},
-        {"a.txt": b"two", "room/b.txt": b"one"},
-        {"a.txt": b"one"},
-    ]
-    assert len({first, *(content_of(folder(f"other{idx}", other)) for idx, other in enumerate(others))}) == 6
-
-
-def test_content_of_a_saved_model_is_that_of_both_its_files(tmp_path: Path) -> None:
-    (tmp_path / "model.json").write_text("{}")
-    (tmp_path / "model.safetensors").write_bytes(b"weights")
-    first = content_of(tmp_path / "model")
-    (tmp_path / "model.json").write_text("[]")
-    second = content_of(tmp_path / "model")
-    (tmp_path / "model.safetensors").write_bytes(b"Weights")
-    assert len({first, second, content_of(tmp_path / "model")}) == 3
-    (tmp_path / "model.json").unlink()
-    with pytest.raises(FileNotFoundError):
-        content_of(tmp_path / "model")

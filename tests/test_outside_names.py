@@ -79,6 +79,7 @@ def test_the_report_of_classes_of_any_name(finished_copy: Workspace) -> None:
     about["remarks"] = [f"2 images are there twice: {name}" for name in NAMES]
     described.unlink()
     described.write_text(json.dumps(about), encoding="utf-8")
+    finished_copy.note("runs/tiny/prepare")
     result = finished_copy.run(sys.executable, "-m", "stages.report")
     assert result.code == 0, result.output
     assert "Warning" not in result.output

@@ -149,15 +149,27 @@ def _text_inside(path: Path) -> None:
             archive.writestr(f"{key}.npy", "no array")
 
 
-def _header_of_terabytes(path: Path) -> None:
+def _npy_of(path: Path, header: str, content: bytes = b"") -> None:
+    """The same header and bytes for every array."""
+    text = header.ljust(117)
     with zipfile.ZipFile(path, "w") as archive:
-        for key in ("x_train", "y_train", "x_test", "y_test"):
-            text = "{'descr': '|u1', 'fortran_order': False, 'shape': (1000000000000000, 28, 28), }".ljust(
-                117
-            )
-            archive.writestr(
-                f"{key}.npy", b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()
-            )
+        for key in ("classes", "x_train", "y_train", "x_test", "y_test"):
+            start = b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()
+            archive.writestr(f"{key}.npy", start + content)
+
+
+def _header_of_terabytes(path: Path) -> None:
+    _npy_of(path, "{'descr': '|u1', 'fortran_order': False, 'shape': (1000000000000000, 28, 28), }")
+
+
+def _open_header(path: Path) -> None:
+    """A tokenize.TokenError of numpy's parser."""
+    _npy_of(path, "{'descr': '|u1', 'fortran_order': False, 'shape': (1, ")
+
+
+def _no_letters(path: Path) -> None:
+    """A SystemError where the array is made a list: no letter has this number."""
+    _npy_of(path, "{'descr': '<U1', 'fortran_order': False, 'shape': (2,), }", b"\xff" * 8)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +183,9 @@ def _header_of_terabytes(path: Path) -> None:
         pytest.param(_cut, "or a part of one", id="truncated"),
         pytest.param(_flip, "x_train: cannot be read (Bad CRC", id="flipped"),
         pytest.param(_text_inside, "x_train: cannot be read", id="no-arrays-inside"),
-        pytest.param(_header_of_terabytes, "x_train: cannot be read", id="too-large"),
+        pytest.param(_header_of_terabytes, "classes: cannot be read", id="too-large"),
+        pytest.param(_open_header, "classes: cannot be read", id="open-header"),
+        pytest.param(_no_letters, "classes: cannot be read", id="no-letters"),
     ],
 )
 def test_a_damaged_file_is_one_line_that_names_it(

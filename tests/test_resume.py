@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from pipeline.training.resume import ResumePoint
 
@@ -118,6 +119,18 @@ def test_point_that_a_power_failure_has_spoilt_counts_as_none(tmp_path: Path) ->
     point = ResumePoint(tmp_path / "fit")
     point.save({"a": torch.zeros(2)}, {"epoch": 1})
     file = tmp_path / "fit.safetensors"
-    for broken in (b"", file.read_bytes()[:-3]):
+    whole = file.read_bytes()
+    flipped = [whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :] for at in range(len(whole))]
+    for broken in (b"", whole[:-3], *flipped):
         file.write_bytes(broken)
         assert point.load() is None
+    file.write_bytes(whole)
+    assert point.load() is not None
+
+
+def test_another_programs_file_counts_as_none(tmp_path: Path) -> None:
+    """A trained net's weights, which are safetensors, too: `metadata()` is None there."""
+    save_file({"weight": torch.zeros(2)}, tmp_path / "fit.safetensors")
+    assert ResumePoint(tmp_path / "fit").load() is None
+    save_file({"weight": torch.zeros(2)}, tmp_path / "fit.safetensors", {"state": "{}"})
+    assert ResumePoint(tmp_path / "fit").load() is None

@@ -17,6 +17,7 @@ from tiny_params import ABLATE, LATENCY, params_of
 
 from pipeline.errors import InputError
 from pipeline.jobs.code import code_deps
+from pipeline.jobs.contents import write_sums
 from pipeline.jobs.output import list_jobs
 from pipeline.params.params import Params
 
@@ -70,7 +71,7 @@ def test_help_and_lists_come_without_torch(tmp_path: Path, flag: str, said: str,
     for name in ("pipeline", "stages"):
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "params.yaml").symlink_to(ROOT / "presets/tiny.yaml")
-    (tmp_path / "runs/tiny/prepare").mkdir(parents=True)
+    write_sums(tmp_path / "runs/tiny/prepare", {})
     command = [sys.executable, "-c", _RUN, " ".join([*HEAVY, "pydantic"]), flag]
     ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert ran.returncode == 0

@@ -18,6 +18,7 @@ from pipeline.errors import InputError
 from pipeline.files import read_csv, umask, write_csv, write_json
 from pipeline.imports import trust
 from pipeline.jobs.code import code_digest
+from pipeline.jobs.contents import RUNS, hash_of, write_sums
 from pipeline.jobs.flags import chosen_jobs
 from pipeline.jobs.run import JobKeys, Ran, run_jobs
 from pipeline.jobs.store import Store
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from pipeline.jobs.job import Job
     from pipeline.params.params import Params
 
-RUNS, METRICS = Path("runs"), Path("metrics")
+METRICS = Path("metrics")
 # Outputs are put together here and renamed; never below `runs/`, which stages read.
 _NEW = Path(".jobs/new")
 
@@ -125,17 +126,24 @@ def _assemble(jobs: Sequence[Job], ran: Ran, out: Path, take: Callable[[Path, Pa
     """A folder with every job's files in the job's own folder, and each table of all jobs as one, above them."""
     new = _fresh(out)
     tables: dict[str, list[dict[str, Any]]] = {}
+    hashes: dict[str, str] = {}
     for job in jobs:
         source = ran.done[job].folder
         for file in sorted(path for path in source.rglob("*") if path.is_file()):
             target = new / job.folder / file.relative_to(source)
             target.parent.mkdir(parents=True, exist_ok=True)
             take(file, target)
+            hashes[target.relative_to(new).as_posix()] = ran.done[job].hashes[
+                file.relative_to(source).as_posix()
+            ]
         for file in sorted(source.glob("*.csv")):  # none of an only job whose files are moved
             tables.setdefault(file.name, []).extend({**job.labels, **row} for row in read_csv(file))
     for name, rows in tables.items():
         if rows:  # there are none where no image fooled one of two models alone
             write_csv(new / name, rows, fields=list(dict.fromkeys(key for row in rows for key in row)))
+            hashes[name] = hash_of(new / name)
+    if out.is_relative_to(RUNS):
+        write_sums(new, hashes)
     return new
 
 
@@ -172,7 +180,9 @@ def _replace(out: Path, new: Path) -> None:
 
 
 def _keys(module: ModuleType) -> JobKeys:
-    return JobKeys(module.__name__, stored=getattr(module, "STORED", True))
+    return JobKeys(
+        module.__name__, stored=getattr(module, "STORED", True), reads=getattr(module, "READS", ("",))
+    )
 
 
 def _out(module: ModuleType, params: Params) -> Path:

@@ -15,14 +15,15 @@ from pydantic import BaseModel
 from pipeline.errors import InputError
 from pipeline.imports import trusted
 from pipeline.jobs.code import code_digest
+from pipeline.jobs.contents import RUNS, content_of, hashes_of, left_by_stage
 from pipeline.jobs.context import context_of, devices, n_gpus
 from pipeline.jobs.display import Display
 from pipeline.jobs.executors import count_jobs, open_executor
 from pipeline.jobs.job import Job
-from pipeline.jobs.store import Finished, Store, content_of
 from pipeline.jobs.worker import Call, Ended, Surroundings, run_job
 
 if TYPE_CHECKING:
+    from pipeline.jobs.store import Finished, Store
     from pipeline.params.machine import Numerics, Runtime
 
 
@@ -33,17 +34,18 @@ class JobKeys:
         stage: the module, for example `stages.train`.
         stored: False where the stage's job reads what no key can see: its key says nothing of what lies on
             disk, but names the project's folder, as copies of it may share a store.
+        reads: endings of the names of the files that a stage reads which takes all of `runs/<name>`.
     """
 
-    def __init__(self, stage: str, *, stored: bool = True) -> None:
-        self.stage, self.code, self.stored = stage, code_digest(stage), stored
+    def __init__(self, stage: str, *, stored: bool = True, reads: tuple[str, ...] = ("",)) -> None:
+        self.stage, self.code, self.stored, self._reads = stage, code_digest(stage), stored, reads
         self._contents: dict[Path, str] = {}
 
     def key(self, job: Job, done: Mapping[Job, Finished]) -> str:
         """The job's key, once all that it needs is done.
 
         Raises:
-            InputError: if an earlier stage's output is missing.
+            InputError: if an earlier stage's output is missing, or is not what that stage left.
         """
         contents = {name: self._content(found, done) for name, found in job.inputs.items()}
         parts = {
@@ -64,10 +66,20 @@ class JobKeys:
             return {name: self._content(path, done) for name, path in found.items()}
         if found not in self._contents:
             try:
-                self._contents[found] = content_of(found) if self.stored else str(found.resolve(strict=True))
+                self._contents[found] = self._on_disk(found)
             except FileNotFoundError:
                 raise InputError(f"{found}: expected an earlier stage's output; run `dvc repro`") from None
         return self._contents[found]
+
+    def _on_disk(self, found: Path) -> str:
+        if found.is_relative_to(RUNS) and len(found.parts) > 2:
+            return content_of(left_by_stage(found))
+        if self.stored:
+            return content_of(hashes_of(found))
+        if found.is_relative_to(RUNS):
+            for stage in sorted(path for path in found.iterdir() if path.is_dir()):
+                left_by_stage(stage, self._reads)
+        return str(found.resolve(strict=True))
 
 
 @dataclass

@@ -6,6 +6,7 @@ A stage module has `jobs`, which lists its jobs and is light to import, and `wor
 of the params that `jobs` takes are those that dvc.yaml names (a test compares). It may also have:
 
 * `STORED = False`: its single job is run every time, because it reads what no key can see, and nothing is kept of it;
+* `READS`, endings of the names of the files that it reads, where it takes all of `runs/<name>`;
 * `TRAINS = True`: with `numerics.devices` or `num_nodes` above 1 its jobs are trained by several processes together;
 * `OUT`, where its output goes, if not to `runs/<name>/<stage>`;
 * `METRICS`, a file below `metrics/<name>`, and `metrics`, which makes its content from the output folder.

@@ -8,18 +8,18 @@
 """
 
 import fcntl
-import hashlib
 import json
 import os
 import shutil
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipeline.files import umask, write_json
+from pipeline.jobs.contents import content_of, files_below, hashes_of
 
 # An absolute path in it shares a store between copies of the project, such as DVC's queued experiments.
 PLACE_VARIABLE = "GPP_JOBS"
@@ -27,16 +27,17 @@ PLACE_VARIABLE = "GPP_JOBS"
 
 def store_folder() -> Path:
     """`.jobs`, or what `GPP_JOBS` names."""
-    return Path(os.environ.get(PLACE_VARIABLE, ".jobs")).absolute()
+    return Path(os.environ.get(PLACE_VARIABLE) or ".jobs").absolute()
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A finished job: its output folder, the hash of what is in it, and the one line that it ended with."""
+    """A finished job: its output folder, the hash of what is in it, its one line, and the hash of each file."""
 
     folder: Path
     content: str
     summary: str
+    hashes: Mapping[str, str] = field(default_factory=dict)
 
 
 class Store:
@@ -50,18 +51,18 @@ class Store:
         self.root = (root or store_folder()).absolute()
 
     def find(self, key: str) -> Finished | None:
-        """The finished job of that key, marked as used now; None if there is none, or it is damaged."""
+        """The finished job of that key, marked as used now; None if there is none, or a byte of it is damaged."""
         folder = self.root / "done" / key
         try:
             about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
-            for name, n_bytes in about["files"].items():
-                if (folder / "out" / name).stat().st_size != n_bytes:
-                    return None
-        except (OSError, ValueError, LookupError):
+            content, summary, hashes = str(about["content"]), str(about["summary"]), about["sha256"]
+            if hashes != hashes_of(folder / "out") or content != content_of(hashes):
+                return None
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
             return None
         with suppress(OSError):  # a store that others may read alone
             os.utime(folder)
-        return Finished(folder / "out", about["content"], about["summary"])
+        return Finished(folder / "out", content, summary, hashes)
 
     @contextmanager
     def lock(self, key: str) -> Iterator[None]:
@@ -93,19 +94,12 @@ class Store:
         `about`: facts to keep beside the output, never in it, as they differ from run to run.
         """
         work, done = self.root / "work" / key, self.root / "done" / key
-        files = {path.relative_to(work / "out").as_posix(): path for path in _files_below(work / "out")}
-        for path in files.values():
+        for path in files_below(work / "out"):
             _sync(path)
             path.chmod(0o444 & ~umask())
-        write_json(
-            work / "about.json",
-            {
-                **about,
-                "summary": summary,
-                "content": content_of(work / "out"),
-                "files": {name: path.stat().st_size for name, path in files.items()},
-            },
-        )
+        hashes = hashes_of(work / "out")
+        found = {"summary": summary, "content": content_of(hashes), "sha256": hashes}
+        write_json(work / "about.json", {**about, **found})
         shutil.rmtree(work / "resume", ignore_errors=True)
         (work / "status").unlink(missing_ok=True)
         shutil.rmtree(done, ignore_errors=True)  # a damaged one
@@ -122,9 +116,10 @@ class Store:
     def read_log(self) -> list[dict[str, Any]]:
         """Every line of the log, oldest first."""
         file, lines = self.root / "log.jsonl", []
-        for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
+        for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else ():
             with suppress(ValueError):  # cut off where no space was left
-                lines.append(json.loads(line))
+                if isinstance(found := json.loads(line), dict):
+                    lines.append(found)
         return lines
 
     def forget(self, limit_bytes: float, *, used: Collection[str]) -> None:
@@ -133,7 +128,7 @@ class Store:
         for kind in ("done", "work"):
             for folder in (self.root / kind).glob("*"):
                 with suppress(FileNotFoundError):  # another run's job, which ends meanwhile
-                    n_bytes = sum(path.stat().st_size for path in _files_below(folder))
+                    n_bytes = sum(path.stat().st_size for path in files_below(folder))
                     entries.append((folder.stat().st_mtime, folder, n_bytes))
         total = sum(n_bytes for _, _, n_bytes in entries)
         for _, folder, n_bytes in sorted(entries):
@@ -154,29 +149,6 @@ class Store:
             for kind in ("done", "work"):
                 shutil.rmtree(self.root / kind / key, ignore_errors=True)
         return True
-
-
-def content_of(path: Path) -> str:
-    """SHA-256 over a file, a folder with all its files, or a saved model's two files by their common path.
-
-    Raises:
-        FileNotFoundError: if there is none.
-    """
-    if path.is_dir():
-        files = {file.relative_to(path).as_posix(): file for file in _files_below(path)}
-    elif path.is_file():
-        files = {path.suffix: path}
-    else:
-        files = {suffix: path.with_name(path.name + suffix) for suffix in (".json", ".safetensors")}
-    digest = hashlib.sha256()
-    for name, file in sorted(files.items()):
-        with file.open("rb") as opened:
-            digest.update(f"{name}\0{hashlib.file_digest(opened, 'sha256').hexdigest()}\0".encode())
-    return digest.hexdigest()
-
-
-def _files_below(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def _sync(path: Path) -> None:

@@ -19,6 +19,7 @@ from pipeline.imports import trust
 from pipeline.jobs.code import code_digest, code_trees
 from pipeline.jobs.context import context_of, devices, n_gpus, versions
 from pipeline.jobs.job import Workplace
+from pipeline.jobs.matching import check_same_images
 from pipeline.jobs.store import PLACE_VARIABLE, Store
 from pipeline.progress import watched_by
 
@@ -131,6 +132,7 @@ def run_job(call: Call, work: Callable[[Call, Path], str] | None = None) -> Ende
 def work_on(call: Call, folder: Path) -> str:
     """The stage's own `work`, in the job's folder; the line that it ends with."""
     _check_process(call)
+    check_same_images(call.inputs)
     with watched_by(_status_writer(folder / "status")), _own_gpu(call):
         place = Workplace(folder / "out", folder / "resume", call.around.workers)
         line = import_module(call.stage).work(place, **call.settings, **call.inputs)

@@ -55,7 +55,7 @@ def check_params(data: Any, path: Path = PARAMS_FILE) -> Params:
         details = error.errors(include_url=False)
         lines = _once([line for detail in details for line in _describe(detail, checked)])
         raise InputError("\n".join(f"{path}: {line}" for line in lines)) from None
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: {error}") from None
 
 
@@ -118,6 +118,12 @@ def _read_yaml(path: Path) -> Any:
         raise InputError(f"{path}: not valid YAML{where}: {' '.join(problem.split())}") from None
     except YAMLError as error:
         raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    except (
+        Exception
+    ) as error:  # what becomes of a 45th of the 13th month, a tag on nothing, or brackets without end
+        raise InputError(
+            f"{path}: not valid YAML: {type(error).__name__}: {' '.join(str(error).split())}"
+        ) from None
 
 
 def _once(lines: list[str]) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,17 +23,6 @@ Array = npt.NDArray[Any]
 
 _REQUIRED = ("x_train", "y_train", "x_test", "y_test")
 _OPTIONAL = ("x_validation", "y_validation", "classes")
-# What numpy and zipfile raise for archives that are cut off, altered, encrypted or larger than the memory.
-_UNREADABLE = (
-    OSError,
-    ValueError,
-    EOFError,
-    KeyError,
-    RuntimeError,
-    MemoryError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 
 
 @dataclass(frozen=True)
@@ -124,7 +112,9 @@ def _load(path: Path) -> dict[str, Array]:
                 arrays[key] = archive[key]
                 if not isinstance(arrays[key], np.ndarray):
                     raise ValueError("it is no array")
-    except _UNREADABLE as error:
+                if arrays[key].dtype.kind == "U":
+                    arrays[key].tolist()  # which letters that are none do not survive
+    except Exception as error:  # numpy and zipfile raise anything for what is cut off, altered or encrypted
         hint = "; save it as one of strings, with dtype=str" if "Object arrays" in str(error) else ""
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path}: {key}: cannot be read ({reason}){hint}") from None
