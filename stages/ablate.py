@@ -47,7 +47,7 @@ def jobs(
         }
         if ablate.noise:
             inputs["noisy"] = runs / "noise" / ablate.noise
-        # Uniform widths are the same for every score: so is that net from scratch. Noisy tracing asks about noise alone.
+        # Uniform widths are the same for every score: so is that net from scratch. Noisy tracing asks about noise.
         scratch = score in ablate.scores and (widths != "uniform" or score == ablate.scores[0])
         yield Job(
             {"seed": seed, "start": start, "score": score, "widths": widths},
