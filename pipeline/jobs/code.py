@@ -106,7 +106,7 @@ def write_deps(dvc_file: Path = Path("dvc.yaml")) -> None:
     dvc_file.write_text(re.sub(stage, renewed, text), encoding="utf-8")
 
 
-# Modules that a file imports and the hash of its tree, by the version of Python and the bytes; of so many files at most.
+# Modules that a file imports and the hash of its tree, by the version of Python and the bytes; of so many files.
 _known: dict[str, tuple[list[str], str]] = {}
 _MOST_KNOWN = 2_000
 
