@@ -77,7 +77,7 @@ def test_norm_and_budget_are_foolboxs_own(name: str) -> None:
 @pytest.mark.parametrize("name", ATTACKS)
 def test_options_are_those_of_the_constructor(name: str) -> None:
     takes = set(inspect.signature(class_of(name).__init__).parameters)  # type: ignore[misc]
-    ours = {"loss"} if hasattr(class_of(name), "get_loss_fn") else set()
+    ours = {"loss", "restarts"} if hasattr(class_of(name), "get_loss_fn") else set()
     assert set(ATTACKS[name].options) - ours <= takes
     needed = {
         key
