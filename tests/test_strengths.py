@@ -105,9 +105,7 @@ def test_restarts_fool_images_that_the_first_start_does_not() -> None:
     """One short step from a random start goes some way only; which way is left to chance."""
     options = {"steps": 1, "rel_stepsize": 0.3}
     strength = float(np.median(closed_form(np.inf)[closed_form(np.inf) > 0])) * 1.5
-    once, often = (
-        hits_under(foolbox_attack("LinfPGD", strength, **options, restarts=n))[0] for n in (1, 30)
-    )
+    once, often = (hits_under(foolbox_attack("LinfPGD", strength, **options, restarts=n))[0] for n in (1, 30))
     assert not (often & ~once).any()  # the same draws at first: who fell stays fallen
     assert often.sum() < once.sum()
 
@@ -197,9 +195,9 @@ def test_every_curve_begins_at_the_clean_images_and_holds_every_strength() -> No
     assert found["attack", "fgsm", "resnet", "Linf"] == found["attack", "fgsm", ITSELF, "Linf"] == [0, 4, 16]
     assert found["attack", "fmn", ITSELF, "Linf"] == [0, 4, 16]
     assert found["attack", "FGM", ITSELF, "L2"] == [0, 64]
-    (row,) = table[(table["condition"] == "fgsm") & (table["source"] == ITSELF) & (table["model"] == "original")][
-        "n_correct"
-    ]
+    (row,) = table[
+        (table["condition"] == "fgsm") & (table["source"] == ITSELF) & (table["model"] == "original")
+    ]["n_correct"]
     assert row == sum(int(norms_and_hits(seed, 0, 1).sum()) for seed in (0, 1))
     section = white_box_strengths_section(results_of())
     assert section.count("**worst case within") == 3
@@ -212,7 +210,9 @@ def test_corruption_errors_are_sums_of_errors_by_those_of_the_original() -> None
 
     def errors(model: int, *names: str) -> int:
         return sum(
-            int((~norms_and_hits(seed, model, 100 + numbers[name])).sum()) for seed in (0, 1) for name in names
+            int((~norms_and_hits(seed, model, 100 + numbers[name])).sum())
+            for seed in (0, 1)
+            for name in names
         )
 
     found = corruption_errors(results, models[1])
@@ -222,7 +222,9 @@ def test_corruption_errors_are_sums_of_errors_by_those_of_the_original() -> None
     assert found["gaussian"].low < wanted < found["gaussian"].high
     assert corruption_errors(results, ORIGINAL)["mean"].mean == 1
 
-    other = [("noise", {"gaussian": {"kind": "gaussian", "std": 5.0}, "salt": {"kind": "salt", "amount": 0.1}})]
+    other = [
+        ("noise", {"gaussian": {"kind": "gaussian", "std": 5.0}, "salt": {"kind": "salt", "amount": 0.1}})
+    ]
     of_two = corruption_errors(results_of(*other), models[1])
     assert of_two["mean"].mean == pytest.approx((of_two["gaussian"].mean + of_two["salt"].mean) / 2)
 
