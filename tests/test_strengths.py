@@ -1,4 +1,4 @@
-"""Accuracy by strength: on a linear net, whose smallest adversarial distances have a closed form, and by plain loops."""
+"""Accuracy by strength: on a linear net, whose distances to the border have a closed form, and by plain loops."""
 
 from itertools import pairwise
 from typing import Any
