@@ -1,6 +1,7 @@
 """The stages that attack: from models and images on disk to stored images and the white-box table."""
 
 import json
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,6 +33,9 @@ ATTACKS: dict[str, Attack] = {
         method="foolbox", attack="LinfPGD", epsilon=32.0, options={"steps": 10, "rel_stepsize": 0.25}
     ),
 }
+DDN = FoolboxAttack(
+    method="foolbox", attack="DDNAttack", epsilon=None, options={"steps": 60, "init_epsilon": 25.5}
+)
 
 
 @pytest.fixture(autouse=True)
@@ -188,11 +192,25 @@ def white_box_rows(made: Path, attack: str, out: Path, **models: str) -> pd.Data
         seed=0,
         name=attack,
         numerics=NUMERICS,
-        attack=ATTACKS[attack],
+        attack=(ATTACKS | {"ddn": DDN})[attack],
         prepared=made / "prepare",
         models={name: made / file for name, file in models.items()},
     )
-    return pd.read_csv(out / "white_box.csv").set_index("model")
+    return pd.read_csv(out / "white_box.csv", keep_default_na=False).set_index("model")
+
+
+def test_how_far_an_image_was_moved_is_written_where_the_attack_looks_for_the_smallest_perturbation(
+    made: Path, tmp_path: Path
+) -> None:
+    rows = white_box_rows(made, "ddn", tmp_path / "ddn", base="model0")
+    # Half precision would have put some of them back over the border.
+    assert rows.loc["base", "n_correct"] == 0
+    written = bytes.fromhex(rows.loc["base", "distances"].removeprefix("x"))
+    distances = struct.unpack(f"<{N_TEST}f", written)
+    assert np.mean(distances) == pytest.approx(255 * rows.loc["base", "l2"], rel=1e-4)
+    assert max(distances) == pytest.approx(255 * rows.loc["base", "l2_max"], rel=1e-4)
+    of_fgsm = white_box_rows(made, "fgsm", tmp_path / "fgsm", base="model0")
+    assert of_fgsm.loc["base", "distances"] == ""
 
 
 @pytest.mark.parametrize("attack", ATTACKS)

@@ -75,6 +75,7 @@ EVERY_HEADING = [
     "## Settings",
     "## Claims",
     "## Accuracy drop",
+    "## Corruption error",
     "## Strength by strength",
     "## At the same size",
     "## White box, a diagnostic",
@@ -111,6 +112,7 @@ def test_a_whole_report_has_every_section_and_every_table(tmp_path: Path) -> Non
     assert set(tables) == {
         *("scores", "layers", "samples", "latent", "growth", "pushing", "variants", "comparison", "accuracy"),
         *("accuracy_means", "reliability", "pairs", "perturbations", "outcomes", "crafted", "white_box"),
+        "strengths",
     }
     assert not [name for name, table in tables.items() if "hits" in table or "test_hits" in table]
     for name, table in tables.items():

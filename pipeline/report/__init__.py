@@ -12,6 +12,7 @@ from pipeline.files import write_atomically
 from pipeline.report.hits import without_hits
 from pipeline.report.pruning import pruning_report
 from pipeline.report.robustness import robustness_report
+from pipeline.report.strengths import strengths_table
 from pipeline.report.summary import summary
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ def write_report(results: Results, folder: Path) -> None:
     pages = {"pruning": pruning_report(results, figures), "robustness": robustness_report(results, figures)}
     for name, page in (pages | {"summary": summary(results)}).items():
         write_atomically(folder / f"{name}.md", page.encode())
-    for name, table in {**results.tables, "accuracy_means": _accuracy_means(results)}.items():
+    derived = {"accuracy_means": _accuracy_means(results), "strengths": strengths_table(results)}
+    for name, table in {**results.tables, **derived}.items():
         if len(table):
             without_hits(table).to_csv(
                 tables / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n"

@@ -12,6 +12,7 @@ from pipeline.report.claims import claims_section, pairs_section, same_size_sect
 from pipeline.report.page import bullets, counted, frame_table, grid, image, percent, section, spread, table
 from pipeline.report.published import published_drops
 from pipeline.report.results import counted_images
+from pipeline.report.strengths import corruption_section, sources_section, white_box_strengths_section
 from pipeline.report.summary import (
     ALL_TEST_IMAGES,
     INTERVALS,
@@ -40,9 +41,12 @@ def robustness_report(results: Results, figures: Path) -> str:
         claims_section(results),
         _drops(results),
         published_drops(results),
+        corruption_section(results),
         _severities(results, figures),
         same_size_section(results),
         _white_box(results),
+        white_box_strengths_section(results),
+        sources_section(results),
         pairs_section(results),
         calibration_section(results),
         _outcomes(results),
