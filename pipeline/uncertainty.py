@@ -109,8 +109,12 @@ def _quantile(n: int, confidence: float) -> float:
 
 def counts_of(hits: Hits, name: str = "") -> dict[str, Any]:
     """Columns of a table: `n`, `n_correct` and `hits`, image by image and packed; their names begin with `name`."""
-    packed = _PACKED + np.packbits(hits).tobytes().hex()
-    return {f"{name}n": len(hits), f"{name}n_correct": int(hits.sum()), f"{name}hits": packed}
+    return {f"{name}n": len(hits), f"{name}n_correct": int(hits.sum()), f"{name}hits": pack_hits(hits)}
+
+
+def pack_hits(hits: Hits) -> str:
+    """Image by image, four of them a letter."""
+    return _PACKED + np.packbits(hits).tobytes().hex()
 
 
 def unpack_hits(packed: str, n: int) -> Hits:

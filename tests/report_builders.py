@@ -124,7 +124,7 @@ def write_run(root: Path, params: Params, *, diverged: tuple[tuple[int, str], ..
     write_json(
         root / "prepare/images.json",
         {"classes": _CLASSES, "counts": counts, "image_shape": [1, 4, 4]}
-        | {"train_counts": [20, 20, 20], "remarks": []},
+        | {"train_counts": [20, 20, 20], "remarks": [], "sha256": "0123abcd"},
     )
 
 

@@ -95,9 +95,9 @@ def test_each_column_is_of_its_own_number_of_images() -> None:
 
 
 def page_of_head(results: Results) -> str:
-    from pipeline.report.robustness import _head
+    from pipeline.report.robustness import head_section
 
-    return _head(results)
+    return head_section(results)
 
 
 def test_hits_that_are_not_those_counted_are_refused() -> None:

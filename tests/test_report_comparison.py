@@ -1,7 +1,6 @@
 """The comparison's tables from hand-made counts: cells, bold differences, verdicts, labels, fixed nets."""
 
 import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,8 @@ from tiny_params import Change, params_of
 
 from pipeline.compared import OURS
 from pipeline.params.pruning import FILTER_CRITERIA
-from pipeline.report.comparison import comparison_section, draw_comparison
+from pipeline.report.charts.trade_off import differences, trade_off
+from pipeline.report.comparison import comparison_section
 from pipeline.report.results import Results
 
 N = 1000
@@ -232,11 +232,10 @@ def test_without_competitors_ours_and_the_fixed_nets_stand_alone() -> None:
     assert list(fixed) == ["net", "resnet6"]
 
 
-def test_where_nothing_is_compared_there_is_no_section_and_no_figure(tmp_path: Path) -> None:
+def test_where_nothing_is_compared_there_is_no_section_and_no_figure() -> None:
     found = results(3, ("compare", None), ("lineup", None))
     assert comparison_section(found) == ""
-    draw_comparison(found, tmp_path)
-    assert not list(tmp_path.iterdir())
+    assert differences(found) is None
 
 
 def test_the_text_says_what_the_params_say() -> None:
@@ -255,23 +254,45 @@ def test_a_method_that_lacks_a_seed_is_not_compared_with_other_seeds() -> None:
         comparison_section(results(table=lacking))
 
 
-def test_the_figure_draws_every_method_once_and_ours_in_both_panels(tmp_path: Path) -> None:
-    draw_comparison(results(), tmp_path)
-    drawing = (tmp_path / "comparison.svg").read_text(encoding="utf-8")
-    assert (tmp_path / "comparison.png").stat().st_size > 10_000
-    labels = re.findall(r"<text[^>]*>([^<]*)</text>", drawing)
-    for label, n_panels in (
-        ("push and prune (ours)", 2),
-        ("original, unpruned", 2),
-        ("L1 norm (Li et al.)", 1),
-        ("single weights (Han et al.)", 1),
-        ("ours, trained from scratch", 1),
-        ("resnet6", 1),
-    ):
-        assert labels.count(label) == n_panels, label
+def drawn(spec: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of a chart that are somebody's."""
+    return [row for rows in spec["datasets"].values() for row in rows if "who" in row]
 
 
-def test_the_figure_can_be_drawn_of_a_single_seed_and_without_filter_criteria(tmp_path: Path) -> None:
-    changes: list[Change] = [("compare.competitors", ["han", "scratch"]), ("lineup.competitors", [])]
-    draw_comparison(results(1, *changes), tmp_path)
-    assert (tmp_path / "comparison.png").exists()
+def recommended() -> pd.DataFrame:
+    return pd.DataFrame({"model": ["original", "parameter_first"], "chosen": [False, True]})
+
+
+def test_the_first_figure_has_every_method_at_every_size_and_rings_what_is_chosen() -> None:
+    figure = trade_off(results(), recommended())
+    (spec,) = figure.specs()
+    shown = {(row["name"], round(row["params"])): row for row in drawn(spec)}
+    for method, per_size in HITS.items():
+        for params, hits in zip(PARAMS, per_size, strict=True):
+            row = shown[method, params]
+            assert row["accuracy"] == pytest.approx(sum(hits) / 30)
+            assert row["low"] < row["accuracy"] < row["high"]
+    assert ("resnet6", 1234) in shown
+    assert {name for (name, _), row in shown.items() if row["chosen"]} == {"parameter_first"}
+    assert len({(key.color, key.shape) for key in figure.keys}) == len(figure.keys)
+    # Of a size nobody hides another.
+    assert len({row["params"] * row["beside"] for row in shown.values() if row["group"] == "0"}) == len(HITS)
+
+
+def test_what_is_far_below_all_others_stands_at_the_edge_with_its_accuracy() -> None:
+    table = comparison(3)
+    table.loc[(table["method"] == "han") & (table["step"] == 1), "test_n_correct"] = 100
+    (spec,) = trade_off(results(table=table), recommended()).specs()
+    lowest = min(row["y"] for row in drawn(spec))
+    (fallen,) = [row for row in drawn(spec) if row["edge"]]
+    assert (fallen["name"], fallen["edge"], fallen["y"]) == ("han", "\u2193 10.0 %", lowest)
+    assert lowest > 60
+
+
+def test_differences_are_those_of_the_table_and_say_which_side_is_better() -> None:
+    figure = differences(results())
+    assert figure is not None
+    first = {row["label"]: row for row in drawn(figure.specs()[0])}
+    assert first["L1 norm (Li et al.)"]["mean"] == pytest.approx(1.0)
+    assert first["single weights (Han et al.)"]["mean"] == pytest.approx(-3.0)
+    assert "right: better than ours" in str(figure.specs()[0]["layer"])

@@ -1,15 +1,13 @@
 """The robustness page on small hand-made tables: verdicts, drops, the white box, labels."""
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-from matplotlib.figure import Figure
 from report_builders import UNTOUCHED, gallery, results_with
 from tiny_params import Change, params_of
 
@@ -17,6 +15,7 @@ from pipeline.compared import MODELS, OURS_AT_SIZE, at_size, pairs_of, source_na
 from pipeline.params.params import Params
 from pipeline.report import robustness as robustness_report
 from pipeline.report import robustness_figures
+from pipeline.report.charts.robustness import severities_figure
 from pipeline.report.claims import claims_section, pairs_section, same_size_section, verdict
 from pipeline.report.figures import LABELS
 from pipeline.report.results import Results
@@ -151,12 +150,16 @@ def results_of(params: Params, hits: Hits = even, *, white_box: Hits = white_box
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages without their figures, which take longer than all else."""
-    for name in ("draw_drops", "draw_severities", "draw_gallery", "draw_reliability"):
-        monkeypatch.setattr(robustness_figures, name, lambda *_: True)
+    monkeypatch.setattr(robustness_figures, "draw_gallery", lambda *_: True)
 
 
 def page_of(results: Results) -> str:
-    return robustness_report.robustness_report(results, Path("figures"))
+    sections = (
+        claims_section(results),
+        robustness_report.robustness_report(results),
+        robustness_report.galleries_section(results, Path("figures")),
+    )
+    return "\n".join(sections)
 
 
 @cache
@@ -476,44 +479,39 @@ def test_with_two_sources_the_white_box_stands_beside_the_first() -> None:
     assert means(by_first_cell(white_box_table(params, hits))["original"]) == ["50.00", "70.00"]
 
 
-def test_the_page_draws_every_figure_that_it_shows(tmp_path: Path) -> None:
+def test_the_galleries_are_drawn_where_they_are_shown(tmp_path: Path) -> None:
     results = results_of(params_of(seeds(1), headline("gaussian", "fgsm")))
-    page = robustness_report.robustness_report(results, tmp_path)
+    page = robustness_report.galleries_section(results, tmp_path)
     shown = {part.split(".png")[0] for part in page.split("(figures/")[1:] if ".png" in part[:80]}
-    assert {"drops", "severities", "reliability", "gallery_fgsm_only_original"} <= shown
+    assert shown == {"gallery_fgsm_only_original"}
     assert {path.stem for path in tmp_path.glob("*.png")} == shown
     assert {path.stem for path in tmp_path.glob("*.svg")} == shown
     assert "No image." in section(page, "Gallery")
 
 
-def severities(params: Params, monkeypatch: pytest.MonkeyPatch) -> Figure:
-    """What `draw_severities` draws, not rendered."""
-    drawn: list[Figure] = []
-
-    @contextmanager
-    def keep(_folder: Path, _name: str, *, size: tuple[float, float], dpi: int) -> Iterator[Figure]:
-        drawn.append(Figure(figsize=size, dpi=dpi))
-        yield drawn[0]
-
-    monkeypatch.setattr(robustness_figures, "figure", keep)
-    robustness_figures.draw_severities(results_of(params), Path("figures"))
-    (found,) = drawn
+def severities(params: Params) -> dict[str, dict[str, list[float]]]:
+    """By panel and model the strengths of the figure."""
+    figure = severities_figure(results_of(params))
+    assert figure is not None
+    found: dict[str, dict[str, list[float]]] = {}
+    for spec in figure.specs():
+        (rows,) = spec["datasets"].values()
+        panel = found.setdefault(spec["title"], {})
+        for row in rows:
+            panel.setdefault(row["who"], []).append(row["strength"])
     return found
 
 
-def test_severities_show_a_panel_for_each_method_and_no_empty_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    axes = [ax for ax in severities(params_of(seeds()), monkeypatch).axes if ax.get_visible()]
-    titles = [ax.get_title() for ax in axes]
-    assert titles == ["gaussian", "poisson", "speckle", "fgsm", "newton_fool, eta 0.01", "LinfPGD, steps 2"]
-    assert all(len(ax.lines) == len(MODELS) for ax in axes)
+def test_severities_show_a_panel_for_each_method_and_no_empty_ones() -> None:
+    found = severities(params_of(seeds()))
+    assert [*found] == ["gaussian", "poisson", "speckle", "fgsm", "newton_fool, eta 0.01", "LinfPGD, steps 2"]
+    assert all(list(each) == LABELS_OF_MAIN for each in found.values())
 
 
-def test_methods_of_several_strengths_push_the_others_from_the_figure(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    (ax,) = [ax for ax in severities(stronger(), monkeypatch).axes if ax.get_visible()]
-    assert ax.get_title() == "gaussian"
-    assert list(ax.lines[0].get_xdata()) == [0.0, 5.0, 25.5]
+def test_methods_of_several_strengths_push_the_others_from_the_figure() -> None:
+    ((title, lines),) = severities(stronger()).items()
+    assert title == "gaussian"
+    assert lines["original"] == [0.0, 5.0, 25.5]
 
 
 def test_an_attack_without_a_budget_has_a_row_and_no_place_among_the_severities(
@@ -525,10 +523,8 @@ def test_an_attack_without_a_budget_has_a_row_and_no_place_among_the_severities(
         for steps in (5, 50)
     }
     params = stronger(*((f"attacks.{name}", attack) for name, attack in minimising.items()))
-    (ax,) = [ax for ax in severities(params, monkeypatch).axes if ax.get_visible()]
-    assert ax.get_title() == "gaussian"
-    for name in ("draw_drops", "draw_severities", "draw_gallery", "draw_reliability"):
-        monkeypatch.setattr(robustness_figures, name, lambda *_: True)
+    assert [*severities(params)] == ["gaussian"]
+    monkeypatch.setattr(robustness_figures, "draw_gallery", lambda *_: True)
     page = page_of(results_of(params))
     assert set(minimising) <= set(by_first_cell(tables(section(page, "Accuracy"))[0]))
     assert set(minimising) <= set(by_first_cell(tables(section(page, "Perturbations"))[0]))

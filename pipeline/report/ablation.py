@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from pipeline.report.page import grid, section, table, thousands
+from pipeline.report.page import grid, image, section, table, thousands
 from pipeline.report.summary import how_trained, over_seeds
 from pipeline.uncertainty import NOTHING, Interval
 
@@ -58,6 +58,7 @@ def ablation_section(results: Results) -> str:
         "accuracy between nets that differ in that part alone, in points, image by image. Pairs with a net whose "
         "training collapsed, at a tenth of the learning rate too, are left out and counted. No correction is made "
         "for their number.",
+        image("ablation", "The effect of every part on test accuracy, with intervals"),
         table("part | change, points | pairs | left out | verdict", rows),
         *_grids(results),
     )

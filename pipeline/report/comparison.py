@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from itertools import product
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 
 from pipeline.compared import ORIGINAL, OURS, variant_name
-from pipeline.params.pruning import FILTER_CRITERIA
-from pipeline.report.figures import MARKERS, figure, label_axes, scale_by_size
 from pipeline.report.hits import more_hits
 from pipeline.report.page import Names, bullets, grid, image, percent, section, table, thousands
 from pipeline.report.summary import how_trained, over_seeds
@@ -39,7 +34,7 @@ _LABELS = {
 _Rows = dict[tuple[str, str], pd.DataFrame]
 
 
-def _label(name: str) -> str:
+def label_of(name: str) -> str:
     """A method by its name for readers; a fixed net keeps its own."""
     if name.endswith("_own"):
         return f"{_LABELS[name.removesuffix('_own')]}, own widths"
@@ -52,7 +47,7 @@ def comparison_section(results: Results) -> str:
     if compare is None:
         return ""
     # By method and step the rows of the seeds; the methods and sizes by their names for readers.
-    methods = {name: _label(name) for name in (OURS, *variants_of(compare), *compare.competitors)}
+    methods = {name: label_of(name) for name in (OURS, *variants_of(compare), *compare.competitors)}
     ours = results.rows("comparison", method=OURS).groupby("step")["params"].mean()
     sizes = {str(step): f"{thousands(ours.loc[step])} parameters" for step in range(len(compare.fractions))}
     found = {
@@ -61,15 +56,14 @@ def comparison_section(results: Results) -> str:
     }
     return section(
         "Ours and others at the same sizes",
-        image("comparison", "Test accuracy against parameters for every method"),
         "Ours takes the pushed model through the sizes, one after another; at each, every criterion keeps as many "
         "filters in every layer as ours (at own widths as many parameters or FLOPs) and retrains for the same "
         f"{compare.retraining.epochs} epochs on the same kind of batches. The others start from the original "
         "trained on for as many epochs without the push, "
         "and retrain with cross-entropy alone. Single weights (Han et al.) are zeros in the dense net: as many are "
-        "left as ours has parameters, and no FLOP is saved. In the figure whiskers run from the lowest to the "
-        "highest seed; crosses are nets whose training collapsed. One that does is tried again at a tenth of the "
-        "learning rate, with the same seed and as many epochs, ours too. Test accuracy in %, "
+        "left as ours has parameters, and no FLOP is saved. A net whose training "
+        "collapses is tried again at a tenth of the learning rate, with the same seed and as many epochs, ours too. "
+        "Test accuracy in %, "
         f"{over_seeds(results)}:",
         grid("method", methods, sizes, lambda *key: _accuracy(results, found[key])),
         *_differences(results, found, methods, sizes),
@@ -118,6 +112,7 @@ def _differences(results: Results, found: _Rows, methods: Names, sizes: Names) -
     return [
         "Less ours, in points, on the same images seed by seed (bold where the interval of several seeds leaves out "
         "zero):",
+        image("differences", "Every method less ours in test accuracy at every size, with intervals"),
         differences,
         f"Of {len(signs)} comparisons ours is better in {signs.count(-1)}, worse in {signs.count(1)} and undecided at "
         f"this number of seeds and images in {signs.count(0)}; no correction is made for their number, and "
@@ -136,50 +131,3 @@ def _fixed_nets(results: Results, compare: Compare) -> list[str]:
         rows.append([name, begun, *sizes, _accuracy(results, mine)])
     words = "Fixed nets, trained for as many epochs as our smallest model has had in all:"
     return [words, table("net | from | parameters | FLOPs | epochs | test, %", rows)] if rows else []
-
-
-def draw_comparison(results: Results, folder: Path) -> None:
-    """Test accuracy against parameters: filter criteria on the left, other ways to a small net on the right."""
-    compare = results.params.compare
-    if compare is None:
-        return
-    filters: list[str] = [name for name in compare.competitors if name in FILTER_CRITERIA]
-    filters += variants_of(compare)
-    others = [name for name in (*compare.competitors, *compare.fixed_nets) if name not in filters]
-    panels: dict[str, list[str]] = {"which filters to keep": filters, "other ways to the same size": others}
-    original = results.estimates("scores", "model", "split")[ORIGINAL, "test"].mean
-    with figure(folder, "comparison", size=(9.5, 5.4), dpi=results.params.report.dpi) as drawing:
-        axes = drawing.subplots(1, 2, sharey=True, sharex=True)
-        for ax, (title, names) in zip(axes, panels.items(), strict=True):
-            for idx, name in enumerate(names):
-                marker, star = MARKERS[idx % len(MARKERS)], name in compare.fixed_nets
-                _draw_method(ax, results, name, color=f"C{idx}", marker=marker, star=star)
-            _draw_method(ax, results, OURS, color="black", marker="o", width=2.4)
-            ax.axhline(100 * original, color="grey", lw=0.8, ls=":", label="original, unpruned")
-            scale_by_size(ax)
-            label_axes(ax, x="parameters (log scale)", title=title)
-            ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, fontsize=7.5)
-        axes[0].set_ylabel("test accuracy (%), mean over seeds")
-
-
-def _draw_method(
-    ax: Axes, results: Results, name: str, *, color: str, marker: str, star: bool = False, width: float = 1.1
-) -> None:
-    rows = results.rows("comparison", method=name)
-    rows = rows.assign(accuracy=100 * rows["test_n_correct"] / rows["test_n"])
-    collapsed = rows[rows["collapsed"] == 1]
-    by_step = rows[rows["collapsed"] == 0].groupby("step")[["params", "accuracy"]]
-    x, y = by_step.mean()["params"], by_step.mean()["accuracy"]
-    spread = np.stack([y - by_step.min()["accuracy"], by_step.max()["accuracy"] - y])
-    style: dict[str, Any] = {"marker": marker, "ms": 4 * width**0.5, "lw": width}
-    if star:  # one size, and nothing to join
-        style = {"marker": "*", "ms": 11, "lw": 0}
-    style |= {
-        "color": color,
-        "elinewidth": 0.5 * width,
-        "capsize": 1.5,
-        "alpha": 1.0 if name == OURS else 0.8,
-    }
-    ax.errorbar(x, y, yerr=spread, label=_label(name), **style)
-    if len(collapsed):
-        ax.scatter(collapsed["params"], collapsed["accuracy"], color=color, marker="x", s=40)

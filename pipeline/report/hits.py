@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from pipeline.uncertainty import Values, unpack_hits
+from pipeline.uncertainty import Values, pack_hits, unpack_hits
 
 # Before the names of a table's counts and hits: the images that they are of, where a table has several.
 _PARTS = ("", "validation_", "test_", "noisy_")
@@ -32,6 +32,12 @@ def with_accuracy(table: pd.DataFrame) -> pd.DataFrame:
 def without_hits(table: pd.DataFrame) -> pd.DataFrame:
     """The table as people read it, with counts alone."""
     return table.drop(columns=[f"{part}hits" for part in _parts(table)])
+
+
+def packed_again(table: pd.DataFrame) -> pd.DataFrame:
+    """The table as the stages wrote it, for whoever pairs two reports image by image."""
+    packed = {f"{part}hits": [pack_hits(mask) for mask in table[f"{part}hits"]] for part in _parts(table)}
+    return table.assign(**packed)
 
 
 def _parts(table: pd.DataFrame) -> list[str]:

@@ -1,0 +1,86 @@
+"""The first screen's table of models, and the table of claims: both say what a CSV beside the page holds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from pipeline.compared import ORIGINAL
+from pipeline.report.page import bullets, counted, literal, percent, table, thousands
+
+if TYPE_CHECKING:
+    from pipeline.report.results import Results
+
+_MODELS = (
+    "model | parameters (of original) | FLOPs | bytes | ms, an image | epochs in all | test accuracy, % | "
+    "less the original, points | worst noise, points | worst attack, points"
+)
+_CLAIMS = "claim | verdict | effect | interval | p | p, Holm | seeds | images | source | how it was tested"
+
+
+def models_table(results: Results, models: pd.DataFrame) -> str:
+    """The models worth a row, those to choose in bold; a dash where nothing was measured."""
+    original = float(models[models["model"] == ORIGINAL]["params"].iloc[0])
+    rows = []
+    for row in models.to_dict("records"):
+        name = f"**{literal(str(row['label']))}**" if row["chosen"] else literal(str(row["label"]))
+        accuracy = _interval(row, "test_accuracy", "low", "high")
+        difference = _interval(row, "difference", "difference_low", "difference_high", signed=True)
+        size = f"{thousands(row['params'])} ({percent(row['params'] / original)} %)"
+        numbers = [_number(row, each) for each in ("flops", "bytes")]
+        ms = f"{row['milliseconds']:.3g}" if _has(row, "milliseconds") else "-"
+        worst = [_worst(row, each) for each in ("worst_noise", "worst_attack")]
+        rows.append([name, size, *numbers, ms, _number(row, "epochs"), accuracy, difference, *worst])
+    return (
+        table(_MODELS, rows)
+        + "\n\n"
+        + (
+            f"Models in bold are those to choose from. Epochs in all: every epoch of training behind a model, growing and "
+            f"pushing included. Less the original: paired, image by image and seed by seed, "
+            f"{counted(len(results.params.seeds), 'seed')}. Worst: the largest loss of accuracy against clean images."
+        )
+    )
+
+
+def claims_table(claims: pd.DataFrame) -> str:
+    """Every claim of the papers with its verdict, family by family."""
+    blocks = []
+    for family, rows in claims.groupby("family", sort=False):
+        lines = []
+        for row in rows.to_dict("records"):
+            interval = f"[{_points(row['low'])}, {_points(row['high'])}]" if _has(row, "low") else "-"
+            p = [f"{row[each]:.3g}" if _has(row, each) else "-" for each in ("p", "p_holm")]
+            counts = [_number(row, each) for each in ("n_seeds", "n_images")]
+            effect = _points(row["effect"]) if _has(row, "effect") else "-"
+            texts = [literal(str(row[each])) for each in ("source", "test")]
+            claim, verdict = literal(str(row["claim"])), f"**{literal(str(row['verdict']))}**"
+            lines.append([claim, verdict, effect, interval, *p, *counts, *texts])
+        notes = [literal(str(row["note"])) for row in rows.to_dict("records") if _has(row, "note")]
+        blocks += [f"### {literal(str(family))}", table(_CLAIMS, lines), bullets(dict.fromkeys(notes))]
+    return "\n\n".join(filter(None, blocks))
+
+
+def _points(value: float) -> str:
+    return percent(float(value), signed=True)
+
+
+def _interval(row: dict[str, object], mean: str, low: str, high: str, *, signed: bool = False) -> str:
+    if not _has(row, mean):
+        return "-"
+    cells = [percent(float(str(row[each])), signed=signed) for each in (mean, low, high)]
+    return f"{cells[0]} [{cells[1]}, {cells[2]}]"
+
+
+def _worst(row: dict[str, object], name: str) -> str:
+    if not _has(row, f"{name}_drop"):
+        return "-"
+    return f"{percent(float(str(row[f'{name}_drop'])), signed=True)} ({literal(str(row[name]))})"
+
+
+def _number(row: dict[str, object], name: str) -> str:
+    return thousands(float(str(row[name]))) if _has(row, name) else "-"
+
+
+def _has(row: dict[str, object], name: str) -> bool:
+    return name in row and not pd.isna(row[name])  # type: ignore[call-overload]
