@@ -1,4 +1,4 @@
-"""The pages in Debian's Chromium, opened from disk: no error, no request, every chart drawn, read by ear and by phone."""
+"""The pages in Debian's Chromium, from disk: no error, no request, every chart drawn, for ears and phones, too."""
 
 import json
 import re

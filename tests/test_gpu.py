@@ -11,9 +11,9 @@ from conftest import Workspace, jobs_run
 from safetensors.numpy import load_file
 
 from benchmarks import gpu
-from pipeline.jobs.provenance import FILE
 from pipeline.files import read_json
 from pipeline.images.image_set import ImageSet, save_image_set
+from pipeline.jobs.provenance import FILE
 from pipeline.jobs.store import Store
 
 

@@ -36,7 +36,7 @@ def provenance(experiment: str) -> str:
         f"* SHA-256 of params.yaml: {params}.",
         "* To make it again: check that commit out, put [params.yaml](params.yaml) in its place, `make repro`.",
         "",
-        "Time in the jobs of each stage, several of which run at once; what came from the job store took its time before.",
+        "Time in the jobs of each stage, several of which run at once; what the job store had took it before.",
         "",
         "| stage | jobs | seconds |",
         "| :-- | --: | --: |",

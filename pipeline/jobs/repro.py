@@ -1,4 +1,4 @@
-"""`make repro`: checks params.yaml, runs `dvc repro` as the only one in this folder, and says what the report recommends.
+"""`make repro`: checks params.yaml, runs `dvc repro` as the only one in this folder, and says what the report says.
 
 Two `dvc repro` at once fail, each when it meets a stage or a lock of the other's (treeverse/dvc#10465). A second one
 that is started by this module says who is at work, and waits before it has spent any time.

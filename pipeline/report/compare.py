@@ -84,8 +84,8 @@ def _row(
     seeds = sorted({*first["seed"]} & {*second["seed"]})
     if not paired or not seeds:
         return [*cells, percent(second["accuracy"].mean() - first["accuracy"].mean(), signed=True)]
-    both = [each[each["seed"].isin(seeds)].sort_values("seed") for each in (second, first)]
-    found = difference_interval(more_hits(*both), confidence=params[0]["report"]["confidence"])
+    new, old = (each[each["seed"].isin(seeds)].sort_values("seed") for each in (second, first))
+    found = difference_interval(more_hits(new, old), confidence=params[0]["report"]["confidence"])
     return [*cells, found.percent(signed=True)]
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from pipeline.compared import ORIGINAL, OURS, variant_name
+from pipeline.compared import OURS, variant_name
 from pipeline.report.hits import more_hits
 from pipeline.report.page import Names, bullets, grid, image, percent, section, table, thousands
 from pipeline.report.summary import how_trained, over_seeds

@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> None:
         f"## [{literal(each['name'])}]({each['name']}/summary.md)\n\n{literal(each['sentence'])}\n\n{each['about']}\n"
         for each in found
     ]
-    head = "# All reports\n\nWritten by `make repro`. `index.html` is for a browser, from disk; what stands here is for forges.\n"
+    head = "# All reports\n\nBy `make repro`. `index.html` is for a browser, from disk; this page is for forges.\n"
     write_atomically(REPORTS / "README.md", "\n".join([head, *lines]).encode())
     for each in found:
         if each["name"] in arguments:

@@ -97,14 +97,13 @@ def latency_section(results: Results) -> str:
         return ""
     blocks = [
         image(
-            "latency",
-            "Times faster than the original against times fewer FLOPs; lines: as the FLOPs, and 0.7 of that; bars from the 10th to the 90th percentile of runs",
+            "latency", "Times faster against times fewer FLOPs, beside lines of equal gain and of 0.7 of it"
         ),
         f"The models of seed {results.params.seeds[0]}; {latency.runs} runs of each, all models in turn, two untimed "
         f"runs before each timed one; {counted(latency.threads, 'thread')} of the CPU; random images. Times are "
-        "medians, in brackets the 10th and 90th percentile. Unlike everything else here they are measured: another "
-        f"run gives others. Peak memory: weights, {counted(max(latency.batches), 'image')} and what is alive at once "
-        "in a pass of PyTorch on the CPU.",
+        "medians, in brackets (in the figure as bars) the 10th and 90th percentile. Unlike everything else here they "
+        "are measured: another run gives others. Peak memory: weights, "
+        f"{counted(max(latency.batches), 'image')} and what is alive at once in a pass of PyTorch on the CPU.",
         _files(results),
     ]
     for each in measured(results):

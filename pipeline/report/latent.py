@@ -41,9 +41,12 @@ def discriminants_section(results: Results) -> str:
     )
     return section(
         "Discriminants with and without the push",
-        image("discriminants", "The largest discriminants with and without the push"),
+        image(
+            "discriminants",
+            "The discriminants with and without the push: ranks, running share, histogram",
+        ),
         "The original, trained on for as many epochs without the push (control) and with it. "
-        "Bars: mean over seeds, whiskers from the lowest to the highest seed. On training images.",
+        "A line for each seed, on training images; what is below a ten thousandth of the largest is drawn there.",
         image("covariances", "Covariance of the latent space with and without the push"),
         table(header, rows),
         image("pushing", "The push over its epochs"),

@@ -137,11 +137,12 @@ def growth_section(results: Results) -> str:
         "Growth",
         image(
             "growth",
-            "The tree of Algorithm 2: every candidate beside the net that it was grown from; numbers are modules per stage",
+            "The tree of Algorithm 2: every candidate, joined to the net that it was grown from",
         ),
-        "Algorithm 2: in each iteration a module is tried in every stage and the best candidate is extended "
-        "further. Candidates are trained quickly and compared with each other alone; the best of all is then "
-        "trained in full and is the original of all that follows, even where the base is better.",
+        "Algorithm 2: in each iteration a module is tried in every stage and the best candidate is extended further "
+        "(numbers in the figure: modules per stage). Candidates are trained quickly and compared with each other "
+        "alone; the best of all is then trained in full and is the original of all that follows, even where the base "
+        "is better.",
         frame_table(
             "iteration | seed | net | modules per stage | parameters | FLOPs | validation, % | ",
             growth,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pipeline.params.perturbations import FoolboxAttack, ImpulseNoise, NewtonFoolAttack, PoissonNoise
 from pipeline.report import robustness_figures as draw
 from pipeline.report.claims import pairs_section, same_size_section
-from pipeline.report.page import bullets, counted, frame_table, grid, image, percent, section, spread, table
+from pipeline.report.page import counted, frame_table, grid, image, percent, section, spread, table
 from pipeline.report.published import published_drops
 from pipeline.report.results import counted_images
 from pipeline.report.summary import (
@@ -99,7 +99,8 @@ def severities_section(results: Results, *, drawn: bool) -> str:
     return section(
         "Strength by strength",
         image("severities", "Accuracy against the strength of every perturbation"),
-        f"Test accuracy against strength, {over_seeds(results)}; the bands are the intervals. A line joins one model's "
+        f"Test accuracy against strength, {over_seeds(results)}; the bands are "
+        "the intervals of the original and of the parameter-first model. A line joins one model's "
         "accuracies.",
     )
 

@@ -1,15 +1,15 @@
 """What charts are made of: one look, a colour and a shape for every method, and the static copies for papers.
 
-Colours are those of Okabe and Ito's palette, which hold under the usual deficiencies of colour vision; a shape goes with
-each, so that no two methods are told apart by colour alone. `currentColor` is the colour of the text around it: black
-on paper, light on a dark page.
+Colours are those of Okabe and Ito's palette, which hold under the usual deficiencies of colour vision; a shape goes
+with each, so that no two methods are told apart by colour alone. `currentColor` is the colour of the text around it:
+black on paper, light on a dark page.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ import altair as alt
 import numpy as np
 import pandas as pd
 import vl_convert
+
+from pipeline.compared import is_variant
 
 INK, GREY = "currentColor", "#8A8A8A"
 ORANGE, SKY, GREEN, BLUE, RED, PINK = "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7"
@@ -45,10 +47,15 @@ _LOOKS = {
     "taylor_own": (GREEN, "triangle-left"),
     "random_own": (GREY, "triangle-right"),
 }
+# Ours by another utility or other widths are blue, too.
+_VARIANTS = [
+    (BLUE, shape) for shape in ("square", "triangle-up", "diamond", "triangle-down", "triangle-left")
+]
 _MORE = [
     (color, shape)
-    for shape in ("stroke", "triangle-left", "cross")
-    for color in (INK, ORANGE, SKY, PINK, GREEN)
+    for shape in ("triangle-left", "diamond", "cross")
+    for color in (INK, ORANGE, PINK, SKY, GREEN, RED)
+    if (color, shape) not in _LOOKS.values()
 ]
 _SHORT_NUMBER = "replace(format(datum.value, '~s'), 'G', 'B')"
 _WIDTHS = {1: 620, 2: 330, 3: 230}
@@ -74,6 +81,9 @@ _LEGEND = {
     "symbolSize": 80,
 }
 
+# A Vega-Lite specification of one view, its data within it.
+Panel = dict[str, Any]
+
 
 @dataclass(frozen=True)
 class Key:
@@ -82,7 +92,6 @@ class Key:
     label: str
     color: str
     shape: str
-    dash: str = ""
 
 
 @dataclass(frozen=True)
@@ -97,44 +106,58 @@ class Figure:
     """
 
     name: str
-    panels: Sequence[alt.LayerChart]
+    panels: Sequence[Panel]
     keys: Sequence[Key] = ()
     columns: int = 1
 
-    def specs(self) -> list[dict[str, Any]]:
+    def specs(self) -> list[Panel]:
         """Of the page, a specification for each panel, as wide as its place; the legend stands beside them."""
         config = _CONFIG | {"legend": {"disable": True}, "font": "system-ui, sans-serif"}
-        return [_spec(panel.properties(width="container"), config) for panel in self.panels]
+        return [panel | {"width": "container", "config": config} for panel in self.panels]
 
     def write(self, folder: Path, *, dpi: int) -> None:
         """The static copies, `<name>.svg` and `<name>.png`; the same bytes from the same tables."""
-        width = _WIDTHS[min(self.columns, 3)]
-        panels = [panel.properties(width=width) for panel in self.panels]
-        whole = alt.concat(*panels, columns=self.columns).resolve_scale(color="shared", shape="shared")
+        width, hoisted = _WIDTHS[min(self.columns, 3)], {"datasets": dict[str, Any](), "params": list[Any]()}
+        for panel in self.panels:
+            hoisted["datasets"] |= panel["datasets"]
+            hoisted["params"] += panel.get("params", [])
         legend = _LEGEND | ({} if self.keys else {"disable": True})
-        config = _CONFIG | {"legend": legend, "font": _FONT, "background": "white", "padding": 10}
-        svg = vl_convert.vegalite_to_svg(_spec(whole, config))
+        whole = hoisted | {
+            "concat": [
+                {k: v for k, v in panel.items() if k not in hoisted} | {"width": width}
+                for panel in self.panels
+            ],
+            "columns": self.columns,
+            "resolve": {"scale": {"color": "shared", "shape": "shared"}},
+            "config": _CONFIG | {"legend": legend, "font": _FONT, "background": "white", "padding": 10},
+        }
+        svg = vl_convert.vegalite_to_svg(whole)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{self.name}.svg").write_text(svg, encoding="utf-8")
         (folder / f"{self.name}.png").write_bytes(vl_convert.svg_to_png(svg, scale=dpi / 72))
 
 
-def _spec(chart: alt.LayerChart | alt.ConcatChart, config: Mapping[str, Any]) -> dict[str, Any]:
-    spec: dict[str, Any] = chart.to_dict()
-    del spec["$schema"]  # the page and the copies are drawn by one version, vl-convert's
-    return spec | {"config": dict(config)}
+def data(rows: pd.DataFrame | Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Rows for a chart, numbers to six digits behind the point."""
+    return (rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))).round(6)
 
 
-def data(rows: pd.DataFrame | Iterable[Mapping[str, Any]]) -> alt.Data:
-    """Rows for a chart, numbers to six digits behind the point; what is not there is null."""
-    frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
-    return alt.Data(values=json.loads(frame.to_json(orient="records", double_precision=6)))
+def layered(*layers: alt.Chart, height: float, title: str | alt.TitleParams = "") -> Panel:
+    """Layers as one panel; what is later lies above."""
+    # Checking against Vega-Lite's schema takes longer than all else, and drawing fails on what is wrong.
+    with alt.data_transformers.enable("default", max_rows=None):
+        panel: Panel = alt.layer(*layers).properties(height=height, title=title).to_dict(validate=False)
+    # The page and the copies are drawn by one version, vl-convert's.
+    return {key: value for key, value in panel.items() if key not in ("$schema", "config")}
 
 
 def keys_of(names: Mapping[str, str]) -> list[Key]:
     """Of models and methods by their names for readers."""
-    more = iter(_MORE * len(names))
-    return [Key(label, *(_LOOKS.get(_method(name)) or next(more))) for name, label in names.items()]
+    variants, more = cycle(_VARIANTS), cycle(_MORE)
+    return [
+        Key(label, *(_LOOKS.get(_method(name)) or next(variants if is_variant(name) else more)))
+        for name, label in names.items()
+    ]
 
 
 def _method(name: str) -> str:
@@ -167,7 +190,7 @@ def value_axis(field: str, title: str, **scale: Any) -> alt.Y:
 
 def forest(
     rows: pd.DataFrame, keys: Sequence[Key], *, title: str, axis: str, domain: Sequence[float] | None = None
-) -> alt.LayerChart:
+) -> Panel:
     """Intervals of differences, one below the other, with a line at zero.
 
     Args:
@@ -184,7 +207,7 @@ def forest(
     x_scale = alt.Scale(domain=[low, high], nice=True)
     base = alt.Chart(data(rows)).encode(y=y)
     zero = (
-        alt.Chart(alt.Data(values=[{"zero": 0}]))
+        alt.Chart(data([{"zero": 0}]))
         .mark_rule(color=INK, strokeWidth=1)
         .encode(x=alt.X("zero:Q", title=axis, scale=x_scale))
     )
@@ -194,7 +217,13 @@ def forest(
     points = base.mark_point(filled=True, size=70, opacity=1).encode(
         x=alt.X("mean:Q", scale=x_scale, title=axis), color=color(keys), shape=shape(keys), tooltip="told:N"
     )
-    return alt.layer(zero, bars, points).properties(title=title, height=22 * max(len(order), 2))
+    return layered(zero, bars, points, title=title, height=22 * max(len(order), 2))
+
+
+def beside(rows: pd.DataFrame, group: str, *, apart: float) -> pd.Series[float]:
+    """By what a logarithmic place is multiplied, so that nobody of a group hides another; neighbours are `apart`."""
+    place, n = rows.groupby(group).cumcount(), rows.groupby(group)[group].transform("size")
+    return apart ** (place - (n - 1) / 2)
 
 
 def floor_of(values: Sequence[float], *, least_spread: float) -> float:

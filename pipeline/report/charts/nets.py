@@ -15,9 +15,11 @@ from pipeline.report.charts.chart import (
     ORANGE,
     Figure,
     Key,
+    Panel,
     color,
     data,
     keys_of,
+    layered,
     shape,
     value_axis,
 )
@@ -74,14 +76,11 @@ def layers_figure(results: Results) -> Figure:
     return Figure("layers", panels, keys, columns=1)
 
 
-def _layer_panel(rows: pd.DataFrame, keys: list[Key], title: str, unit: str, least: float) -> alt.LayerChart:
-    x = alt.X(
-        "layer:N", sort=None, title=None, axis=alt.Axis(labelAngle=-90, labelLimit=150, labelFontSize=9)
-    )
+def _layer_panel(rows: pd.DataFrame, keys: list[Key], title: str, unit: str, least: float) -> Panel:
     scale = alt.Scale(type="log", domain=[least, 1.3 * float(rows["was"].max())], nice=False)
     y = alt.Y("was:Q", scale=scale, title=f"{unit} (log scale)", axis=alt.Axis(format="~s", tickCount=5))
-    base = alt.Chart(data(rows)).encode(x=x)
-    return alt.layer(
+    base = alt.Chart(data(rows)).encode(x=_layer_axis([*rows["layer"]]))
+    return layered(
         base.transform_filter("datum.parity == 1").mark_rect(color=GREY, opacity=0.13),
         base.mark_rule(color=GREY, strokeWidth=2).encode(y=y, y2="shown:Q"),
         base.mark_point(filled=True, size=40, opacity=1).encode(
@@ -93,7 +92,16 @@ def _layer_panel(rows: pd.DataFrame, keys: list[Key], title: str, unit: str, lea
             shape=shape(keys),
             tooltip="told:N",
         ),
-    ).properties(title=title, height=200)
+        title=title,
+        height=200 if len(rows) > 3 else 110,
+    )
+
+
+def _layer_axis(layers: list[str]) -> alt.X:
+    """Layers from the first to the last, without what every name begins or ends with."""
+    label = "replace(replace(datum.label, /^net[.]/, ''), /[.]conv$/, '')"
+    axis = alt.Axis(labelAngle=-90, labelLimit=170, labelFontSize=9, labelExpr=label)
+    return alt.X("layer:N", sort=layers, scale=alt.Scale(domain=layers), title=None, axis=axis)
 
 
 def profile_figure(results: Results) -> Figure:
@@ -115,7 +123,7 @@ def profile_figure(results: Results) -> Figure:
     points = base.mark_point(filled=True, size=45, opacity=1).encode(
         y=y, color=color(keys), shape=shape(keys)
     )
-    return Figure("profile", [alt.layer(points, ranges).properties(height=240)], keys)
+    return Figure("profile", [layered(points, ranges, height=240)], keys)
 
 
 def discriminants_figure(results: Results) -> Figure:
@@ -128,7 +136,7 @@ def discriminants_figure(results: Results) -> Figure:
     largest = max(
         float(space[f"{state}.v"].max()) for space in results.latent_spaces.values() for state in _STATES
     )
-    least = max(largest, 1e-12) * 1e-6
+    least = max(largest, 1e-12) * 1e-4
     bins = np.geomspace(least, max(largest, 1e-12) * 1.0001, 25)
     for seed, space in results.latent_spaces.items():
         for state, words in _STATES.items():
@@ -174,9 +182,7 @@ def discriminants_figure(results: Results) -> Figure:
         )
         .properties(title="histogram"),
     ]
-    return Figure(
-        "discriminants", [alt.layer(each).properties(height=240) for each in panels], keys, columns=3
-    )
+    return Figure("discriminants", [layered(each, height=240) for each in panels], keys, columns=3)
 
 
 def sensitivity_figure(results: Results) -> Figure:
@@ -203,7 +209,7 @@ def sensitivity_figure(results: Results) -> Figure:
         line = alt.Chart(data(long)).mark_line(strokeWidth=1.5)
         cut = alt.Chart(data(kept)).mark_rule(color=INK, strokeDash=[2, 3], opacity=0.7)
         panels.append(
-            alt.layer(
+            layered(
                 line.encode(
                     x=x,
                     y=value_axis("percent", "validation accuracy (%)"),
@@ -211,7 +217,9 @@ def sensitivity_figure(results: Results) -> Figure:
                     detail="line:N",
                 ),
                 cut.encode(x=alt.X("kept:Q", title="top latent neurons used (log scale)"), tooltip="label:N"),
-            ).properties(title=words, height=240)
+                title=words,
+                height=240,
+            )
         )
     return Figure("latent_sensitivity", panels, keys, columns=2)
 
@@ -240,5 +248,5 @@ def pushing_figure(results: Results) -> Figure:
         x = alt.X("epoch:Q", title="epoch of the push", axis=alt.Axis(tickMinStep=1, format="d"))
         base = alt.Chart(data(rows)).encode(x=x, y=value_axis(column, title), color=color(keys))
         points = base.mark_point(filled=True, size=30, opacity=1).encode(shape=shape(keys))
-        panels.append(alt.layer(base.mark_line(strokeWidth=1.5), points).properties(height=170))
+        panels.append(layered(base.mark_line(strokeWidth=1.5), points, height=170))
     return Figure("pushing", panels, keys, columns=3)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from math import isnan
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import altair as alt
 import pandas as pd
@@ -14,10 +15,13 @@ from pipeline.report.charts.chart import (
     INK,
     Figure,
     Key,
+    Panel,
+    beside,
     color,
     data,
     forest,
     keys_of,
+    layered,
     shape,
     value_axis,
 )
@@ -33,18 +37,27 @@ _LEAST_IMAGES = 10
 
 
 def drops_figure(results: Results) -> Figure:
-    """Change of accuracy of every model under every perturbation of the headline, a panel for each."""
-    keys, panels = keys_of(results.main_models()), []
-    for condition in results.headline():
-        rows = []
-        for name, label in results.main_models().items():
-            drop = results.drop(name, condition)
-            told = f"{label} under {condition}: {drop.percent(signed=True)} points"
-            mean, low, high = (100 * each for each in (drop.mean, drop.low, drop.high))
-            rows.append({"label": label, "who": label, "mean": mean, "low": low, "high": high, "told": told})
+    """Change of accuracy of every model under every perturbation of the headline, a panel for each.
+
+    Noise has one scale and attacks another: beside attacks that take half of all hits, noise would be a flat line.
+    """
+    keys, kinds = keys_of(results.main_models()), {each.name: each.kind for each in results.conditions()}
+    panels = {condition: pd.DataFrame(_drops(results, condition)) for condition in results.headline()}
+    drawn = []
+    for condition, rows in panels.items():
+        alike = pd.concat([each for name, each in panels.items() if kinds[name] == kinds[condition]])
+        domain = min(0.0, alike["low"].min()), max(0.0, alike["high"].max())
         axis = "points of accuracy (left: loses more)"
-        panels.append(forest(pd.DataFrame(rows), keys, title=condition, axis=axis))
-    return Figure("drops", panels, columns=2)
+        drawn.append(forest(rows, keys, title=condition, axis=axis, domain=domain))
+    return Figure("drops", drawn, columns=2)
+
+
+def _drops(results: Results, condition: str) -> Iterator[dict[str, Any]]:
+    for name, label in results.main_models().items():
+        drop = results.drop(name, condition)
+        mean, low, high = (100 * each for each in (drop.mean, drop.low, drop.high))
+        told = f"{label} under {condition}: {drop.percent(signed=True)} points"
+        yield {"label": label, "who": label, "mean": mean, "low": low, "high": high, "told": told}
 
 
 def severities_figure(results: Results) -> Figure | None:
@@ -59,6 +72,7 @@ def severities_figure(results: Results) -> Figure | None:
             families.setdefault(name, []).append(each)
     swept = {name: sorted(each, key=lambda c: c.strength) for name, each in families.items() if len(each) > 1}
     keys, estimates = keys_of(results.main_models()), results.estimates("accuracy", "model", "condition")
+    banded = [results.labels[name] for name in (ORIGINAL, "parameter_first")]
     panels = []
     for family, conditions in (swept or families).items():
         rows = []
@@ -74,14 +88,16 @@ def severities_figure(results: Results) -> Figure | None:
         x = alt.X("strength:Q", title=conditions[0].unit)
         base = alt.Chart(data(rows)).encode(x=x)
         y = value_axis("mean", "test accuracy (%)")
-        band = base.mark_area(opacity=0.1).encode(
+        # Of two models: more bands would hide each other.
+        base_of_two = base.transform_filter(alt.FieldOneOfPredicate("who", banded))
+        band = base_of_two.mark_area(opacity=0.15).encode(
             y=value_axis("low", "test accuracy (%)"), y2="high:Q", color=color(keys)
         )
         line = base.mark_line(strokeWidth=1.5).encode(y=y, color=color(keys))
         points = base.mark_point(filled=True, size=45, opacity=1).encode(
             y=y, color=color(keys), shape=shape(keys), tooltip="told:N"
         )
-        panels.append(alt.layer(line, band, points).properties(title=family, height=220))
+        panels.append(layered(line, band, points, title=family, height=220))
     return Figure("severities", panels, keys, columns=3) if panels else None
 
 
@@ -110,7 +126,7 @@ def reliability_figure(results: Results) -> Figure:
             )
         )
         title = f"{KINDS[kind]} images"
-        panels.append(alt.layer(line, *(drawn if points else ())).properties(title=title, height=230))
+        panels.append(layered(line, *(drawn if points else ()), title=title, height=230))
     return Figure("reliability", panels, keys, columns=3)
 
 
@@ -123,7 +139,7 @@ def latency_figure(results: Results) -> Figure | None:
     return Figure("latency", panels, keys, columns=2)
 
 
-def _runtime(results: Results, of: Measured, batch: int, keys: list[Key]) -> alt.LayerChart:
+def _runtime(results: Results, of: Measured, batch: int, keys: list[Key]) -> Panel:
     timings = of.timings[batch]
     found, original, rows = speedups(results, timings), timings[ORIGINAL].median, []
     for name, label in timed_models(results).items():
@@ -131,7 +147,9 @@ def _runtime(results: Results, of: Measured, batch: int, keys: list[Key]) -> alt
         row = {"who": label, "flops": found[name].flops, "faster": found[name].time}
         row |= {"low": original / time.p90, "high": original / time.p10}
         rows.append(row | {"told": f"{label}: {time.median:.3g} ms [{time.p10:.3g}, {time.p90:.3g}]"})
-    farthest = max(1.01, *(row["flops"] for row in rows))
+    table = pd.DataFrame(rows)
+    table = table.assign(place=table["flops"] * beside(table, "flops", apart=1.06))
+    farthest = max(1.01, float(table["flops"].max()))
     ends = [
         {"flops": each, "faster": each * part, "part": part}
         for part in (1.0, EXPECTED_SHARE)
@@ -139,7 +157,7 @@ def _runtime(results: Results, of: Measured, batch: int, keys: list[Key]) -> alt
     ]
     axis = alt.Axis(format="~g", tickCount=5)
     log = alt.Scale(type="log", nice=False, padding=12)
-    x = alt.X("flops:Q", title="times fewer FLOPs (log scale)", scale=log, axis=axis)
+    x = alt.X("place:Q", title="times fewer FLOPs (log scale)", scale=log, axis=axis)
     y = alt.Y("faster:Q", title="times faster (log scale)", scale=log, axis=axis)
     dash = alt.condition("datum.part == 1", alt.value([1, 0]), alt.value([2, 3]))
     lines = (
@@ -147,10 +165,10 @@ def _runtime(results: Results, of: Measured, batch: int, keys: list[Key]) -> alt
         .mark_line(color=INK, opacity=0.5)
         .encode(x=x, y=y, detail="part:N", strokeDash=dash)
     )
-    base = alt.Chart(data(rows)).encode(x=x, color=color(keys))
+    base = alt.Chart(data(table)).encode(x=x, color=color(keys))
     spread = base.mark_rule(strokeWidth=1.5).encode(
         y=alt.Y("low:Q", scale=log, title="times faster (log scale)"), y2="high:Q"
     )
     points = base.mark_point(filled=True, size=60, opacity=1).encode(y=y, shape=shape(keys), tooltip="told:N")
     images = "1 image" if batch == 1 else f"{batch} images"
-    return alt.layer(lines, spread, points).properties(title=f"{of.words}, {images}", height=230)
+    return layered(lines, spread, points, title=f"{of.words}, {images}", height=230)

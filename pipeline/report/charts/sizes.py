@@ -19,6 +19,7 @@ from pipeline.report.charts.chart import (
     data,
     floor_of,
     keys_of,
+    layered,
     shape,
     size_axis,
     value_axis,
@@ -80,7 +81,7 @@ def samples_figure(results: Results) -> Figure:
             .mark_point(size=110, strokeWidth=2)
             .encode(x=x, y=y, color=color(keys), shape=shape(keys), tooltip="told:N")
         )
-        panels.append(alt.layer(zero, lines, dots, stars).properties(height=280))
+        panels.append(layered(zero, lines, dots, stars, height=280))
     return Figure("accuracy_size", panels, keys, columns=2)
 
 
@@ -104,7 +105,7 @@ def growth_figure(results: Results) -> Figure | None:
             if parent is not None
         ]
         x_title, y_title = "iteration: modules added", "validation accuracy (%)"
-        x = alt.X("iteration:Q", title=x_title, axis=alt.Axis(tickMinStep=1, format="d"))
+        x = alt.X("iteration:Q", title=x_title, axis=alt.Axis(values=[*range(rows["iteration"].max() + 1)]))
         y = value_axis("percent", y_title, padding=16)
         base = alt.Chart(data(nodes)).encode(x=x, y=y)
         layers = [
@@ -123,5 +124,5 @@ def growth_figure(results: Results) -> Figure | None:
                     x=alt.X("x:Q", title=x_title), x2="x2:Q", y=alt.Y("y:Q", title=y_title), y2="y2:Q"
                 ),
             )
-        panels.append(alt.layer(*layers).properties(title=f"seed {seed}", height=240))
+        panels.append(layered(*layers, title=f"seed {seed}", height=240))
     return Figure("growth", panels, keys, columns=3)

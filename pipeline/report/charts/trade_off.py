@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import altair as alt
-import numpy as np
 import pandas as pd
 
 from pipeline.compared import ORIGINAL, OURS, OURS_AT_SIZE, at_size
@@ -14,11 +13,13 @@ from pipeline.report.charts.chart import (
     INK,
     Figure,
     Key,
+    beside,
     color,
     data,
     floor_of,
     forest,
     keys_of,
+    layered,
     shape,
     value_axis,
 )
@@ -47,23 +48,23 @@ def trade_off(results: Results, models: pd.DataFrame) -> Figure:
     Args:
         models: the recommendation's table: `model`, `milliseconds`, `bytes`, and who is `chosen`.
     """
-    rows = _side_by_side(pd.DataFrame([*_main(results, models), *_compared(results, models)]))
-    names = dict(zip(rows["name"], rows["who"], strict=True))
-    keys = keys_of(names)
+    # Ours last: what is drawn later lies above.
+    rows = pd.DataFrame([*_compared(results, models), *_main(results, models)])
+    rows = rows.assign(beside=beside(rows, "group", apart=_APART))
+    keys = keys_of(results.main_models() | dict(zip(rows["name"], rows["who"], strict=True)))
     original = rows[rows["name"] == ORIGINAL].iloc[0]
     comparable = original["accuracy"] - 100 * results.params.select.max_drop
-    floor = min(floor_of(rows["accuracy"], least_spread=3.0), comparable - 0.5)
+    floor = min(floor_of([*rows["accuracy"]], least_spread=3.0), comparable - 0.5)
     below = rows["accuracy"] < floor
     rows = rows.assign(
         y=rows["accuracy"].clip(lower=floor),
         low=rows["low"].clip(lower=floor),
         high=rows["high"].clip(lower=floor),
-        edge=np.where(below, "\u2193 " + rows["accuracy"].map("{:.1f} %".format), None),
+        edge=("\u2193 " + rows["accuracy"].map("{:.1f} %".format)).where(below),
     )
     top = float(max(rows["high"].max(), original["accuracy"]))
     bounds = {"domain": [floor, min(100.0, top + 0.05 * (top - floor))], "nice": False}
     y, low = (value_axis(each, "test accuracy (%)", **bounds) for each in ("y", "low"))
-    measure = alt.param(name="measure", value="params")
     base = (
         alt.Chart(data(rows))
         .transform_calculate(x="datum[measure] * datum.beside")
@@ -86,7 +87,9 @@ def trade_off(results: Results, models: pd.DataFrame) -> Figure:
         base.transform_filter("datum.chosen == 1")
         .mark_point(shape="circle", size=420, strokeWidth=2, filled=False, color=INK)
         .encode(y=y, tooltip="told:N"),
-        base.transform_filter("isValid(datum.edge)").mark_text(dy=12, fontSize=10).encode(y=y, text="edge:N"),
+        base.transform_filter("isValid(datum.edge)")
+        .mark_text(dy=-13, fontSize=10)
+        .encode(y=y, text="edge:N"),
     )
     titles = ", ".join(f"'{name}': '{words} (log scale)'" for name, words in MEASURES.items())
     title = alt.TitleParams(
@@ -96,7 +99,7 @@ def trade_off(results: Results, models: pd.DataFrame) -> Figure:
         fontWeight="normal",
         offset=6,
     )
-    chart = alt.layer(*layers).add_params(measure).properties(title=title, height=380)
+    chart = layered(*layers, title=title, height=380) | {"params": [{"name": "measure", "value": "params"}]}
     return Figure("comparison", [chart], keys)
 
 
@@ -153,16 +156,9 @@ def _row(
         "high": 100 * interval.high,
         "told": said,
         "chosen": int(chosen),
-        "group": name,
+        "group": f"{sizes['params']:.0f} parameters",
         **sizes,
     }
-
-
-def _side_by_side(rows: pd.DataFrame) -> pd.DataFrame:
-    """With `beside`, by which a size is multiplied so that markers of a group stand side by side."""
-    place = rows.groupby("group").cumcount()
-    n = rows.groupby("group")["group"].transform("size")
-    return rows.assign(beside=_APART ** (place - (n - 1) / 2))
 
 
 def differences(results: Results) -> Figure | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -36,8 +37,8 @@ def models_table(results: Results, models: pd.DataFrame) -> str:
         table(_MODELS, rows)
         + "\n\n"
         + (
-            f"Models in bold are those to choose from. Epochs in all: every epoch of training behind a model, growing and "
-            f"pushing included. Less the original: paired, image by image and seed by seed, "
+            f"Models in bold are those to choose from. Epochs in all: every epoch of training behind a model, growing "
+            f"and pushing included. Less the original: paired, image by image and seed by seed, "
             f"{counted(len(results.params.seeds), 'seed')}. Worst: the largest loss of accuracy against clean images."
         )
     )
@@ -65,22 +66,22 @@ def _points(value: float) -> str:
     return percent(float(value), signed=True)
 
 
-def _interval(row: dict[str, object], mean: str, low: str, high: str, *, signed: bool = False) -> str:
+def _interval(row: Mapping[Any, Any], mean: str, low: str, high: str, *, signed: bool = False) -> str:
     if not _has(row, mean):
         return "-"
-    cells = [percent(float(str(row[each])), signed=signed) for each in (mean, low, high)]
+    cells = [percent(float(row[each]), signed=signed) for each in (mean, low, high)]
     return f"{cells[0]} [{cells[1]}, {cells[2]}]"
 
 
-def _worst(row: dict[str, object], name: str) -> str:
+def _worst(row: Mapping[Any, Any], name: str) -> str:
     if not _has(row, f"{name}_drop"):
         return "-"
-    return f"{percent(float(str(row[f'{name}_drop'])), signed=True)} ({literal(str(row[name]))})"
+    return f"{percent(float(row[f'{name}_drop']), signed=True)} ({literal(str(row[name]))})"
 
 
-def _number(row: dict[str, object], name: str) -> str:
-    return thousands(float(str(row[name]))) if _has(row, name) else "-"
+def _number(row: Mapping[Any, Any], name: str) -> str:
+    return thousands(float(row[name])) if _has(row, name) else "-"
 
 
-def _has(row: dict[str, object], name: str) -> bool:
-    return name in row and not pd.isna(row[name])  # type: ignore[call-overload]
+def _has(row: Mapping[Any, Any], name: str) -> bool:
+    return name in row and not pd.isna(row[name]) and bool(row[name] != "")

@@ -35,9 +35,9 @@ class Part(NamedTuple):
 def alternative(results: Results) -> str:
     """The first figure in words."""
     return (
-        "Test accuracy against size: ours, the methods that it is compared with, and the models to choose from, ringed. "
-        f"Bars are {results.params.report.confidence:.0%} intervals of seeds and images together; markers of the same "
-        "size stand side by side; what is far below all others stands at the lower edge with its accuracy"
+        "Test accuracy against size: ours, what it is compared with, and the models to choose from, ringed. Bars are "
+        f"{results.params.report.confidence:.0%} intervals of seeds and images together; markers of the same size "
+        "stand side by side; what is far below all others stands at the lower edge with its accuracy"
     )
 
 
@@ -121,4 +121,4 @@ def render(template: str, **values: object) -> str:
 @cache
 def bundle() -> str:
     """Vega, Vega-Lite and Vega-Embed as one script; what would end the script's element is written otherwise."""
-    return vl_convert.javascript_bundle().replace("</script", "<\\/script")
+    return vl_convert.javascript_bundle("").replace("</script", "<\\/script")

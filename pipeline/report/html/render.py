@@ -29,7 +29,6 @@ _SHAPES = {
     "triangle-right": "M13 8L3 2.5v11z",
     "triangle-left": "M3 8l10-5.5v11z",
     "cross": "M6.3 3h3.4v3.3H13v3.4H9.7V13H6.3V9.7H3V6.3h3.3z",
-    "stroke": "M2 7h12v2H2z",
 }
 _MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table")
 
@@ -63,11 +62,6 @@ def to_html(text: str, *, figures: Mapping[str, Figure], folder: Path) -> Markup
             tokens.append(_html("</div></details>" if _n_rows(parsed, idx) > _FOLDED_ROWS else "</div>"))
     _mark_headers(tokens)
     return Markup(_MARKDOWN.renderer.render(tokens, _MARKDOWN.options, {}))
-
-
-def inline(text: str) -> Markup:
-    """A cell's or a sentence's Markdown."""
-    return Markup(_MARKDOWN.renderInline(text))
 
 
 def script_json(value: object) -> Markup:
