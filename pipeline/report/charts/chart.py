@@ -203,7 +203,7 @@ def forest(
     order = list(dict.fromkeys(rows["label"]))
     low, high = domain or (min(0.0, float(rows["low"].min())), max(0.0, float(rows["high"].max())))
     rows = rows.assign(**{name: rows[name].clip(low, high) for name in ("mean", "low", "high")})
-    y = alt.Y("label:N", sort=order, title=None, axis=alt.Axis(labelLimit=190, grid=True))
+    y = alt.Y("label:N", sort=order, title=None, axis=alt.Axis(labelLimit=150, grid=True))
     x_scale = alt.Scale(domain=[low, high], nice=True)
     base = alt.Chart(data(rows)).encode(y=y)
     zero = (

@@ -47,7 +47,7 @@ def drops_figure(results: Results) -> Figure:
     for condition, rows in panels.items():
         alike = pd.concat([each for name, each in panels.items() if kinds[name] == kinds[condition]])
         domain = min(0.0, alike["low"].min()), max(0.0, alike["high"].max())
-        axis = "points of accuracy (left: loses more)"
+        axis = "points (left: loses more)"
         drawn.append(forest(rows, keys, title=condition, axis=axis, domain=domain))
     return Figure("drops", drawn, columns=2)
 
@@ -151,7 +151,7 @@ def _runtime(results: Results, of: Measured, batch: int, keys: list[Key]) -> Pan
     table = table.assign(place=table["flops"] * beside(table, "flops", apart=1.06))
     farthest = max(1.01, float(table["flops"].max()))
     ends = [
-        {"flops": each, "faster": each * part, "part": part}
+        {"place": each, "faster": each * part, "part": part}
         for part in (1.0, EXPECTED_SHARE)
         for each in (1.0, farthest)
     ]

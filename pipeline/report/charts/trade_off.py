@@ -77,20 +77,23 @@ def trade_off(results: Results, models: pd.DataFrame) -> Figure:
     ]
     rules = alt.Chart(data(lines))
     dash = alt.condition("datum.dash == 1", alt.value([6, 3]), alt.value([2, 3]))
-    layers = (
+    layers = [
         rules.mark_rule(color=INK, opacity=0.6).encode(y=y, strokeDash=dash),
         rules.mark_text(align="left", dx=4, dy=-6, fontSize=11).encode(y=y, text="label:N", x=alt.value(0)),
         base.mark_rule(opacity=0.55, strokeWidth=1.5).encode(y=low, y2="high:Q", color=color(keys)),
         base.mark_point(filled=True, size=85, opacity=1).encode(
             y=y, color=color(keys), shape=shape(keys), tooltip="told:N"
         ),
-        base.transform_filter("datum.chosen == 1")
-        .mark_point(shape="circle", size=420, strokeWidth=2, filled=False, color=INK)
-        .encode(y=y, tooltip="told:N"),
-        base.transform_filter("isValid(datum.edge)")
-        .mark_text(dy=-13, fontSize=10)
-        .encode(y=y, text="edge:N"),
-    )
+    ]
+    # A layer without rows has no place on an axis, and Vega says so aloud.
+    if rows["chosen"].any():
+        ring = base.transform_filter("datum.chosen == 1").mark_point(
+            shape="circle", size=420, filled=False, color=INK
+        )
+        layers.append(ring.encode(y=y, tooltip="told:N"))
+    if below.any():
+        edge = base.transform_filter("isValid(datum.edge)").mark_text(dy=-13, fontSize=10)
+        layers.append(edge.encode(y=y, text="edge:N"))
     titles = ", ".join(f"'{name}': '{words} (log scale)'" for name, words in MEASURES.items())
     title = alt.TitleParams(
         text=alt.ExprRef(f"({{{titles}}})[measure]"),
@@ -180,7 +183,7 @@ def differences(results: Results) -> Figure | None:
             rows.append({"label": label, "who": label, "mean": mean, "low": low, "high": high, "told": told})
         if rows:
             panels[f"{thousands(ours['params'].mean())} parameters"] = pd.DataFrame(rows)
-    axis = "points of test accuracy less ours (right: better than ours)"
+    axis = "points less ours (right: better than ours)"
     charts = [forest(rows, keys, title=title, axis=axis) for title, rows in panels.items()]
     return Figure("differences", charts, columns=2) if charts else None
 
@@ -197,7 +200,7 @@ def effects_figure(effects: Sequence[Effect]) -> Figure:
         for each in effects
         if each.change.n
     ]
-    axis = "change of test accuracy, points (right: helps)"
+    axis = "points (right: helps)"
     return Figure(
         "ablation", [forest(pd.DataFrame(rows), [Key("effect", INK, "circle")], title="", axis=axis)]
     )

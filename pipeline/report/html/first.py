@@ -70,7 +70,7 @@ def _interval(row: Mapping[Any, Any], mean: str, low: str, high: str, *, signed:
     if not _has(row, mean):
         return "-"
     cells = [percent(float(row[each]), signed=signed) for each in (mean, low, high)]
-    return f"{cells[0]} [{cells[1]}, {cells[2]}]"
+    return f"{cells[0]} [{cells[1]},\u00a0{cells[2]}]"  # bounds stay on one line
 
 
 def _worst(row: Mapping[Any, Any], name: str) -> str:
