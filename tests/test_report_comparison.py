@@ -10,7 +10,7 @@ from report_builders import results_with
 from scipy.stats import t
 from tiny_params import Change, params_of
 
-from pipeline.compared import OURS
+from pipeline.compared import MODELS, OURS
 from pipeline.params.pruning import FILTER_CRITERIA
 from pipeline.report.charts.trade_off import differences, trade_off
 from pipeline.report.comparison import comparison_section
@@ -53,7 +53,7 @@ def scores(n_seeds: int) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "seed": seed,
-            "model": "original",
+            "model": model,
             "split": "test",
             "n": N,
             "n_correct": 970,
@@ -61,6 +61,7 @@ def scores(n_seeds: int) -> pd.DataFrame:
             "flops": 1,
         }
         for seed in range(n_seeds)
+        for model in MODELS
     )
 
 

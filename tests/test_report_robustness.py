@@ -169,7 +169,7 @@ def even_page() -> str:
 
 
 def section(page: str, heading: str) -> str:
-    (found,) = [part for part in page.split("\n## ") if part.startswith(f"{heading}\n")]
+    (found,) = [part for part in f"\n{page}".split("\n## ") if part.startswith(f"{heading}\n")]
     return found
 
 
