@@ -75,6 +75,7 @@ def with_hits(name: str, rows: pd.DataFrame) -> pd.DataFrame:
 def results_with(params: Params, tables: Mapping[str, pd.DataFrame], **others: Any) -> Results:
     """Results of these tables alone, with hits for their counts; every other one is empty."""
     fields = ("latent_spaces", "galleries", "selections", "stops", "dataset", "environment")
+    fields += ("epochs", "confidences")
     empty: dict[str, Any] = {name: {} for name in fields}
     assert set(tables) <= set(_TABLES)
     filled = {name: with_accuracy(with_hits(name, tables.get(name, pd.DataFrame()))) for name in _TABLES}

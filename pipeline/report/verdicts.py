@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from statsmodels.stats.multitest import multipletests
 
 from pipeline.uncertainty import Values, difference_interval, p_equivalence, p_value
 
@@ -55,7 +54,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Family:
-    """Claims that are corrected together; `together`: what holds on average where they do, empty where none is taken."""
+    """Claims that are corrected together; `together`: what holds on average where they do, empty where nothing."""
 
     name: str
     claims: Sequence[Claim]
@@ -103,11 +102,13 @@ def _row(claim: Claim, report: Report) -> dict[str, Any]:
 
 
 def holm(p: pd.Series[float]) -> pd.Series[float]:
-    """Holm's correction (1979) of those that are numbers, for as many."""
-    found, corrected = p.notna(), p.copy()
-    if found.any():
-        corrected[found] = multipletests(p[found], method="holm")[1]
-    return corrected
+    """Holm's correction (1979) of those that are numbers: the k-th smallest of n times n - k + 1, at most 1.
+
+    None comes out below a smaller one. (`statsmodels` has it too, and collects all garbage at each call: 0.2 s.)
+    """
+    ordered = p.dropna().sort_values()
+    scaled = ordered * np.arange(len(ordered), 0, -1)
+    return scaled.cummax().clip(upper=1.0).reindex(p.index)
 
 
 def _verdict(row: dict[Any, Any], level: float) -> str:
