@@ -10,7 +10,9 @@ from ruamel.yaml import YAML
 
 from pipeline.files import write_atomically
 from pipeline.report.hits import without_hits
+from pipeline.report.page import literal
 from pipeline.report.pruning import pruning_report
+from pipeline.report.recommend import sentence, tables_of
 from pipeline.report.robustness import robustness_report
 from pipeline.report.summary import summary
 
@@ -26,9 +28,11 @@ def write_report(results: Results, folder: Path) -> None:
     figures, tables = folder / "figures", folder / "tables"
     tables.mkdir(parents=True, exist_ok=True)
     pages = {"pruning": pruning_report(results, figures), "robustness": robustness_report(results, figures)}
-    for name, page in (pages | {"summary": summary(results)}).items():
+    pages["summary"] = f"**{literal(sentence(results))}**\n\n{summary(results)}"
+    for name, page in pages.items():
         write_atomically(folder / f"{name}.md", page.encode())
-    for name, table in {**results.tables, "accuracy_means": _accuracy_means(results)}.items():
+    made = {"accuracy_means": _accuracy_means(results), **tables_of(results)}
+    for name, table in (results.tables | made).items():
         if len(table):
             without_hits(table).to_csv(
                 tables / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n"

@@ -44,15 +44,15 @@ def claims_section(results: Results) -> str:
     counts = ", ".join(f"{n} {verdict}" for verdict, n in found["verdict"].value_counts().items())
     return section(
         "Claims",
-        "What the papers claim (thesis 5.3, CVIU 5) and this run says of it; public studies disagree on whether pruning "
-        f"helps or harms robustness. {counted(len(found), 'claim')}: {counts}.",
-        f"{SIGNS}. Effects are in points, with {report.confidence:.0%} intervals of seeds and images together; p values "
-        "come from the same model, and Holm's correction is made within each family; the intervals are not corrected. "
-        f"Supported or refuted: the corrected p is at most {1 - report.confidence:.2g}. Equivalent: two one-sided tests, "
-        f"corrected likewise, say that the effect is within {percent(report.equivalence_margin)} points of zero. "
-        "Undecided otherwise, and always of a single seed. No claim is made where a net is at chance on clean images, or "
-        f"where an attack had no hold on more than {percent(report.max_untouched)} % of the images that it had to move. "
-        "All columns: `tables/claims.csv`.",
+        "What the papers claim (thesis 5.3, CVIU 5) and this run says of it; public studies disagree on whether "
+        f"pruning helps or harms robustness. {counted(len(found), 'claim')}: {counts}.",
+        f"{SIGNS}. Effects are in points, with {report.confidence:.0%} intervals of seeds and images together; "
+        "p values come from the same model, and Holm's correction is made within each family; the intervals are not "
+        f"corrected. Supported or refuted: the corrected p is at most {1 - report.confidence:.2g}. Equivalent: two "
+        "one-sided tests, corrected likewise, say that the effect is within "
+        f"{percent(report.equivalence_margin)} points of zero. Undecided otherwise, and always of a single seed. No "
+        "claim is made where a net is at chance on clean images, or where an attack had no hold on more than "
+        f"{percent(report.max_untouched)} % of the images that it had to move. All columns: `tables/claims.csv`.",
         *blocks,
         footnotes(results),
     )

@@ -115,10 +115,8 @@ def step_sizes(results: Results) -> dict[int, float]:
     table = results.tables["comparison"]
     if results.params.compare is None or table.empty:
         return {}
-    return {
-        int(step): float(n)
-        for step, n in table[table["method"] == OURS].groupby("step")["params"].mean().items()
-    }
+    sizes = table[table["method"] == OURS].groupby("step")["params"].mean()
+    return dict(zip(map(int, sizes.index), map(float, sizes), strict=True))
 
 
 def method_rows(results: Results, method: str, step: int) -> pd.DataFrame:

@@ -27,7 +27,7 @@ SUPPORTED, REFUTED, UNDECIDED, EQUIVALENT, NO_CLAIM = (
 )
 TOGETHER = "all together"
 # What rounding may leave of a mean that is zero.
-_HAIR = 1e-12
+HAIR = 1e-12
 _COLUMNS = (
     *("family", "claim", "source", "test", "effect", "low", "high", "p", "p_holm", "verdict"),
     *("n_seeds", "n_images", "note", "p_equivalence", "p_equivalence_holm"),
@@ -138,7 +138,7 @@ def _average(family: Family) -> Claim | None:
     if not family.together or len({each.values.shape for each in kept}) != 1 or len(kept) < 2:
         return None
     means = np.array([each.values.mean() for each in kept])
-    ahead, behind = int((means > _HAIR).sum()), int((means < -_HAIR).sum())
+    ahead, behind = int((means > HAIR).sum()), int((means < -HAIR).sum())
     return replace(
         kept[0],
         sentence=f"On average over {len(kept)} comparisons: {family.together}",
