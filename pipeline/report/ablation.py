@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -46,7 +46,7 @@ class Effect:
     words: str
     level: str
     change: Interval
-    values: Values | None
+    values: Values | None = field(compare=False)
     n_pairs: int
     n_collapsed: int
 
