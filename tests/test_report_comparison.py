@@ -119,14 +119,14 @@ def test_differences_are_paired_by_seed_and_bold_where_the_interval_leaves_out_z
     values = np.mean([[start <= i < start + 10 for i in range(1000)] for start in (950, 952, 948)], axis=0)
     values = [*values, 1, -1]
     half = float(t.ppf(0.975, 1001) * np.std(values, ddof=1) / np.sqrt(1002))
-    ten = f"**+1.00 [{1 - 100 * half:+.2f}, {1 + 100 * half:+.2f}]**"
+    ten = f"**-1.00 [{-1 - 100 * half:+.2f}, {-1 + 100 * half:+.2f}]**"
     assert differences["L1 norm (Li et al.)"][0] == ten
-    # -20, -19, -21.
-    assert means(differences["L1 norm (Li et al.)"]) == ["**+1.00**", "**-2.00**"]
-    # -30, -31, -29; then 0, -1, 4.
-    assert means(differences["single weights (Han et al.)"]) == ["**-3.00**", "+0.10"]
-    # 1, -2, 2; then -2, 3, -5.
-    assert means(differences["ours, trained from scratch"]) == ["+0.03", "-0.13"]
+    # 20, 19, 21.
+    assert means(differences["L1 norm (Li et al.)"]) == ["**-1.00**", "**+2.00**"]
+    # 30, 31, 29; then 0, 1, -4.
+    assert means(differences["single weights (Han et al.)"]) == ["**+3.00**", "-0.10"]
+    # -1, 2, -2; then 2, -3, 5.
+    assert means(differences["ours, trained from scratch"]) == ["-0.03", "+0.13"]
 
 
 def test_the_order_of_rows_does_not_matter() -> None:
@@ -138,8 +138,12 @@ def test_the_order_of_rows_does_not_matter() -> None:
 def test_the_verdict_counts_comparisons_that_are_decided() -> None:
     section = comparison_section(results())
     assert (
-        "Of 6 comparisons ours is better in 2, worse in 1 and undecided at this number of seeds and images in 3"
-        in section
+        "Of 6 comparisons ours is better in 2, worse in 1, as good within 1.00 points in 0 and undecided at this "
+        "number of seeds and images in 3; 0 with" in section
+    )
+    # (-10 + 20 + 30 - 1 - 1/3 + 4/3) / 6 of 1000.
+    assert re.search(
+        r"All together \+0\.67 \[.*?\] points, supported; .*by the means as claimed in 3 of 6", section
     )
     assert (
         "* 5,000 parameters: best is L1 norm (Li et al.) (96.00 %), ours is number 3 of 4 (95.00 %)"
@@ -160,7 +164,9 @@ def test_equal_means_put_ours_first() -> None:
         ]
     )
     section = comparison_section(results(table=table))
-    assert "ours is better in 0, worse in 0 and undecided at this number of seeds and images in 6" in section
+    # A thousand images are enough to say so of six comparisons.
+    assert "ours is better in 0, worse in 0, as good within 1.00 points in 6 and undecided" in section
+    assert "by the means as claimed in 0 of 6, the other way in 0, level in 6" in section
     assert section.count("best is push and prune (ours)") == 2
     assert section.count("ours is number 1 of 4") == 2
     assert set(means(tables(section)[1]["L1 norm (Li et al.)"])) == {"+0.00"}
@@ -170,10 +176,10 @@ def test_a_single_seed_decides_nothing_and_has_the_intervals_of_its_images() -> 
     section = comparison_section(results(1))
     accuracies, differences, fixed = tables(section)
     assert means(accuracies["push and prune (ours)"]) == ["95.00", "90.00"]
-    assert means(differences["single weights (Han et al.)"]) == ["-3.00", "+0.00"]
+    assert means(differences["single weights (Han et al.)"]) == ["+3.00", "+0.00"]
     assert "**" not in section
     assert "one seed, and its 95% interval, which is that of the images alone" in section
-    assert "better in 0, worse in 0 and undecided at this number of seeds and images in 6" in section
+    assert "as good within 1.00 points in 0 and undecided at this number of seeds and images in 6" in section
     assert means(fixed["resnet6"])[-1] == "70.10"
 
 
@@ -251,7 +257,7 @@ def test_the_text_says_what_the_params_say() -> None:
 def test_a_method_that_lacks_a_seed_is_not_compared_with_other_seeds() -> None:
     table = comparison(3)
     lacking = table[~((table["method"] == "l1") & (table["seed"] == 1))]
-    with pytest.raises(ValueError, match=r"seeds \[0, 1, 2\], got \[0, 2\]"):
+    with pytest.raises(ValueError, match=r"seeds \[0, 2\], got \[0, 1, 2\]"):
         comparison_section(results(table=lacking))
 
 

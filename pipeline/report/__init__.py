@@ -18,7 +18,7 @@ from pipeline.report.charts import robustness as perturbed
 from pipeline.report.claims import claims_section
 from pipeline.report.comparison import comparison_section
 from pipeline.report.hits import packed_again, without_hits
-from pipeline.report.html.first import claims_table, models_table
+from pipeline.report.html.first import models_table
 from pipeline.report.html.page import Part, alternative, markdown, page
 from pipeline.report.page import image, literal
 from pipeline.report.recommend import sentence, tables_of
@@ -46,7 +46,7 @@ def write_report(results: Results, folder: Path) -> None:
     for each in figures.values():
         each.write(pictures, dpi=results.params.report.dpi)
     latent.draw_covariances(results, pictures)
-    parts = _parts(results, judged["claims"], pictures, drawn=figures)
+    parts = _parts(results, pictures, drawn=figures)
     answer, recommended = sentence(results), judged["recommendation"]
     first = f"{image('comparison', alternative(results))}\n\n{models_table(results, recommended)}"
     texts = {
@@ -91,9 +91,7 @@ def _charts(results: Results, recommended: pd.DataFrame) -> list[Figure]:
     return [each for each in found if each is not None]
 
 
-def _parts(
-    results: Results, claims: pd.DataFrame, pictures: Path, *, drawn: dict[str, Figure]
-) -> Sequence[Part]:
+def _parts(results: Results, pictures: Path, *, drawn: dict[str, Figure]) -> Sequence[Part]:
     """Everything below the first screen, in the order of a reader's questions."""
 
     def part(name: str, title: str, *sections: str) -> Part:
@@ -103,7 +101,6 @@ def _parts(
         part(
             "claims",
             "What the papers claim, and what this run says",
-            claims_table(claims),
             claims_section(results),
         ),
         part(

@@ -53,12 +53,19 @@ def hits_of(rows: pd.DataFrame, part: str = "") -> Values:
     return np.stack([*rows[f"{part}hits"]]).astype(np.float64)
 
 
-def more_hits(rows: pd.DataFrame, others: pd.DataFrame, part: str = "") -> Values:
+def more_hits(
+    rows: pd.DataFrame, others: pd.DataFrame, part: str = "", *, other_part: str | None = None
+) -> Values:
     """Hits of rows less those of others (seeds, images), seed by seed on the same images.
 
+    `part` stands before the columns' names, `other_part` before the others' where it is another.
+
     Raises:
-        ValueError: if they are of different seeds.
+        ValueError: if they are of different seeds, or of different numbers of images.
     """
     if rows["seed"].tolist() != others["seed"].tolist():
         raise ValueError(f"expected rows of the seeds {[*others['seed']]}, got {[*rows['seed']]}")
-    return hits_of(rows, part) - hits_of(others, part)
+    mine, theirs = hits_of(rows, part), hits_of(others, part if other_part is None else other_part)
+    if mine.shape != theirs.shape:
+        raise ValueError(f"expected hits on the same {theirs.shape[1]} images, got {mine.shape[1]}")
+    return mine - theirs

@@ -112,7 +112,7 @@ def profile_figure(results: Results) -> Figure:
         for seed, share in profile(results, name).items():
             shares = [{"layer": layer, "seed": seed, "share": 100 * each} for layer, each in share.items()]
             rows += [row | {"who": label, "told": f"{label}, {row['layer']}, seed {seed}"} for row in shares]
-    x = _layer_axis([*dict.fromkeys(row["layer"] for row in rows)])
+    x = _layer_axis([*dict.fromkeys(str(row["layer"]) for row in rows)])
     base = alt.Chart(data(rows)).encode(x=x, xOffset=alt.XOffset("who:N", sort=[key.label for key in keys]))
     y = alt.Y("mean(share):Q", title="filters kept (%)", scale=alt.Scale(domain=[0, 100]))
     ranges = base.mark_rule(strokeWidth=1.5).encode(

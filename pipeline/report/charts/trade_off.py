@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import altair as alt
 import pandas as pd
 
-from pipeline.compared import ORIGINAL, OURS, OURS_AT_SIZE, at_size
+from pipeline.compared import ORIGINAL, OURS
 from pipeline.report.charts.chart import (
     INK,
     Figure,
@@ -126,19 +126,16 @@ def _main(results: Results, models: pd.DataFrame) -> Iterator[dict[str, Any]]:
 
 
 def _compared(results: Results, models: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    compare, lineup = results.params.compare, results.params.lineup
+    compare = results.params.compare
     if compare is None:
         return
-    at = -1 if lineup is None else compare.fractions.index(lineup.fraction)
     for name in (OURS, *variants_of(compare), *compare.competitors, *compare.fixed_nets):
-        model = OURS_AT_SIZE if name == OURS else at_size(name)
+        label, fixed = label_of(name), name in compare.fixed_nets
         for step, rows in results.rows("comparison", method=name).groupby("step"):
             sizes = {each: float(rows[each].mean()) for each in ("params", "flops")}
-            timed = _measured(models, model) if step == at else {}
-            label = label_of(name)
-            told = f"{label} (size {step})" if name not in compare.fixed_nets else label
-            row = _row(name, label, results.accuracy(rows, "test_"), sizes | timed, told=told)
-            yield row | {"group": f"{step}" if name not in compare.fixed_nets else name}
+            sizes |= _measured(models, f"{name}_step{step}")
+            row = _row(name, label, results.accuracy(rows, "test_"), sizes)
+            yield row | {"group": name if fixed else f"size {step}"}
 
 
 def _measured(models: pd.DataFrame, name: str) -> dict[str, float]:
@@ -148,9 +145,9 @@ def _measured(models: pd.DataFrame, name: str) -> dict[str, float]:
 
 
 def _row(
-    name: str, label: str, interval: Any, sizes: Mapping[str, float], *, told: str = "", chosen: bool = False
+    name: str, label: str, interval: Any, sizes: Mapping[str, float], *, chosen: bool = False
 ) -> dict[str, Any]:
-    said = f"{told or label}: {interval.percent()} %, {thousands(sizes['params'])} parameters"
+    said = f"{label}: {interval.percent()} %, {thousands(sizes['params'])} parameters"
     return {
         "name": name,
         "who": label,
@@ -165,7 +162,7 @@ def _row(
 
 
 def differences(results: Results) -> Figure | None:
-    """Every other method less ours at each size, in points, on the same images; None where nothing is compared."""
+    """Ours less every other method at each size, in points, on the same images; None where nothing is compared."""
     compare = results.params.compare
     if compare is None or not (*variants_of(compare), *compare.competitors):
         return None
@@ -177,13 +174,13 @@ def differences(results: Results) -> Figure | None:
             mine = results.rows("comparison", method=name, step=step)
             if mine["collapsed"].any() or ours["collapsed"].any():
                 continue
-            found = results.difference(more_hits(mine, ours, "test_"))
+            found = results.difference(more_hits(ours, mine, "test_"))
             mean, low, high = (100 * each for each in (found.mean, found.low, found.high))
-            told = f"{label} less ours: {found.percent(signed=True)} points"
+            told = f"ours less {label}: {found.percent(signed=True)} points"
             rows.append({"label": label, "who": label, "mean": mean, "low": low, "high": high, "told": told})
         if rows:
             panels[f"{thousands(ours['params'].mean())} parameters"] = pd.DataFrame(rows)
-    axis = "points less ours (right: better than ours)"
+    axis = "points, ours less theirs (right: ours better)"
     charts = [forest(rows, keys, title=title, axis=axis) for title, rows in panels.items()]
     return Figure("differences", charts, columns=2) if charts else None
 

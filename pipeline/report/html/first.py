@@ -1,4 +1,4 @@
-"""The first screen's table of models, and the table of claims: both say what a CSV beside the page holds."""
+"""The first screen's table of models: it says what a CSV beside the page holds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from pipeline.compared import ORIGINAL
-from pipeline.report.page import bullets, counted, literal, percent, table, thousands
+from pipeline.report.page import counted, literal, percent, table, thousands
 
 if TYPE_CHECKING:
     from pipeline.report.results import Results
@@ -17,7 +17,6 @@ _MODELS = (
     "model | parameters (of original) | FLOPs | bytes | ms, an image | epochs in all | test accuracy, % | "
     "less the original, points | worst noise, points | worst attack, points"
 )
-_CLAIMS = "claim | verdict | effect | interval | p | p, Holm | seeds | images | source | how it was tested"
 
 
 def models_table(results: Results, models: pd.DataFrame) -> str:
@@ -42,28 +41,6 @@ def models_table(results: Results, models: pd.DataFrame) -> str:
             f"{counted(len(results.params.seeds), 'seed')}. Worst: the largest loss of accuracy against clean images."
         )
     )
-
-
-def claims_table(claims: pd.DataFrame) -> str:
-    """Every claim of the papers with its verdict, family by family."""
-    blocks = []
-    for family, rows in claims.groupby("family", sort=False):
-        lines = []
-        for row in rows.to_dict("records"):
-            interval = f"[{_points(row['low'])}, {_points(row['high'])}]" if _has(row, "low") else "-"
-            p = [f"{row[each]:.3g}" if _has(row, each) else "-" for each in ("p", "p_holm")]
-            counts = [_number(row, each) for each in ("n_seeds", "n_images")]
-            effect = _points(row["effect"]) if _has(row, "effect") else "-"
-            texts = [literal(str(row[each])) for each in ("source", "test")]
-            claim, verdict = literal(str(row["claim"])), f"**{literal(str(row['verdict']))}**"
-            lines.append([claim, verdict, effect, interval, *p, *counts, *texts])
-        notes = [literal(str(row["note"])) for row in rows.to_dict("records") if _has(row, "note")]
-        blocks += [f"### {literal(str(family))}", table(_CLAIMS, lines), bullets(dict.fromkeys(notes))]
-    return "\n\n".join(filter(None, blocks))
-
-
-def _points(value: float) -> str:
-    return percent(float(value), signed=True)
 
 
 def _interval(row: Mapping[Any, Any], mean: str, low: str, high: str, *, signed: bool = False) -> str:

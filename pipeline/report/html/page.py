@@ -73,6 +73,8 @@ def page(
     def html(text: str) -> Markup:
         return to_html(text, figures=figures, folder=folder)
 
+    # The sentence's clauses one below the other: the first is the answer.
+    answer, *details = sentence.removesuffix(".").split("; ")
     shown = [
         {"name": part.name, "title": part.title, "html": html(part.text)}
         for part in parts
@@ -81,7 +83,8 @@ def page(
     return render(
         "page.html.jinja",
         title=_title(results),
-        sentence=sentence,
+        answer=answer,
+        details=details,
         meta=html(_meta(results)),
         measures=measured_by(models),
         first=html(first),
