@@ -100,7 +100,7 @@ def _figure(name: str, alternative: str, *, figures: Mapping[str, Figure], folde
         return chart_of(figures[name], alternative)
     png = base64.b64encode((folder / "figures" / f"{name}.png").read_bytes()).decode()
     return Markup(
-        '<figure><img src="data:image/png;base64,{}" alt="{}" loading="lazy">'
+        '<figure><img src="data:image/png;base64,{}" alt="{}">'
         '<figcaption>{} <a href="figures/{}.svg">SVG</a></figcaption></figure>'
     ).format(png, alternative, f"{alternative}.", name)
 
