@@ -212,7 +212,9 @@ def test_what_the_params_leave_out_is_left_out(
     assert ("Attacks are crafted once on a third model" in text) == bool(params.attacks)
     assert ("a white-box column stands beside it" in text) == bool(params.white_box)
     assert ("(`grow` is null): the original is the base." in text) == (params.grow is None)
-    assert ("Less ours, in points" in text) == ("comparisons ours is better" in text) == bool(competitors)
+    assert (
+        ("Ours less theirs, in points" in text) == ("comparisons ours is better" in text) == bool(competitors)
+    )
     assert ("Fixed nets, trained" in text) == bool(params.compare and params.compare.fixed_nets)
     (calibration,) = [line for line in text.splitlines() if line.startswith("| model | ECE")]
     assert calibration.count("confidence, right") == 1 + bool(params.attacks) + bool(params.noise)

@@ -89,9 +89,10 @@ def _check_git() -> None:
 
 def _end_stage(dvc: int) -> None:
     """What Ctrl-C does in a terminal, for whoever ends this process alone: DVC ends once its stage has."""
-    for child in psutil.Process(dvc).children(recursive=True):
-        with suppress(psutil.NoSuchProcess):
-            child.terminate()
+    with suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(dvc).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                child.terminate()
 
 
 @contextmanager
