@@ -10,7 +10,7 @@ export DVC_NO_ANALYTICS := 1
 export MALLOC_ARENA_MAX ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test check format lint types audit deps preset bench drill lock clean
+.PHONY: help setup repro test check format lint types audit deps preset compare bench drill lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | sort | expand -t 12
@@ -54,6 +54,9 @@ deps: setup  ## write every stage's import closure into dvc.yaml
 
 preset: setup  ## switch params.yaml to a preset: make preset NAME=digits
 	@python -m pipeline.params --preset '$(NAME)'
+
+compare: setup  ## two reports side by side: make compare A=reports/digits B=HEAD~1 (folders, or git revisions)
+	@python -m pipeline.report.compare $(if $(A),'$(A)') $(if $(B),'$(B)')
 
 bench: setup  ## the benchmarks
 	python -m benchmarks

@@ -45,7 +45,12 @@ def variant_name(variant: str) -> str:
 
 def is_ours(method: str) -> bool:
     """Whether a method starts from the pushed net, and retrains with the push."""
-    return method == OURS or method.startswith(_VARIANT)
+    return method == OURS or is_variant(method)
+
+
+def is_variant(method: str) -> bool:
+    """Whether a method is one of `compare.variants`."""
+    return method.startswith(_VARIANT) and method != OURS_AT_SIZE
 
 
 def main_models(runs: Path, seed: int, after_the_fact: AfterTheFact | None) -> dict[str, Path]:

@@ -14,6 +14,9 @@ particular to one seed on one image counts twice. Each term has a Student's t of
 which covers at least as often as it says (Banerjee 1960): intervals are rather too wide than too short. Assumed is that
 seeds, and images, are independent draws. With one seed the interval is that of the images alone: it speaks of that
 seed's model, and of no other.
+
+A p value is read from the same intervals: 1 less the confidence of the one that ends at the value in question. Of
+equivalence it is that of two one-sided tests (TOST, Schuirmann 1987): the mean lies above minus a margin, and below it.
 """
 
 from __future__ import annotations
@@ -23,13 +26,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import optimize, special
 
 Hits = npt.NDArray[np.bool_]
 Values = npt.NDArray[np.float64]
 
 # So that no table of hits is read as numbers.
 _PACKED = "x"
+# No p value is said to be smaller.
+_LEAST_P = 1e-15
 
 
 @dataclass(frozen=True)
@@ -65,8 +70,8 @@ def accuracy_interval(hits: Hits, *, confidence: float) -> Interval:
         ValueError: if there are no hits.
     """
     n_seeds, n_images = _shape(hits)
-    mean, t = float(hits.mean()), _quantile(max(n_images, 2), confidence)
-    half_sq = _half_sq(hits.mean(1), confidence) + _half_sq(hits.mean(0), confidence)
+    mean, t = float(hits.mean()), _quantile(max(n_images, 2), 1 - confidence)
+    half_sq = _half_sq([hits.mean(1), hits.mean(0)], 1 - confidence)
     n = max(1.0, min(n_images, t**2 * mean * (1 - mean) / half_sq)) if half_sq else float(n_images)
     center = (mean + t**2 / (2 * n)) / (1 + t**2 / n)
     half = t / (1 + t**2 / n) * float(np.sqrt(mean * (1 - mean) / n + t**2 / (4 * n**2)))
@@ -75,20 +80,53 @@ def accuracy_interval(hits: Hits, *, confidence: float) -> Interval:
     return Interval(mean, low, high, n_seeds, n_images)
 
 
-def difference_interval(values: Values, *, confidence: float) -> Interval:
+def difference_interval(values: Values, *, confidence: float, unit: float = 1.0) -> Interval:
     """Of the mean of differences of hits (seeds, images).
 
     Two images more, one a whole hit better and one a whole hit worse, count in the images' variance (Bonett and Price
-    2012, for McNemar's table): that no image differs among so many does not show that none ever will.
+    2012, for McNemar's table): that no image differs among so many does not show that none ever will. `unit` is what a
+    whole hit weighs: 1, or more where values are of few of the images and scaled to them.
 
     Raises:
         ValueError: if there are no values.
     """
-    n_seeds, n_images = _shape(values)
-    by_image = np.append(values.mean(0), [1.0, -1.0])
-    half = float(np.sqrt(_half_sq(values.mean(1), confidence) + _half_sq(by_image, confidence)))
+    half = float(np.sqrt(_half_sq(_means(values, unit), 1 - confidence)))
     mean = float(values.mean())
-    return Interval(mean, mean - half, mean + half, n_seeds, n_images)
+    return Interval(mean, mean - half, mean + half, *_shape(values))
+
+
+def p_value(values: Values, *, null: float = 0.0, unit: float = 1.0) -> float:
+    """Two-sided, of differences (seeds, images) whose mean is `null`; NaN of one seed, which decides nothing.
+
+    `difference_interval` leaves out `null` where its confidence is below 1 less this.
+
+    Raises:
+        ValueError: if there are no values.
+    """
+    means, distance_sq = _means(values, unit), (float(values.mean()) - null) ** 2
+    if len(values) == 1:
+        return float("nan")
+
+    def excess(log_p: float) -> float:
+        return _half_sq(means, float(np.exp(log_p))) - distance_sq
+
+    lowest = float(np.log(_LEAST_P))
+    if distance_sq == 0 or excess(lowest) <= 0:
+        return 1.0 if distance_sq == 0 else _LEAST_P
+    return float(np.exp(optimize.brentq(excess, lowest, 0.0)))
+
+
+def p_equivalence(values: Values, *, margin: float, unit: float = 1.0) -> float:
+    """Of differences (seeds, images) whose mean is `margin` or more from zero, either way: the larger of two p values.
+
+    Raises:
+        ValueError: if there are no values.
+    """
+    mean, one_sided = float(values.mean()), list[float]()
+    for null in (-margin, margin):
+        p = p_value(values, null=null, unit=unit) / 2
+        one_sided.append(p if (mean - null) * null < 0 else 1 - p)
+    return float(np.max(one_sided))  # NaN where one is
 
 
 def _shape(values: npt.NDArray[Any]) -> tuple[int, int]:
@@ -97,20 +135,33 @@ def _shape(values: npt.NDArray[Any]) -> tuple[int, int]:
     return values.shape[0], values.shape[1]
 
 
-def _half_sq(means: Values, confidence: float) -> float:
-    """The square of half of Student's interval of the mean of these; 0 of a single one."""
-    n = len(means)
-    return _quantile(n, confidence) ** 2 * float(means.var(ddof=1)) / n if n > 1 else 0.0
+def _means(values: Values, unit: float) -> list[Values]:
+    """Those of seeds, and those of images with two more."""
+    _shape(values)
+    return [values.mean(1), np.append(values.mean(0), [unit, -unit])]
 
 
-def _quantile(n: int, confidence: float) -> float:
-    return float(stats.t.ppf((1 + confidence) / 2, n - 1))
+def _half_sq(parts: list[Values], p: float) -> float:
+    """The square of half of the interval whose confidence is 1 - p: Student's of each part; 0 of a single mean."""
+    return sum(
+        _quantile(len(means), p) ** 2 * float(means.var(ddof=1)) / len(means)
+        for means in parts
+        if len(means) > 1
+    )
+
+
+def _quantile(n: int, p: float) -> float:
+    return -float(special.stdtrit(n - 1, p / 2))
 
 
 def counts_of(hits: Hits, name: str = "") -> dict[str, Any]:
     """Columns of a table: `n`, `n_correct` and `hits`, image by image and packed; their names begin with `name`."""
-    packed = _PACKED + np.packbits(hits).tobytes().hex()
-    return {f"{name}n": len(hits), f"{name}n_correct": int(hits.sum()), f"{name}hits": packed}
+    return {f"{name}n": len(hits), f"{name}n_correct": int(hits.sum()), f"{name}hits": pack_hits(hits)}
+
+
+def pack_hits(hits: Hits) -> str:
+    """Image by image, four of them a letter."""
+    return _PACKED + np.packbits(hits).tobytes().hex()
 
 
 def unpack_hits(packed: str, n: int) -> Hits:

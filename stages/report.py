@@ -26,11 +26,14 @@ def jobs(runs: Path, *, params: Params) -> Iterator[Job]:
 
 def work(place: Workplace, *, params: Params, runs: Path) -> str:
     """From every stage's tables to `reports/<name>`."""
+    from pipeline.files import write_atomically
+    from pipeline.jobs.provenance import FILE, provenance
     from pipeline.report import write_report
     from pipeline.report.results import load_results
 
     write_report(load_results(params, runs), place.out)
-    return f"read reports/{params.name}/pruning.md and robustness.md"
+    write_atomically(place.out / FILE, provenance(params.name).encode())
+    return f"open reports/{params.name}/index.html"
 
 
 if __name__ == "__main__":

@@ -75,6 +75,7 @@ def with_hits(name: str, rows: pd.DataFrame) -> pd.DataFrame:
 def results_with(params: Params, tables: Mapping[str, pd.DataFrame], **others: Any) -> Results:
     """Results of these tables alone, with hits for their counts; every other one is empty."""
     fields = ("latent_spaces", "galleries", "selections", "stops", "dataset", "environment")
+    fields += ("epochs", "confidences")
     empty: dict[str, Any] = {name: {} for name in fields}
     assert set(tables) <= set(_TABLES)
     filled = {name: with_accuracy(with_hits(name, tables.get(name, pd.DataFrame()))) for name in _TABLES}
@@ -124,7 +125,7 @@ def write_run(root: Path, params: Params, *, diverged: tuple[tuple[int, str], ..
     write_json(
         root / "prepare/images.json",
         {"classes": _CLASSES, "counts": counts, "image_shape": [1, 4, 4]}
-        | {"train_counts": [20, 20, 20], "remarks": []},
+        | {"train_counts": [20, 20, 20], "remarks": [], "sha256": "0123abcd"},
     )
 
 
@@ -324,6 +325,17 @@ def _write_files(
     for pipeline in dict(_rounds(params)):
         found = selection | {"original": {"n": _N, "n_correct": 90}}
         write_json(root / f"select/{seed}/{pipeline}/selection.json", found)
+    models = main_models(root, seed, params.after_the_fact)
+    for name, path in models.items():
+        if "select" not in path.parts:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path.with_name(f"{path.name}.json"), {"about": {"epochs": EPOCHS[name]}})
+    for condition in conditions:
+        if condition.kind != "noise":
+            folder = root / "robustness" / str(seed) / condition.name
+            folder.mkdir(parents=True)
+            sure = {f"{name}.confidence": np.full(_N, 0.75) for name in models}
+            save_file(sure, folder / "predictions.safetensors")
     environment = {"python": "3.11", "cores": 2, "processor": "a processor", "packages": {"torch": "2.15.0"}}
     write_json(root / f"evaluate/{seed}/environment.json", environment)
     for condition in conditions:
@@ -336,6 +348,10 @@ def latent_space() -> dict[str, np.ndarray]:
     v = np.array([3.0, 2.0, 1.0, 0.0], dtype=np.float32)
     arrays = {"S_a": np.diag(v + 1) + 0.1, "v": v, "spectrum": v, "active": v > 0}
     return {f"{state}.{name}": array for state in ("before", "after") for name, array in arrays.items()}
+
+
+# Of the nets that pruning starts from, growing and pushing included.
+EPOCHS = {"base": 5, "original": 7, "control": 9, "pushed": 9}
 
 
 def _write_gallery(folder: Path) -> None:

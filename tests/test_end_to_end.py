@@ -12,37 +12,23 @@ from conftest import FULL_RUN_SECONDS, FullRun, Workspace, jobs_run, set_jobs, s
 from ruamel.yaml import YAML
 from tiny_params import edited
 
+from pipeline.jobs.provenance import FILE
+
 # One process for all that share a full run.
 pytestmark = [pytest.mark.xdist_group("workspace"), pytest.mark.dvc]
 
 HEADINGS = {
-    "pruning.md": (
-        "# Pruning: tiny",
-        "## Expectations",
-        "## Models",
-        "## Accuracy against size",
-        "## Selected models",
-        "## Layer by layer",
-        "## Ours and others at the same sizes",
-        "## Collapse: the paper's separation term and ours",
-        "## Discriminants with and without the push",
-        "## How many latent neurons are needed",
-        "## Growth",
-        "## Settings",
-    ),
-    "robustness.md": (
-        "# Robustness: tiny",
-        "## Claims",
-        "## Accuracy drop",
-        "## Strength by strength",
-        "## At the same size",
-        "## White box, a diagnostic",
-        "## Pair by pair, on the same images",
-        "## Confidence and calibration",
-        "## Who is fooled",
-        "## Gallery",
-        "## Accuracy",
-        "## Perturbations",
+    "report.md": (
+        *("# Grow, push, prune: tiny", "# The answer", "# What the papers claim, and what this run says"),
+        *("# What ours was compared with, and how fairly", "## Ours and others at the same sizes"),
+        *("# Robustness under noise and attacks", "## Accuracy drop", "## Strength by strength"),
+        *("## At the same size", "## White box, a diagnostic", "## Pair by pair, on the same images"),
+        *("## Confidence and calibration", "## Who is fooled", "## Accuracy", "## Perturbations"),
+        *("# The latent space", "## Collapse: the paper's separation term and ours"),
+        *("## Discriminants with and without the push", "## How many latent neurons are needed"),
+        *("# Layer by layer", "## Which layers are pruned", "# Growing", "## Growth"),
+        *("# Accuracy against size, time and bytes", "## Models, seed by seed", "## Accuracy against size"),
+        *("## Selected models", "# Attacked images", "## Gallery", "# Provenance", "## Settings"),
     ),
     "summary.md": (),
 }
@@ -96,7 +82,7 @@ def test_reports_have_their_sections_and_links_that_lead_somewhere(finished: Wor
 
 def test_every_figure_is_png_and_svg_and_stands_on_a_page(finished: Workspace) -> None:
     folder = finished.path("reports/tiny")
-    pages = "".join(page.read_text(encoding="utf-8") for page in folder.glob("*.md"))
+    pages = (folder / "report.md").read_text(encoding="utf-8")
     figures = sorted((folder / "figures").iterdir())
     assert {file.suffix for file in figures} == {".png", ".svg"}
     assert [file.stem for file in figures if file.suffix == ".png"] == sorted({f.stem for f in figures})
@@ -184,4 +170,8 @@ def test_presets_and_names_there_and_back_leave_nothing_to_do(
     assert set(back.ran) <= {"report"}
     assert set(jobs_run(finished_copy.log()[before:])) <= {"report"}
     folders = ("reports", "metrics", "runs/tiny")
-    assert finished_copy.contents(*folders) == finished.contents(*folders)
+    contents = [each.contents(*folders) for each in (finished_copy, finished)]
+    # The one file that says when, and how long it took.
+    dated = [each.pop(f"reports/tiny/{FILE}") for each in contents]
+    assert all(each.startswith(b"# Provenance of this copy") for each in dated)
+    assert contents[0] == contents[1]

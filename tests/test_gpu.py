@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 from benchmarks import gpu
 from pipeline.files import read_json
 from pipeline.images.image_set import ImageSet, save_image_set
+from pipeline.jobs.provenance import FILE
 from pipeline.jobs.store import Store
 
 
@@ -54,8 +55,8 @@ def test_from_packing_to_the_report(finished: Workspace, tmp_path: Path) -> None
     assert left < set(expected)
     assert set(came) == set(expected) - left
     differing = {name for name in came if came[name] != expected[name]}
-    assert differing == {"reports/tiny/params.yaml", "reports/tiny/pruning.md", "reports/tiny/robustness.md"}
-    assert b"packed" in came["reports/tiny/pruning.md"]
+    assert differing == {f"reports/tiny/{name}" for name in ("params.yaml", "index.html", "report.md", FILE)}
+    assert b"packed" in came["reports/tiny/report.md"]
     assert json.loads((here / "back/params.yaml").read_text())["runtime"]["jobs"] == 2
 
 

@@ -96,6 +96,21 @@ def test_it_runs_dvc_repro_with_its_arguments_and_exit_code(toy: Toy) -> None:
     assert first == str(Path(sys.executable).parent)  # stages are called as `python`
 
 
+def test_it_ends_with_what_the_report_recommends_and_where_the_page_is(toy: Toy) -> None:
+    name = read_params(toy.path("params.yaml")).name
+    folder = toy.path("reports", name)
+    folder.mkdir(parents=True)
+    (folder / "index.html").write_text("<p>")
+    (folder / "summary.md").write_text("**Take it: a\\_b \\[1, 2\\] %; and more.**\n\n| table |\n")
+    shutil.copy(toy.path("params.yaml"), folder / "params.yaml")
+    output, _ = _repro(toy).communicate(timeout=60)
+    place = f"The report: reports/{name}/index.html"
+    assert [*filter(None, output.splitlines())] == ["Take it: a_b [1, 2] %; and more.", place]
+    assert "Take it: a_b [1, 2] %; and more." in toy.path("reports/index.html").read_text()
+    toy.act("code", "7")
+    assert _repro(toy).communicate(timeout=60) == ("", "")
+
+
 def test_bad_params_are_a_line_each_and_dvc_is_not_started(toy: Toy) -> None:
     toy.path("params.yaml").write_text(
         toy.path("params.yaml").read_text().replace('"threads": 1', '"threads": 0')

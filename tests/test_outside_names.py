@@ -83,7 +83,7 @@ def test_the_report_of_classes_of_any_name(finished_copy: Workspace) -> None:
     result = finished_copy.run(sys.executable, "-m", "stages.report")
     assert result.code == 0, result.output
     assert "Warning" not in result.output
-    page = finished_copy.path("reports", "tiny", "pruning.md").read_text(encoding="utf-8")
+    page = finished_copy.path("reports", "tiny", "report.md").read_text(encoding="utf-8")
     rendered = unescape(MarkdownIt("commonmark").enable("table").render(page))
     for name in NAMES:
         assert f"2 images are there twice: {' '.join(name.split())}." in " ".join(rendered.split())

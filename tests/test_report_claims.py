@@ -52,8 +52,8 @@ def change(results: Results, name: str, which: dict[str, Any], **columns: Any) -
 
 def test_the_tables_that_the_others_spoil_support_a_claim() -> None:
     found = claims(results_of(params_of(seeds()), BETTER))["fgsm", BEST]
-    assert "difference +10.00" in found
-    assert found.endswith("**supported**.")
+    assert found["effect"] == pytest.approx(0.1)
+    assert (found["verdict"], found["n_seeds"], found["n_images"]) == ("supported", 3, N)
 
 
 @pytest.mark.parametrize("n_seeds", [2, 3, 10])
@@ -61,8 +61,10 @@ def test_the_tables_that_the_others_spoil_support_a_claim() -> None:
 def test_the_same_image_in_every_seed_supports_nothing(n_seeds: int, n_images: int) -> None:
     hits = hits_of({("accuracy_first", "fgsm"): [170 + n_images] * n_seeds})
     found = claims(results_of(params_of(seeds(n_seeds)), hits))["fgsm", BEST]
-    assert f"difference {n_images / 2:+.2f} [" in found
-    assert found.endswith("**undecided**.")
+    assert found["effect"] == pytest.approx(n_images / N)
+    assert found["low"] < 0 < found["high"]
+    assert found["p"] > 0.05
+    assert found["verdict"] == "undecided"
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -82,7 +84,7 @@ def test_no_interval_on_the_page_has_no_length_or_leaves_what_can_be() -> None:
 def test_an_effect_of_the_seeds_alone_does_not_become_one_of_the_images() -> None:
     """Two of three seeds are ten points better, and the third as much worse."""
     hits = hits_of({("accuracy_first", "fgsm"): [190, 190, 150]})
-    assert claims(results_of(params_of(seeds()), hits))["fgsm", BEST].endswith("**undecided**.")
+    assert claims(results_of(params_of(seeds()), hits))["fgsm", BEST]["verdict"] == "undecided"
 
 
 def test_each_column_is_of_its_own_number_of_images() -> None:
@@ -95,9 +97,9 @@ def test_each_column_is_of_its_own_number_of_images() -> None:
 
 
 def page_of_head(results: Results) -> str:
-    from pipeline.report.robustness import _head
+    from pipeline.report.robustness import head_section
 
-    return _head(results)
+    return head_section(results)
 
 
 def test_hits_that_are_not_those_counted_are_refused() -> None:
@@ -165,8 +167,9 @@ def test_an_attack_that_had_no_hold_on_many_images_is_marked_and_no_ground_of_a_
     if counts["n_idle"] == 8:
         results = change(results, "crafted", {"attack": "fgsm"}, n_attacked=80)
     found = claims(results)["fgsm", BEST]
-    assert found.endswith("**supported**.") is claimed
-    assert ("no claim, the attack had no hold on too many images" in found) is not claimed
+    assert found["verdict"] == ("supported" if claimed else "no claim")
+    assert found["note"] == ("" if claimed else "the attack had no hold on too many images")
+    assert np.isnan(found["effect"]) == np.isnan(found["p"]) is not claimed
     page, short = page_of(results), summary(results)
     assert (r"| fgsm \* |" in page) is (r"| fgsm \* |" in short) is not claimed
     note = rf"* \* fgsm: of 570 images that its source got right, over all seeds, {3 * counts['n_untouched']} were left"
@@ -193,7 +196,8 @@ def test_a_net_at_chance_on_clean_images_is_marked_and_no_ground_of_a_claim(mode
     """At chance nothing is lost under an attack: such a net looks the most robust of all."""
     results = results_of(params_of(seeds()), BETTER)
     results = change(results, "accuracy", {"model": model, "condition": CLEAN, "seed": 1}, collapsed=1)
-    assert claims(results)["fgsm", BEST].endswith("**no claim, a net is at chance**.")
+    found = claims(results)["fgsm", BEST]
+    assert (found["verdict"], found["note"]) == ("no claim", "a net is at chance")
     said = f"{LABELS[model]} (at chance in 1 of 3 seeds)"
     assert f"| {said} |" in summary(results)
     assert said in tables(section(page_of(results), "Accuracy drop"))[0][0]
@@ -223,10 +227,13 @@ def test_a_competitor_that_collapsed_is_not_beaten(n_seeds: int) -> None:
     name = "single weights (Han et al.)"
     assert accuracies[name][0].endswith(f" ({n_seeds} collapsed)")
     assert differences[name][0] == "collapsed, not compared"
-    assert comparison.means(differences[name])[1] == "+0.10"
+    assert comparison.means(differences[name])[1] == "-0.10"
     # Without it ours is better once less, and the ranking is of three.
-    assert "Of 5 comparisons ours is better in 1, worse in 1 and undecided" in text
-    assert "and 1 with a collapsed net are left out" in text
+    assert (
+        "Of 5 comparisons ours is better in 1, worse in 1, as good within 1.00 points in 1 and undecided"
+        in text
+    )
+    assert "; 1 with a collapsed net are left out." in text
     assert (
         "* 5,000 parameters: best is L1 norm (Li et al.) (96.00 %), ours is number 3 of 3 (95.00 %)" in text
     )
@@ -248,4 +255,4 @@ def test_a_net_that_a_second_try_has_saved_is_compared_and_said_to_be() -> None:
     accuracies, differences, _ = comparison.tables(text)
     name = "single weights (Han et al.)"
     assert accuracies[name][0].endswith(" (1 trained again at a tenth of the rate)")
-    assert differences[name][0].startswith("**-3.00")
+    assert differences[name][0].startswith("**+3.00")

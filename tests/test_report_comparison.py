@@ -1,7 +1,6 @@
 """The comparison's tables from hand-made counts: cells, bold differences, verdicts, labels, fixed nets."""
 
 import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,9 +10,10 @@ from report_builders import results_with
 from scipy.stats import t
 from tiny_params import Change, params_of
 
-from pipeline.compared import OURS
+from pipeline.compared import MODELS, OURS
 from pipeline.params.pruning import FILTER_CRITERIA
-from pipeline.report.comparison import comparison_section, draw_comparison
+from pipeline.report.charts.trade_off import differences, trade_off
+from pipeline.report.comparison import comparison_section
 from pipeline.report.results import Results
 
 N = 1000
@@ -53,7 +53,7 @@ def scores(n_seeds: int) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "seed": seed,
-            "model": "original",
+            "model": model,
             "split": "test",
             "n": N,
             "n_correct": 970,
@@ -61,6 +61,7 @@ def scores(n_seeds: int) -> pd.DataFrame:
             "flops": 1,
         }
         for seed in range(n_seeds)
+        for model in MODELS
     )
 
 
@@ -118,14 +119,14 @@ def test_differences_are_paired_by_seed_and_bold_where_the_interval_leaves_out_z
     values = np.mean([[start <= i < start + 10 for i in range(1000)] for start in (950, 952, 948)], axis=0)
     values = [*values, 1, -1]
     half = float(t.ppf(0.975, 1001) * np.std(values, ddof=1) / np.sqrt(1002))
-    ten = f"**+1.00 [{1 - 100 * half:+.2f}, {1 + 100 * half:+.2f}]**"
+    ten = f"**-1.00 [{-1 - 100 * half:+.2f}, {-1 + 100 * half:+.2f}]**"
     assert differences["L1 norm (Li et al.)"][0] == ten
-    # -20, -19, -21.
-    assert means(differences["L1 norm (Li et al.)"]) == ["**+1.00**", "**-2.00**"]
-    # -30, -31, -29; then 0, -1, 4.
-    assert means(differences["single weights (Han et al.)"]) == ["**-3.00**", "+0.10"]
-    # 1, -2, 2; then -2, 3, -5.
-    assert means(differences["ours, trained from scratch"]) == ["+0.03", "-0.13"]
+    # 20, 19, 21.
+    assert means(differences["L1 norm (Li et al.)"]) == ["**-1.00**", "**+2.00**"]
+    # 30, 31, 29; then 0, 1, -4.
+    assert means(differences["single weights (Han et al.)"]) == ["**+3.00**", "-0.10"]
+    # -1, 2, -2; then 2, -3, 5.
+    assert means(differences["ours, trained from scratch"]) == ["-0.03", "+0.13"]
 
 
 def test_the_order_of_rows_does_not_matter() -> None:
@@ -137,8 +138,12 @@ def test_the_order_of_rows_does_not_matter() -> None:
 def test_the_verdict_counts_comparisons_that_are_decided() -> None:
     section = comparison_section(results())
     assert (
-        "Of 6 comparisons ours is better in 2, worse in 1 and undecided at this number of seeds and images in 3"
-        in section
+        "Of 6 comparisons ours is better in 2, worse in 1, as good within 1.00 points in 0 and undecided at this "
+        "number of seeds and images in 3; 0 with" in section
+    )
+    # (-10 + 20 + 30 - 1 - 1/3 + 4/3) / 6 of 1000.
+    assert re.search(
+        r"All together \+0\.67 \[.*?\] points, supported; .*by the means as claimed in 3 of 6", section
     )
     assert (
         "* 5,000 parameters: best is L1 norm (Li et al.) (96.00 %), ours is number 3 of 4 (95.00 %)"
@@ -159,7 +164,9 @@ def test_equal_means_put_ours_first() -> None:
         ]
     )
     section = comparison_section(results(table=table))
-    assert "ours is better in 0, worse in 0 and undecided at this number of seeds and images in 6" in section
+    # A thousand images are enough to say so of six comparisons.
+    assert "ours is better in 0, worse in 0, as good within 1.00 points in 6 and undecided" in section
+    assert "by the means as claimed in 0 of 6, the other way in 0, level in 6" in section
     assert section.count("best is push and prune (ours)") == 2
     assert section.count("ours is number 1 of 4") == 2
     assert set(means(tables(section)[1]["L1 norm (Li et al.)"])) == {"+0.00"}
@@ -169,10 +176,10 @@ def test_a_single_seed_decides_nothing_and_has_the_intervals_of_its_images() -> 
     section = comparison_section(results(1))
     accuracies, differences, fixed = tables(section)
     assert means(accuracies["push and prune (ours)"]) == ["95.00", "90.00"]
-    assert means(differences["single weights (Han et al.)"]) == ["-3.00", "+0.00"]
+    assert means(differences["single weights (Han et al.)"]) == ["+3.00", "+0.00"]
     assert "**" not in section
     assert "one seed, and its 95% interval, which is that of the images alone" in section
-    assert "better in 0, worse in 0 and undecided at this number of seeds and images in 6" in section
+    assert "as good within 1.00 points in 0 and undecided at this number of seeds and images in 6" in section
     assert means(fixed["resnet6"])[-1] == "70.10"
 
 
@@ -232,11 +239,10 @@ def test_without_competitors_ours_and_the_fixed_nets_stand_alone() -> None:
     assert list(fixed) == ["net", "resnet6"]
 
 
-def test_where_nothing_is_compared_there_is_no_section_and_no_figure(tmp_path: Path) -> None:
+def test_where_nothing_is_compared_there_is_no_section_and_no_figure() -> None:
     found = results(3, ("compare", None), ("lineup", None))
     assert comparison_section(found) == ""
-    draw_comparison(found, tmp_path)
-    assert not list(tmp_path.iterdir())
+    assert differences(found) is None
 
 
 def test_the_text_says_what_the_params_say() -> None:
@@ -251,27 +257,51 @@ def test_the_text_says_what_the_params_say() -> None:
 def test_a_method_that_lacks_a_seed_is_not_compared_with_other_seeds() -> None:
     table = comparison(3)
     lacking = table[~((table["method"] == "l1") & (table["seed"] == 1))]
-    with pytest.raises(ValueError, match=r"seeds \[0, 1, 2\], got \[0, 2\]"):
+    with pytest.raises(ValueError, match=r"seeds \[0, 2\], got \[0, 1, 2\]"):
         comparison_section(results(table=lacking))
 
 
-def test_the_figure_draws_every_method_once_and_ours_in_both_panels(tmp_path: Path) -> None:
-    draw_comparison(results(), tmp_path)
-    drawing = (tmp_path / "comparison.svg").read_text(encoding="utf-8")
-    assert (tmp_path / "comparison.png").stat().st_size > 10_000
-    labels = re.findall(r"<text[^>]*>([^<]*)</text>", drawing)
-    for label, n_panels in (
-        ("push and prune (ours)", 2),
-        ("original, unpruned", 2),
-        ("L1 norm (Li et al.)", 1),
-        ("single weights (Han et al.)", 1),
-        ("ours, trained from scratch", 1),
-        ("resnet6", 1),
-    ):
-        assert labels.count(label) == n_panels, label
+def drawn(spec: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of a chart that are somebody's."""
+    return [row for rows in spec["datasets"].values() for row in rows if "who" in row]
 
 
-def test_the_figure_can_be_drawn_of_a_single_seed_and_without_filter_criteria(tmp_path: Path) -> None:
-    changes: list[Change] = [("compare.competitors", ["han", "scratch"]), ("lineup.competitors", [])]
-    draw_comparison(results(1, *changes), tmp_path)
-    assert (tmp_path / "comparison.png").exists()
+def recommended() -> pd.DataFrame:
+    return pd.DataFrame({"model": ["original", "parameter_first"], "chosen": [False, True]})
+
+
+def test_the_first_figure_has_every_method_at_every_size_and_rings_what_is_chosen() -> None:
+    figure = trade_off(results(), recommended())
+    (spec,) = figure.specs()
+    shown = {(row["name"], round(row["params"])): row for row in drawn(spec)}
+    for method, per_size in HITS.items():
+        for params, hits in zip(PARAMS, per_size, strict=True):
+            row = shown[method, params]
+            assert row["accuracy"] == pytest.approx(sum(hits) / 30)
+            assert row["low"] < row["accuracy"] < row["high"]
+    assert ("resnet6", 1234) in shown
+    assert {name for (name, _), row in shown.items() if row["chosen"]} == {"parameter_first"}
+    assert len({(key.color, key.shape) for key in figure.keys}) == len(figure.keys)
+    # Of a size nobody hides another.
+    assert len({row["params"] * row["beside"] for row in shown.values() if row["group"] == "size 0"}) == len(
+        HITS
+    )
+
+
+def test_what_is_far_below_all_others_stands_at_the_edge_with_its_accuracy() -> None:
+    table = comparison(3)
+    table.loc[(table["method"] == "han") & (table["step"] == 1), "test_n_correct"] = 100
+    (spec,) = trade_off(results(table=table), recommended()).specs()
+    lowest = min(row["y"] for row in drawn(spec))
+    (fallen,) = [row for row in drawn(spec) if row["edge"]]
+    assert (fallen["name"], fallen["edge"], fallen["y"]) == ("han", "\u2193 10.0 %", lowest)
+    assert lowest > 60
+
+
+def test_differences_are_those_of_the_table_and_say_which_side_is_better() -> None:
+    figure = differences(results())
+    assert figure is not None
+    first = {row["label"]: row for row in drawn(figure.specs()[0])}
+    assert first["L1 norm (Li et al.)"]["mean"] == pytest.approx(-1.0)
+    assert first["single weights (Han et al.)"]["mean"] == pytest.approx(3.0)
+    assert "right: ours better" in str(figure.specs()[0]["layer"])

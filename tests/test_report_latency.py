@@ -6,11 +6,11 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from matplotlib.figure import Figure
 from report_builders import results_with, write_run
 from tiny_params import LATENCY, Change, params_of
 
-from pipeline.report.latency import draw_latency, latency_section, measured, speedups
+from pipeline.report.charts.robustness import latency_figure
+from pipeline.report.latency import latency_section, measured, speedups
 from pipeline.report.results import Results, load_results
 
 NAMES = (
@@ -161,29 +161,24 @@ def test_a_gpus_runtimes_are_told_apart_by_precision_and_layout() -> None:
 
 
 @pytest.mark.parametrize("runtimes", [(CPU, ONNX), (CPU, GPU, ONNX)])
-def test_the_figure_has_a_panel_for_each_runtime_and_every_model_at_its_ratios(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runtimes: tuple[tuple[str, str, str, str], ...]
+def test_the_figure_has_a_panel_for_each_runtime_and_batch_and_every_model_at_its_ratios(
+    runtimes: tuple[tuple[str, str, str, str], ...],
 ) -> None:
-    drawn: list[Figure] = []
-    monkeypatch.setattr(Figure, "savefig", lambda self, *_, **__: drawn.append(self))
-    draw_latency(results(runtimes=runtimes), tmp_path)
-    panels = [ax for ax in drawn[0].axes if ax.get_visible()]
-    assert len(panels) == len(runtimes)
-    for ax in panels:
-        points = [
-            (float(line.get_xdata()[0]), float(line.get_ydata()[0]))  # type: ignore[index, arg-type]
-            for line in ax.get_lines()
-            if len(line.get_xdata()) == 1  # type: ignore[arg-type]
-        ]
-        assert len(points) == 2 * len(NAMES)
-        assert {(2, 2), (4, 2), (4, 1), (1, 1)} == set(points)
+    figure = latency_figure(results(runtimes=runtimes))
+    assert figure is not None
+    points = set()
+    for spec in figure.specs():
+        rows = [row for rows in spec["datasets"].values() for row in rows if "who" in row]
+        assert len(rows) == len(NAMES)
+        points |= {(row["flops"], row["faster"]) for row in rows}
+    assert len(figure.specs()) == 2 * len(runtimes)
+    assert points == {(2, 2), (4, 2), (4, 1), (1, 1)}
 
 
-def test_without_the_section_nothing_is_said_or_drawn(tmp_path: Path) -> None:
+def test_without_the_section_nothing_is_said_or_drawn() -> None:
     mine = results_with(params_of(), {})
     assert latency_section(mine) == ""
-    draw_latency(mine, tmp_path)
-    assert not [*tmp_path.iterdir()]
+    assert latency_figure(mine) is None
 
 
 def test_the_tables_that_the_stage_leaves_are_read(tmp_path: Path) -> None:

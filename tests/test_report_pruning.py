@@ -1,17 +1,16 @@
 """The pruning report's pieces that a run seldom meets."""
 
 import math
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-from matplotlib.figure import Figure
 from report_builders import results_with
 from tiny_params import params_of
 
+from pipeline.report.charts.nets import layers_figure
 from pipeline.report.latent import variants_section
-from pipeline.report.layers import draw_layers, layerwise, profile_section
+from pipeline.report.layers import layerwise, profile_section
 from pipeline.report.results import Results
 
 FIELDS = ["seed", "model", "layer", "kind", "in", "out", "params", "flops"]
@@ -80,12 +79,15 @@ def test_the_profile_of_a_pruned_net_is_held_against_the_papers(kept: tuple[int,
     assert f"| pruned, parameter first | {first} | {last} | {words} |" in lines
 
 
-def test_layers_are_drawn_with_one_gone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    drawn: list[Figure] = []
-    monkeypatch.setattr(Figure, "savefig", lambda self, *_, **__: drawn.append(self))
-    draw_layers(results(LAYERS), tmp_path)
-    png, svg = drawn
-    assert png is svg
-    heights = [[bar.get_height() for bar in bars] for ax in png.axes for bars in ax.containers]
-    assert heights == [[72, 32, 50], [54, 0, 30], [720, 320, 80], [540, 0, 40]]
-    assert [label.get_text() for label in png.axes[1].get_xticklabels()] == ["stem", "branch", "decision"]
+def test_layers_are_drawn_with_one_gone_and_convolutions_apart() -> None:
+    shown = {}
+    for spec in layers_figure(results(LAYERS)).specs():
+        (rows,) = spec["datasets"].values()
+        shown[spec["title"]] = [(row["layer"], row["was"], row["left"], row["who"]) for row in rows]
+    kept, gone = "after: parameter first", "gone with its branch"
+    assert shown == {
+        "convolutions: parameters": [("stem", 72, 54, kept), ("branch", 32, 0, gone)],
+        "convolutions: FLOPs per image": [("stem", 720, 540, kept), ("branch", 320, 0, gone)],
+        "fully connected layers: parameters": [("decision", 50, 30, kept)],
+        "fully connected layers: FLOPs per image": [("decision", 80, 40, kept)],
+    }

@@ -15,8 +15,9 @@ from pipeline.errors import InputError
 from pipeline.files import write_csv
 from pipeline.params.params import Params
 from pipeline.report import write_report
+from pipeline.report.charts.chart import Figure as Chart
+from pipeline.report.charts.sizes import growth_figure
 from pipeline.report.latent import variants_section
-from pipeline.report.pruning import draw_growth
 from pipeline.report.results import Results, load_results
 
 SEEDS: Change = ("seeds", [0, 1])
@@ -42,12 +43,17 @@ def unrendered(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures as empty files: rendering takes longer than all else."""
     monkeypatch.setattr(Figure, "savefig", lambda _self, path, **_: Path(path).touch())
 
+    def touch(self: Chart, folder: Path, *, dpi: int) -> None:
+        assert dpi
+        folder.mkdir(parents=True, exist_ok=True)
+        for suffix in ("png", "svg"):
+            (folder / f"{self.name}.{suffix}").touch()
+
+    monkeypatch.setattr(Chart, "write", touch)
+
 
 def pages(folder: Path) -> dict[str, str]:
-    return {
-        name: (folder / f"{name}.md").read_text(encoding="utf-8")
-        for name in ("pruning", "robustness", "summary")
-    }
+    return {name: (folder / f"{name}.md").read_text(encoding="utf-8") for name in ("report", "summary")}
 
 
 def headings(folder: Path) -> list[str]:
@@ -61,37 +67,38 @@ def reported(folder: Path, *changes: Change) -> Path:
 
 
 EVERY_HEADING = [
-    "## Expectations",
-    "## Models",
-    "## Accuracy against size",
-    "## Selected models",
-    "## Which layers are pruned",
-    "## Layer by layer",
-    "## Ours and others at the same sizes",
-    "## Discriminants with and without the push",
-    "## Collapse: the paper's separation term and ours",
-    "## How many latent neurons are needed",
-    "## Growth",
-    "## Settings",
     "## Claims",
+    "## Ours and others at the same sizes",
+    "## How robustness is measured",
     "## Accuracy drop",
     "## Corruption error",
     "## Strength by strength",
-    "## At the same size",
     "## White box, a diagnostic",
+    "## At the same size",
     "## Pair by pair, on the same images",
     "## Confidence and calibration",
     "## Who is fooled",
-    "## Gallery",
     "## Accuracy",
     "## Perturbations",
+    "## Discriminants with and without the push",
+    "## Collapse: the paper's separation term and ours",
+    "## How many latent neurons are needed",
+    "## Which layers are pruned",
+    "## Layer by layer",
+    "## Growth",
+    "## Models, seed by seed",
+    "## Accuracy against size",
+    "## Selected models",
+    "## Gallery",
+    "## Data, machine, versions",
+    "## Settings",
 ]
 
 
 @pytest.mark.usefixtures("unrendered")
 def test_a_model_in_eight_bits_is_a_row_of_the_models_and_of_no_other_table(tmp_path: Path) -> None:
     """For each pipeline's parameter-first model; the made-up counts fall from model to model, and by seed."""
-    page = pages(reported(tmp_path, ("select.int8", {"calibration_images": 8})))["pruning"]
+    page = pages(reported(tmp_path, ("select.int8", {"calibration_images": 8})))["report"]
     rows = [line for line in page.splitlines() if "parameter first, int8" in line]
     assert [row.split(" | ")[0] for row in rows] == ["| pruned, parameter first, int8"] * 3
     mean, first, second = ([cell.strip() for cell in row.strip("| ").split(" | ")] for row in rows)
@@ -100,7 +107,7 @@ def test_a_model_in_eight_bits_is_a_row_of_the_models_and_of_no_other_table(tmp_
         ["0", "400", "84.00"],
         ["1", "400", "83.00"],
     ]
-    without = pages(reported(tmp_path / "none", ("select.int8", None)))["pruning"]
+    without = pages(reported(tmp_path / "none", ("select.int8", None)))["report"]
     assert "int8" not in without
 
 
@@ -111,10 +118,24 @@ def test_a_whole_report_has_every_section_and_every_table(tmp_path: Path) -> Non
     tables = {file.stem: pd.read_csv(file) for file in (folder / "tables").glob("*.csv")}
     assert set(tables) == {
         *("scores", "layers", "samples", "latent", "growth", "pushing", "variants", "comparison", "accuracy"),
-        *("accuracy_means", "reliability", "pairs", "perturbations", "outcomes", "crafted", "white_box"),
-        "strengths",
+        *(
+            "claims",
+            "strengths",
+            "recommendation",
+            "accuracy_means",
+            "reliability",
+            "pairs",
+            "perturbations",
+            "outcomes",
+            "crafted",
+            "white_box",
+        ),
     }
-    assert not [name for name, table in tables.items() if "hits" in table or "test_hits" in table]
+    assert [name for name, table in tables.items() if "hits" in table or "test_hits" in table] == ["scores"]
+    written, read = (
+        pd.read_csv(each / "scores.csv") for each in (folder / "tables", tmp_path / "runs/evaluate")
+    )
+    assert written["hits"].tolist() == read["hits"].tolist()
     for name, table in tables.items():
         if {"n", "n_correct"} <= set(table):
             shares = (table["n_correct"] / table["n"]).tolist()
@@ -126,7 +147,7 @@ def test_a_whole_report_has_every_section_and_every_table(tmp_path: Path) -> Non
         "* grow, push, prune, seed 0: every round ran; more could follow\n"
         "* grow, push, prune, seed 1: no sample of round1 reached 80.00 %\n"
     )
-    assert stopped in pages(folder)["pruning"]
+    assert stopped in pages(folder)["report"]
     # The params without those that change nothing but the time.
     written = (folder / "params.yaml").read_text(encoding="utf-8")
     assert re.findall(r"(?m)^(\w+):", written) == [name for name in Params.model_fields if name != "runtime"]
@@ -193,7 +214,9 @@ def test_what_the_params_leave_out_is_left_out(
     assert ("Attacks are crafted once on a third model" in text) == bool(params.attacks)
     assert ("a white-box column stands beside it" in text) == bool(params.white_box)
     assert ("(`grow` is null): the original is the base." in text) == (params.grow is None)
-    assert ("Less ours, in points" in text) == ("comparisons ours is better" in text) == bool(competitors)
+    assert (
+        ("Ours less theirs, in points" in text) == ("comparisons ours is better" in text) == bool(competitors)
+    )
     assert ("Fixed nets, trained" in text) == bool(params.compare and params.compare.fixed_nets)
     (calibration,) = [line for line in text.splitlines() if line.startswith("| model | ECE")]
     assert calibration.count("confidence, right") == 1 + bool(params.attacks) + bool(params.noise)
@@ -213,7 +236,9 @@ def test_an_attack_that_looks_for_the_smallest_perturbation_alone_has_no_axis_to
 def test_the_same_tables_give_the_same_figure_byte_for_byte(tmp_path: Path) -> None:
     results = loaded(tmp_path / "runs")
     for name in ("first", "second"):
-        draw_growth(results, tmp_path / name)
+        figure = growth_figure(results)
+        assert figure is not None
+        figure.write(tmp_path / name, dpi=60)
     png, svg = (tmp_path / f"first/growth.{kind}" for kind in ("png", "svg"))
     assert png.read_bytes().startswith(b"\x89PNG")
     assert b"<svg" in svg.read_bytes()[:1000]
@@ -316,11 +341,11 @@ def test_a_base_that_was_not_trained_here_is_yours_and_doubts_about_it_are_notes
     ]
     folder = reported(tmp_path, *untrained, ("model", {**TIMM, **weights}))
     page = pages(folder)
-    for text in (page["summary"], page["pruning"]):
+    for text in (page["summary"], page["report"]):
         assert "\n| yours | 1,000 (100.00 %)" in text
     assert "| original |" not in page["summary"]
     assert "*Yours* is the original" in page["summary"]
-    for text in (page["pruning"], page["robustness"]):
+    for text in (page["report"],):
         assert "* The base as it came (seed 1): 10 of 100 right." in text
         assert "(seed 0)" not in text
     assert (folder / "tables/brought.csv").exists()

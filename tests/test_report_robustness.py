@@ -1,15 +1,14 @@
 """The robustness page on small hand-made tables: verdicts, drops, the white box, labels."""
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.figure import Figure
 from report_builders import UNTOUCHED, gallery, results_with
 from tiny_params import Change, params_of
 
@@ -17,13 +16,15 @@ from pipeline.compared import MODELS, OURS_AT_SIZE, at_size, pairs_of, source_na
 from pipeline.params.params import Params
 from pipeline.report import robustness as robustness_report
 from pipeline.report import robustness_figures
-from pipeline.report.claims import claims_section, pairs_section, same_size_section, verdict
+from pipeline.report.charts.robustness import severities_figure
+from pipeline.report.claims import claims_section, pairs_section, same_size_section
 from pipeline.report.figures import LABELS
 from pipeline.report.results import Results
+from pipeline.report.robust_claims import pruned_family
 from pipeline.report.robustness import calibration_section
 from pipeline.report.summary import summary
+from pipeline.report.verdicts import judged
 from pipeline.robustness.conditions import CLEAN, list_conditions
-from pipeline.uncertainty import Interval
 
 N = 200
 LABELS_OF_MAIN = [LABELS[name] for name in MODELS]
@@ -151,12 +152,16 @@ def results_of(params: Params, hits: Hits = even, *, white_box: Hits = white_box
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages without their figures, which take longer than all else."""
-    for name in ("draw_drops", "draw_severities", "draw_gallery", "draw_reliability"):
-        monkeypatch.setattr(robustness_figures, name, lambda *_: True)
+    monkeypatch.setattr(robustness_figures, "draw_gallery", lambda *_: True)
 
 
 def page_of(results: Results) -> str:
-    return robustness_report.robustness_report(results, Path("figures"))
+    sections = (
+        claims_section(results),
+        robustness_report.robustness_report(results),
+        robustness_report.galleries_section(results, Path("figures")),
+    )
+    return "\n".join(sections)
 
 
 @cache
@@ -166,7 +171,7 @@ def even_page() -> str:
 
 
 def section(page: str, heading: str) -> str:
-    (found,) = [part for part in page.split("\n## ") if part.startswith(f"{heading}\n")]
+    (found,) = [part for part in f"\n{page}".split("\n## ") if part.startswith(f"{heading}\n")]
     return found
 
 
@@ -190,60 +195,43 @@ def by_first_cell(rows: list[list[str]]) -> dict[str, list[str]]:
     return {row[0]: row[1:] for row in rows[1:]}
 
 
-@pytest.mark.parametrize(
-    ("interval", "expected"),
-    [
-        (Interval(0.02, 0.01, 0.03, 3, N), "supported"),
-        (Interval(-0.02, -0.03, -0.01, 3, N), "not supported"),
-        (Interval(0.02, -0.01, 0.05, 3, N), "undecided"),
-        (Interval(-0.02, -0.05, 0.01, 3, N), "undecided"),
-        (Interval(0.0, 0.0, 0.0, 3, N), "undecided"),
-        (Interval(0.02, 0.0, 0.04, 3, N), "undecided"),
-        (Interval(0.5, 0.4, 0.6, 1, N), "undecided"),
-        (Interval(-0.5, -0.6, -0.4, 1, N), "undecided"),
-    ],
-)
-def test_a_claim_stands_or_falls_by_its_interval_and_one_seed_decides_nothing(
-    interval: Interval, expected: str
-) -> None:
-    assert verdict(interval) == expected
-
-
-def claims(results: Results) -> dict[tuple[str, str], str]:
-    """The claims' lines by condition and model."""
-    lines = [line[2:] for line in claims_section(results).splitlines() if ", loses less" in line]
+def claims(results: Results) -> dict[tuple[str, str], dict[Any, Any]]:
+    """The rows of the claims that pruned models lose less than the original, by condition and model."""
     found = {}
-    for line in lines:
-        condition, rest = line.split(": ", 1)
-        label = next(LABELS[name] for name in MODELS if rest.startswith(f"{LABELS[name]}, loses"))
-        found[condition, label] = rest
+    for row in judged([pruned_family(results)], results.params.report).to_dict("records"):
+        if row["family"] == "pruned against the original":
+            condition, rest = row["claim"].split(": ", 1)
+            label = next(LABELS[name] for name in MODELS if rest.startswith(f"{LABELS[name]}, loses"))
+            assert rest == f"{label}, loses less than the original"
+            found[condition, label] = row
     return found
 
 
 def test_claims_name_each_pruned_model_under_each_headline_condition_with_its_verdict() -> None:
     hits = hits_of(
         {
-            ("accuracy_first", "fgsm"): [180, 181, 182],  # loses 10, 9, 8 where the base loses 20
-            ("parameter_first", "fgsm"): [160, 161, 162],  # 30, 29, 28
+            ("accuracy_first", "fgsm"): [189, 190, 190],  # loses 1, 0, 0 where the base loses 20
+            ("parameter_first", "fgsm"): [149, 150, 151],  # 41, 40, 39
             ("accuracy_first", "gaussian"): [190, 150, 171],  # 0, 40, 19
         }
     )
     found = claims(results_of(params_of(seeds()), hits))
     assert len(found) == 5 * 2
     best, smallest = LABELS["accuracy_first"], LABELS["parameter_first"]
-    assert found["fgsm", best].endswith("**supported**.")
-    assert "(-4.50 against -10.00 points, difference +5.50" in found["fgsm", best]
-    assert found["fgsm", smallest].endswith("**not supported**.")
-    assert "(-14.50 against -10.00 points, difference -4.50" in found["fgsm", smallest]
-    assert found["gaussian", best].endswith("**undecided**.")
-    assert found["speckle", smallest].endswith("**undecided**.")
+    assert found["fgsm", best]["verdict"] == "supported"
+    assert found["fgsm", best]["effect"] == pytest.approx((19 + 20 + 20) / 600)
+    assert found["fgsm", smallest]["verdict"] == "refuted"
+    assert found["fgsm", smallest]["effect"] == pytest.approx(-0.1)
+    assert found["gaussian", best]["verdict"] == "undecided"
+    assert found["speckle", smallest]["verdict"] == "undecided"
 
 
 def test_with_one_seed_every_claim_is_undecided() -> None:
     hits = hits_of({("accuracy_first", "fgsm"): [190], ("parameter_first", "fgsm"): [10]})
-    assert all(
-        line.endswith("**undecided**.") for line in claims(results_of(params_of(seeds(1)), hits)).values()
-    )
+    found = claims(results_of(params_of(seeds(1)), hits)).values()
+    assert {row["verdict"] for row in found} == {"undecided"}
+    assert all(np.isnan(row["p"]) and np.isnan(row["p_equivalence"]) for row in found)
+    assert {row["note"] for row in found} == {"one seed decides nothing about methods"}
 
 
 @pytest.mark.parametrize(("clean", "attacked"), [(180, 160), (170, 150), (189, 169), (111, 91)])
@@ -251,15 +239,16 @@ def test_losing_as_many_images_as_the_original_in_every_seed_is_undecided(clean:
     # Both lose twenty images; only the division's rounding tells the drops apart.
     hits = hits_of({("accuracy_first", CLEAN): [clean] * 3, ("accuracy_first", "fgsm"): [attacked] * 3})
     found = claims(results_of(params_of(seeds()), hits))
-    assert found["fgsm", LABELS["accuracy_first"]].endswith("**undecided**.")
+    assert found["fgsm", LABELS["accuracy_first"]]["verdict"] == "undecided"
 
 
 def test_a_difference_is_paired_by_seed() -> None:
     # Drops differ by ten points between seeds, and by exactly four between the models in each.
     hits = hits_of({("original", "fgsm"): [170, 150, 130], ("accuracy_first", "fgsm"): [178, 158, 138]})
     found = claims(results_of(params_of(seeds()), hits))["fgsm", LABELS["accuracy_first"]]
-    assert "difference +4.00 [+1.96, +6.04]" in found
-    assert found.endswith("**supported**.")
+    effect = [100 * found[each] for each in ("effect", "low", "high")]
+    assert effect == pytest.approx([4.0, 1.96, 6.04], abs=0.005)
+    assert found["verdict"] == "supported"
 
 
 def test_drops_are_against_clean_images_of_the_same_seed_and_model() -> None:
@@ -405,6 +394,7 @@ def test_pairs_show_each_headline_condition_pruned_model_and_seed() -> None:
         "3",
         "8",
         "0.227",
+        "1",
     ]
     assert {row[1] for row in found[1:]} == {LABELS["accuracy_first"], LABELS["parameter_first"]}
     assert {row[2] for row in found[1:]} == {"0", "1", "2"}
@@ -476,44 +466,39 @@ def test_with_two_sources_the_white_box_stands_beside_the_first() -> None:
     assert means(by_first_cell(white_box_table(params, hits))["original"]) == ["50.00", "70.00"]
 
 
-def test_the_page_draws_every_figure_that_it_shows(tmp_path: Path) -> None:
+def test_the_galleries_are_drawn_where_they_are_shown(tmp_path: Path) -> None:
     results = results_of(params_of(seeds(1), headline("gaussian", "fgsm")))
-    page = robustness_report.robustness_report(results, tmp_path)
+    page = robustness_report.galleries_section(results, tmp_path)
     shown = {part.split(".png")[0] for part in page.split("(figures/")[1:] if ".png" in part[:80]}
-    assert {"drops", "severities", "reliability", "gallery_fgsm_only_original"} <= shown
+    assert shown == {"gallery_fgsm_only_original"}
     assert {path.stem for path in tmp_path.glob("*.png")} == shown
     assert {path.stem for path in tmp_path.glob("*.svg")} == shown
     assert "No image." in section(page, "Gallery")
 
 
-def severities(params: Params, monkeypatch: pytest.MonkeyPatch) -> Figure:
-    """What `draw_severities` draws, not rendered."""
-    drawn: list[Figure] = []
-
-    @contextmanager
-    def keep(_folder: Path, _name: str, *, size: tuple[float, float], dpi: int) -> Iterator[Figure]:
-        drawn.append(Figure(figsize=size, dpi=dpi))
-        yield drawn[0]
-
-    monkeypatch.setattr(robustness_figures, "figure", keep)
-    robustness_figures.draw_severities(results_of(params), Path("figures"))
-    (found,) = drawn
+def severities(params: Params) -> dict[str, dict[str, list[float]]]:
+    """By panel and model the strengths of the figure."""
+    figure = severities_figure(results_of(params))
+    assert figure is not None
+    found: dict[str, dict[str, list[float]]] = {}
+    for spec in figure.specs():
+        (rows,) = spec["datasets"].values()
+        panel = found.setdefault(spec["title"], {})
+        for row in rows:
+            panel.setdefault(row["who"], []).append(row["strength"])
     return found
 
 
-def test_severities_show_a_panel_for_each_method_and_no_empty_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    axes = [ax for ax in severities(params_of(seeds()), monkeypatch).axes if ax.get_visible()]
-    titles = [ax.get_title() for ax in axes]
-    assert titles == ["gaussian", "poisson", "speckle", "fgsm", "newton_fool, eta 0.01", "LinfPGD, steps 2"]
-    assert all(len(ax.lines) == len(MODELS) for ax in axes)
+def test_severities_show_a_panel_for_each_method_and_no_empty_ones() -> None:
+    found = severities(params_of(seeds()))
+    assert [*found] == ["gaussian", "poisson", "speckle", "fgsm", "newton_fool, eta 0.01", "LinfPGD, steps 2"]
+    assert all(list(each) == LABELS_OF_MAIN for each in found.values())
 
 
-def test_methods_of_several_strengths_push_the_others_from_the_figure(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    (ax,) = [ax for ax in severities(stronger(), monkeypatch).axes if ax.get_visible()]
-    assert ax.get_title() == "gaussian"
-    assert list(ax.lines[0].get_xdata()) == [0.0, 5.0, 25.5]
+def test_methods_of_several_strengths_push_the_others_from_the_figure() -> None:
+    ((title, lines),) = severities(stronger()).items()
+    assert title == "gaussian"
+    assert lines["original"] == [0.0, 5.0, 25.5]
 
 
 def test_an_attack_without_a_budget_has_a_row_and_no_place_among_the_severities(
@@ -525,10 +510,8 @@ def test_an_attack_without_a_budget_has_a_row_and_no_place_among_the_severities(
         for steps in (5, 50)
     }
     params = stronger(*((f"attacks.{name}", attack) for name, attack in minimising.items()))
-    (ax,) = [ax for ax in severities(params, monkeypatch).axes if ax.get_visible()]
-    assert ax.get_title() == "gaussian"
-    for name in ("draw_drops", "draw_severities", "draw_gallery", "draw_reliability"):
-        monkeypatch.setattr(robustness_figures, name, lambda *_: True)
+    assert [*severities(params)] == ["gaussian"]
+    monkeypatch.setattr(robustness_figures, "draw_gallery", lambda *_: True)
     page = page_of(results_of(params))
     assert set(minimising) <= set(by_first_cell(tables(section(page, "Accuracy"))[0]))
     assert set(minimising) <= set(by_first_cell(tables(section(page, "Perturbations"))[0]))

@@ -93,7 +93,7 @@ def test_times_are_taken_once_and_differ_in_their_own_columns_alone(edits: Works
     """What the stage measures is kept like any result; measured anew, `MEASURED` is the rule for what may differ."""
     change: Change = ("latency", LATENCY)
     assert repro(edits, change, targets=["report"])[0] == ["latency", "report"]
-    assert "Latency and size on disk" in edits.path("reports/tiny/pruning.md").read_text(encoding="utf-8")
+    assert "Latency and size on disk" in edits.path("reports/tiny/report.md").read_text(encoding="utf-8")
     assert repro(edits, change, targets=["report"]) == ([], [])
     again = edits.copy(tmp_path / "again", without=[".jobs", ".dvc", ".git", "reports", "metrics"])
     shutil.rmtree(again.path("runs/tiny/latency"))

@@ -1,4 +1,4 @@
-"""`make repro`: checks params.yaml, then runs `dvc repro` as the only one in this folder.
+"""`make repro`: checks params.yaml, runs `dvc repro` as the only one in this folder, and says what the report says.
 
 Two `dvc repro` at once fail, each when it meets a stage or a lock of the other's (treeverse/dvc#10465). A second one
 that is started by this module says who is at work, and waits before it has spent any time.
@@ -42,7 +42,8 @@ def main(arguments: Sequence[str]) -> None:
     """Run `dvc repro` with these arguments; ends the process with its exit code."""
     try:
         _check_git()
-        limit_threads(read_params().numerics.threads)
+        params = read_params()
+        limit_threads(params.numerics.threads)
     except InputError as error:
         sys.exit(str(error))
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
@@ -57,6 +58,10 @@ def main(arguments: Sequence[str]) -> None:
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
                 signal.signal(signal.SIGTERM, lambda *_: _end_stage(process.pid))
                 code = process.wait()
+            if code == 0 and Path("reports", params.name, "index.html").exists():
+                # What it recommends, and where the page is; a process of its own, as jobs know no report.
+                index = [sys.executable, "-m", "pipeline.report.index", params.name]
+                code = subprocess.run(index, check=False).returncode
     except OSError as error:
         sys.exit(line_of(error) or f"make repro: {error}")
     except KeyboardInterrupt:
@@ -84,9 +89,10 @@ def _check_git() -> None:
 
 def _end_stage(dvc: int) -> None:
     """What Ctrl-C does in a terminal, for whoever ends this process alone: DVC ends once its stage has."""
-    for child in psutil.Process(dvc).children(recursive=True):
-        with suppress(psutil.NoSuchProcess):
-            child.terminate()
+    with suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(dvc).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                child.terminate()
 
 
 @contextmanager

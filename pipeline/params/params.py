@@ -36,7 +36,8 @@ class Report(Section):
     `published`: the experiment of the papers whose numbers stand beside ours; null for none. `notes`: what a reader
     has to know about this run, sentences that the reports carry as they are.
     `max_untouched`: of the images that an attack had to move, the share that it had no hold on above which no claim is
-    made. `headline` names the noise and attacks of the summary and of the thesis's tables.
+    made. `headline` names the noise and attacks of the summary and of the thesis's tables. `equivalence_margin`: a
+    difference that is surely within it, either way, is called none.
     """
 
     published: PublishedName | None
@@ -44,6 +45,7 @@ class Report(Section):
     headline: Annotated[list[Slug], Field(min_length=1)]
     dpi: Dpi
     confidence: OpenFraction
+    equivalence_margin: OpenFraction
     max_untouched: Fraction
     target_original_test_accuracy: Fraction
     target_params_fraction: OpenFraction

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from pipeline.report.page import grid, section, table, thousands
+from pipeline.report.page import grid, image, section, table, thousands
 from pipeline.report.summary import how_trained, over_seeds
-from pipeline.uncertainty import NOTHING, Interval
+from pipeline.report.verdicts import REFUTED, SUPPORTED, Claim, Family, judged
+from pipeline.uncertainty import NOTHING, Interval, Values
 
 if TYPE_CHECKING:
     from pipeline.report.results import Results
@@ -31,12 +32,21 @@ _WORDS = {
 }
 
 
+# Levels that are somebody else's: the papers claim that their counterpart, ours, is the better.
+_OTHERS = ("lda_after_the_fact", "l1", "taylor", "random", "uniform", "scratch")
+
+
 @dataclass(frozen=True)
 class Effect:
-    """What a part changed, in points of accuracy over the matching nets of each seed, with its interval."""
+    """What a part changed, in points of accuracy over the matching nets of each seed, with its interval.
+
+    `values` (seeds, images) are what that is the mean of; None where every pair has a collapsed net.
+    """
 
     words: str
+    level: str
     change: Interval
+    values: Values | None = field(compare=False)
     n_pairs: int
     n_collapsed: int
 
@@ -47,24 +57,34 @@ def ablation_section(results: Results) -> str:
         return ""
     ablation = results.tables["ablation"]
     epochs = ", ".join(map(str, sorted(set(ablation["epochs"]))))
+    verdicts = judged([parts_family(results)], results.params.report)["verdict"]
     rows = [
-        [each.words, each.change.percent(signed=True), each.n_pairs, each.n_collapsed, _verdict(each.change)]
-        for each in effects(results)
+        [
+            each.words,
+            each.change.percent(signed=True),
+            each.n_pairs,
+            each.n_collapsed,
+            _verdict(each, verdict),
+        ]
+        for each, verdict in zip(effects(results), verdicts, strict=True)
     ]
     return section(
         "Which part pays",
         "Every way to the same size, crossed: the start, what ranks filters, how wide layers stay, retraining. Every "
         f"net was cut once and has had {epochs} epochs of training in all. An effect is the mean change of test "
         "accuracy between nets that differ in that part alone, in points, image by image. Pairs with a net whose "
-        "training collapsed, at a tenth of the learning rate too, are left out and counted. No correction is made "
-        "for their number.",
+        "training collapsed, at a tenth of the learning rate too, are left out and counted. Verdicts are after "
+        "Holm's correction for the number of parts; the intervals are not corrected. Above zero the part named helps.",
+        image("ablation", "The effect of every part on test accuracy, with intervals"),
         table("part | change, points | pairs | left out | verdict", rows),
         *_grids(results),
     )
 
 
-def _verdict(change: Interval) -> str:
-    return {1: "helps", 0: "undecided", -1: "harms"}[change.sign]
+def _verdict(effect: Effect, verdict: str) -> str:
+    """Of the part, where that of the claim is of the papers'."""
+    helps = {SUPPORTED: effect.level not in _OTHERS, REFUTED: effect.level in _OTHERS}
+    return verdict if verdict not in helps else "helps" if helps[verdict] else "harms"
 
 
 def effects(results: Results) -> Iterator[Effect]:
@@ -101,8 +121,32 @@ def _effect(
         np.mean(np.stack([*each[f"{part}_hits"]]) * 1.0 - np.stack([*each[f"{part}_hits.other"]]), axis=0)
         for _, each in whole.groupby(level="seed")
     ]
-    interval = results.difference(np.stack(change)) if change else NOTHING
-    return Effect(words, interval, len(whole), len(pairs) - len(whole))
+    values = np.stack(change) if change else None
+    interval = NOTHING if values is None else results.difference(values)
+    return Effect(words, level, interval, values, len(whole), len(pairs) - len(whole))
+
+
+def parts_family(results: Results) -> Family:
+    """A claim for each part of ours that it helps, and for each of the others that it does not."""
+    claims = []
+    for each in effects(results) if results.params.ablate and len(results.tables["ablation"]) else ():
+        helps, sign = ("does not help", -1.0) if each.level in _OTHERS else ("helps", 1.0)
+        n_seeds, doubt = (
+            len(results.params.seeds),
+            "" if each.values is not None else "every pair has a collapsed net",
+        )
+        claims.append(
+            Claim(
+                f"{each.words[0].upper()}{each.words[1:]} {helps}",
+                "CVIU 5.3.2 (C:358)" if each.level == "scratch" else "ours",
+                "change of test accuracy by this part alone, all others being equal"
+                + (", with its sign turned" if sign < 0 else ""),
+                sign * each.values if each.values is not None else np.zeros((n_seeds, 1)),
+                doubt=doubt,
+                note=f"{each.n_pairs} pairs of nets, {each.n_collapsed} left out as one collapsed",
+            )
+        )
+    return Family("which part pays", claims)
 
 
 def _grids(results: Results) -> Iterator[str]:

@@ -1,65 +1,81 @@
-"""Who loses less: the claims of thesis 5.3, competitors at the same size, and pairs of models within a seed."""
+"""Who loses less, who is more accurate: the papers' claims with their verdicts, and pairs of models within a seed."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import product
 from typing import TYPE_CHECKING
 
+import pandas as pd
+
 from pipeline.compared import ORIGINAL, OURS_AT_SIZE, at_size
+from pipeline.report.accuracy_claims import accuracy_families
+from pipeline.report.comparison import directions
 from pipeline.report.figures import LABELS
-from pipeline.report.page import bullets, counted, grid, percent, section, table
-from pipeline.report.summary import (
-    ALL_TEST_IMAGES,
-    footnotes,
-    labelled,
-    marked,
-    n_images,
-    over_seeds,
-)
+from pipeline.report.page import counted, grid, literal, percent, section, table
+from pipeline.report.robust_claims import doubt, gain, robust_families
+from pipeline.report.summary import footnotes, labelled, marked, over_seeds
+from pipeline.report.verdicts import TOGETHER, holm, judged
 from pipeline.robustness.paired import CONFIDENCE_LEVEL
 
 if TYPE_CHECKING:
     from pipeline.report.results import Results
-    from pipeline.uncertainty import Interval
 
 _PRUNED = ("accuracy_first", "parameter_first")
+SIGNS = (
+    "Above zero is in the claim's favour, and where models are compared the pruned one, ours, is the better"
+)
+
+
+def claims_table(results: Results) -> pd.DataFrame:
+    """`claims.csv`: what the papers claim and this run says of it, a row for each claim (`verdicts.judged`)."""
+    return judged([*robust_families(results), *accuracy_families(results)], results.params.report)
 
 
 def claims_section(results: Results) -> str:
-    """A sentence for each claim of thesis 5.3: pruning along discriminants loses no more than the original."""
-    lines = []
-    for condition, name in product(results.headline(), _PRUNED):
-        gain = _gain(results, name, ORIGINAL, condition)
-        doubt = _doubt(results, condition, name, ORIGINAL)
-        lines.append(
-            f"{condition}: {LABELS[name]}, loses less than the original "
-            f"({_drop(results, name, condition)} against {_drop(results, ORIGINAL, condition)} points, "
-            f"difference {gain.percent(signed=True)}): **{doubt or verdict(gain)}**."
-        )
+    """The same, family by family, in points."""
+    report, found = results.params.report, claims_table(results)
+    blocks = []
+    for family, rows in found.groupby("family", sort=False):
+        average = found[
+            (found["family"] == TOGETHER) & found["test"].str.contains(f"\u201c{family}\u201d", regex=False)
+        ]
+        blocks += [f"### {str(family).capitalize()}", _table(rows), directions(average).strip()]
+    counts = ", ".join(f"{n} {verdict}" for verdict, n in found["verdict"].value_counts().items())
     return section(
         "Claims",
-        "The thesis finds that pruning along discriminants lowers the accuracy drop under noise and transferred "
-        "attacks (section 5.3); public studies disagree on whether pruning helps or harms. Here: supported where "
-        "the interval of the difference in drop lies above zero, not supported where it lies below, undecided "
-        f"otherwise ({counted(len(results.params.seeds), 'seed')}, "
-        f"{counted(n_images(results, *ALL_TEST_IMAGES[1]), 'image')}; a single seed decides nothing). No claim is made "
-        f"where a net is at chance on clean images, or where an attack had no hold on "
-        f"more than {percent(results.params.report.max_untouched)} % of its source's images.",
-        bullets(lines),
+        "What the papers claim (thesis 5.3, CVIU 5) and this run says of it; public studies disagree on whether "
+        f"pruning helps or harms robustness. {counted(len(found), 'claim')}: {counts}.",
+        f"{SIGNS}. Effects are in points, with {report.confidence:.0%} intervals of seeds and images together; "
+        "p values come from the same model, and Holm's correction is made within each family; the intervals are not "
+        f"corrected. Supported or refuted: the corrected p is at most {1 - report.confidence:.2g}. Equivalent: two "
+        "one-sided tests, corrected likewise, say that the effect is within "
+        f"{percent(report.equivalence_margin)} points of zero. Undecided otherwise, and always of a single seed. No "
+        "claim is made where a net is at chance on clean images, or where an attack had no hold on more than "
+        f"{percent(report.max_untouched)} % of the images that it had to move. All columns: `tables/claims.csv`.",
+        *blocks,
         footnotes(results),
     )
 
 
-def _doubt(results: Results, condition: str, *models: str) -> str:
-    """Why no claim is made on these models under a condition; empty where one may be."""
-    if results.is_idle(results.untouched(condition)):
-        return "no claim, the attack had no hold on too many images"
-    return "no claim, a net is at chance" if any(map(results.collapsed, models)) else ""
+def _table(rows: pd.DataFrame) -> str:
+    cells = []
+    for row in rows.to_dict("records"):
+        effect, low, high = (_number(row[each], _points) for each in ("effect", "low", "high"))
+        interval = f"{effect} [{low}, {high}]" if effect != "-" else effect
+        p = [_number(row[each], "{:.3g}".format) for each in ("p", "p_holm")]
+        verdict = f"**{row['verdict']}**" + (f" ({literal(row['note'])})" if row["note"] else "")
+        n = f"{row['n_seeds']} x {row['n_images']}"
+        cells.append([literal(row["claim"]), interval, *p, verdict, n, row["source"]])
+    return table("claim | effect, points | p | p, Holm | verdict | seeds x images | source", cells)
 
 
-def verdict(gain: Interval) -> str:
-    """Whether a gain in robustness is there, by its interval; one seed's is of its nets, not of pruning."""
-    return {1: "supported", 0: "undecided", -1: "not supported"}[gain.sign]
+def _number(value: float, written: Callable[[float], str]) -> str:
+    return "-" if pd.isna(value) else written(value)
+
+
+def _points(value: float) -> str:
+    return percent(value, signed=True)
 
 
 def same_size_section(results: Results) -> str:
@@ -71,43 +87,43 @@ def same_size_section(results: Results) -> str:
     def cell(condition: str, model: str) -> str:
         if model == OURS_AT_SIZE:
             return _drop(results, model, condition)
-        doubt = _doubt(results, condition, OURS_AT_SIZE, model)
-        gain = _gain(results, OURS_AT_SIZE, model, condition).percent(signed=True)
-        return f"{_drop(results, model, condition)} ({doubt or gain})"
+        why = doubt(results, (OURS_AT_SIZE, model), condition)
+        better = results.difference(gain(results, OURS_AT_SIZE, model, condition)).percent(signed=True)
+        return f"{_drop(results, model, condition)} ({f'no claim, {why}' if why else better})"
 
     models = [OURS_AT_SIZE, *map(at_size, lineup.competitors)]
     columns = labelled(results, {name: label for name, label in results.models().items() if name in models})
     return section(
         "At the same size",
         f"Models of {percent(lineup.fraction)} % of the original's parameters, with as many filters in every layer: "
-        f"mean change of accuracy in points, and in parentheses how much less ours loses ({over_seeds(results)}).",
+        "mean change of accuracy in points, and in parentheses how much less ours loses, above zero where it does "
+        f"({over_seeds(results)}). The verdicts, corrected for their number, are among the claims.",
         grid("perturbation", {name: marked(results, name) for name in results.headline()}, columns, cell),
     )
 
 
 def pairs_section(results: Results) -> str:
     """Within a seed: the images' interval, pair by pair, and McNemar's test."""
-    pairs, rows = results.rows("pairs", first=ORIGINAL), []
+    pairs = results.rows("pairs", first=ORIGINAL)
+    pairs = pairs[pairs["condition"].isin(results.headline()) & pairs["second"].isin(_PRUNED)]
+    pairs = pairs.assign(corrected=holm(pairs["p_value"]))
+    rows = []
     for condition, name in product(results.headline(), _PRUNED):
         for _, row in pairs[(pairs["condition"] == condition) & (pairs["second"] == name)].iterrows():
             change, low, high = (percent(row[each], signed=True) for each in ("change", "low", "high"))
             cells = [condition, LABELS[name], row["seed"], f"{change} [{low}, {high}]"]
-            rows.append([*cells, row["only_first"], row["only_second"], f"{row['p_value']:.3g}"])
+            p = [f"{row[each]:.3g}" for each in ("p_value", "corrected")]
+            rows.append([*cells, row["only_first"], row["only_second"], *p])
     header = "perturbation | against the original | seed | change, points | "
-    header += "right: only original | right: only pruned | McNemar p"
+    header += "right: only original | right: only pruned | McNemar p | p, Holm"
     return section(
         "Pair by pair, on the same images",
         f"Change: how much less accuracy the pruned model loses than the original, with the {CONFIDENCE_LEVEL:.0%} "
         "interval of the images within the seed, image by image. McNemar's exact test compares the two models' hits "
-        "on the perturbed images. No correction is made for the number of tests. All pairs and "
-        "conditions: `tables/pairs.csv`.",
+        f"on the perturbed images; Holm's correction is over the {len(rows)} tests of this table. A seed's test is of "
+        "its two nets, not of pruning. All pairs and conditions, uncorrected: `tables/pairs.csv`.",
         table(header, rows),
     )
-
-
-def _gain(results: Results, model: str, other: str, condition: str) -> Interval:
-    """How much less a model loses than the other, on the same images, seed by seed."""
-    return results.difference(results.changes(model, condition) - results.changes(other, condition))
 
 
 def _drop(results: Results, name: str, condition: str) -> str:

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from itertools import product
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 
-from pipeline.compared import ORIGINAL, OURS, variant_name
-from pipeline.params.pruning import FILTER_CRITERIA
-from pipeline.report.figures import MARKERS, figure, label_axes, scale_by_size
+from pipeline.compared import OURS, variant_name
 from pipeline.report.hits import more_hits
 from pipeline.report.page import Names, bullets, grid, image, percent, section, table, thousands
 from pipeline.report.summary import how_trained, over_seeds
+from pipeline.report.verdicts import (
+    EQUIVALENT,
+    NO_CLAIM,
+    REFUTED,
+    SUPPORTED,
+    TOGETHER,
+    UNDECIDED,
+    Claim,
+    Family,
+    judged,
+)
 
 if TYPE_CHECKING:
     from pipeline.params.pruning import Compare
@@ -39,7 +45,20 @@ _LABELS = {
 _Rows = dict[tuple[str, str], pd.DataFrame]
 
 
-def _label(name: str) -> str:
+# Who says that ours is better than these; of the others the papers say nothing.
+_SOURCES = {
+    "l1": "thesis 3.3.3, Tables 3-1 to 3-3",
+    "taylor": "thesis 3.3.4",
+    "activation_mean": "CVIU 5.2 (C:291)",
+    "activation_variance": "CVIU 5.2 (C:291)",
+    "apoz": "CVIU 5.3.2 (C:352)",
+    "lda_after_the_fact": "CVIU 5.2 (C:291)",
+    "han": "thesis Tables 3-1 to 3-3, 4-2",
+    "scratch": "CVIU 5.3.2 (C:358)",
+}
+
+
+def label_of(name: str) -> str:
     """A method by its name for readers; a fixed net keeps its own."""
     if name.endswith("_own"):
         return f"{_LABELS[name.removesuffix('_own')]}, own widths"
@@ -52,7 +71,7 @@ def comparison_section(results: Results) -> str:
     if compare is None:
         return ""
     # By method and step the rows of the seeds; the methods and sizes by their names for readers.
-    methods = {name: _label(name) for name in (OURS, *variants_of(compare), *compare.competitors)}
+    methods = {name: label_of(name) for name in (OURS, *variants_of(compare), *compare.competitors)}
     ours = results.rows("comparison", method=OURS).groupby("step")["params"].mean()
     sizes = {str(step): f"{thousands(ours.loc[step])} parameters" for step in range(len(compare.fractions))}
     found = {
@@ -61,15 +80,14 @@ def comparison_section(results: Results) -> str:
     }
     return section(
         "Ours and others at the same sizes",
-        image("comparison", "Test accuracy against parameters for every method"),
         "Ours takes the pushed model through the sizes, one after another; at each, every criterion keeps as many "
         "filters in every layer as ours (at own widths as many parameters or FLOPs) and retrains for the same "
         f"{compare.retraining.epochs} epochs on the same kind of batches. The others start from the original "
         "trained on for as many epochs without the push, "
         "and retrain with cross-entropy alone. Single weights (Han et al.) are zeros in the dense net: as many are "
-        "left as ours has parameters, and no FLOP is saved. In the figure whiskers run from the lowest to the "
-        "highest seed; crosses are nets whose training collapsed. One that does is tried again at a tenth of the "
-        "learning rate, with the same seed and as many epochs, ours too. Test accuracy in %, "
+        "left as ours has parameters, and no FLOP is saved. A net whose training "
+        "collapses is tried again at a tenth of the learning rate, with the same seed and as many epochs, ours too. "
+        "Test accuracy in %, "
         f"{over_seeds(results)}:",
         grid("method", methods, sizes, lambda *key: _accuracy(results, found[key])),
         *_differences(results, found, methods, sizes),
@@ -86,21 +104,64 @@ def variants_of(compare: Compare) -> list[str]:
     return [variant_name(name) for name in compare.variants]
 
 
+def step_sizes(results: Results) -> dict[int, float]:
+    """By step the mean parameters of ours; empty where nothing was compared."""
+    table = results.tables["comparison"]
+    if results.params.compare is None or table.empty:
+        return {}
+    sizes = table[table["method"] == OURS].groupby("step")["params"].mean()
+    return dict(zip(map(int, sizes.index), map(float, sizes), strict=True))
+
+
+def method_rows(results: Results, method: str, step: int) -> pd.DataFrame:
+    """A method's rows at a size, one for each seed."""
+    return results.rows("comparison", method=method, step=step)
+
+
+def contest(results: Results) -> dict[tuple[str, int], Claim]:
+    """By method and step: ours is more accurate. Empty where nothing was compared."""
+    compare, sizes = results.params.compare, step_sizes(results)
+    methods = [] if compare is None else [*variants_of(compare), *compare.competitors]
+    claims = {}
+    for name, (step, size) in product(methods, sizes.items()):
+        ours, theirs = (method_rows(results, each, step) for each in (OURS, name))
+        # A net at chance says nothing about its method, and leaving its seed out would choose among seeds.
+        collapsed = ours["collapsed"].any() or theirs["collapsed"].any()
+        claims[name, step] = Claim(
+            f"At {thousands(size)} parameters ours is more accurate than {label_of(name)}",
+            _SOURCES.get(name.removesuffix("_own"), "ours"),
+            "test accuracy less the other's, on the same images",
+            more_hits(ours, theirs, "test_"),
+            doubt="a net's training collapsed" if collapsed else "",
+        )
+    return claims
+
+
+def contest_family(results: Results) -> Family:
+    """Ours against every method at every size."""
+    return Family(
+        "ours against others at the same size", [*contest(results).values()], "ours is more accurate"
+    )
+
+
 def _differences(results: Results, found: _Rows, methods: Names, sizes: Names) -> list[str]:
-    """Every competitor less ours, how many differences are decided, and who is best at each size."""
+    """Ours less every other, how many differences are decided, and who is best at each size."""
     if len(methods) == 1:
         return []
-    signs, left_out = list[int](), list[str]()
+    family = contest_family(results)
+    table = judged([family], results.params.report)
+    # The last family is the average.
+    of_each, average = table[table["family"] == family.name], table[table["family"] == TOGETHER]
+    rows = dict(zip(contest(results), of_each.to_dict("records"), strict=True))
+    counts = of_each["verdict"].value_counts()
 
     def cell(name: str, step: str) -> str:
-        mine, ours = found[name, step], found[OURS, step]
-        # A net at chance says nothing about its method, and leaving its seed out would choose among seeds.
-        if mine["collapsed"].any() or ours["collapsed"].any():
-            left_out.append(name)
+        row = rows[name, int(step)]
+        if row["verdict"] == NO_CLAIM:
             return "collapsed, not compared"
-        interval = results.difference(more_hits(mine, ours, "test_"))
-        signs.append(interval.sign)
-        return f"**{interval.percent(signed=True)}**" if signs[-1] else interval.percent(signed=True)
+        effect, low, high = (percent(row[each], signed=True) for each in ("effect", "low", "high"))
+        text = f"{effect} [{low}, {high}]"
+        return f"**{text}**" if row["verdict"] in (SUPPORTED, REFUTED) else text
 
     differences = grid("method", {name: methods[name] for name in methods if name != OURS}, sizes, cell)
     best = []
@@ -115,15 +176,28 @@ def _differences(results: Results, found: _Rows, methods: Names, sizes: Names) -
             f"{size}: best is {methods[ranked[0]]} ({percent(means[ranked[0]])} %), ours is number "
             f"{ranked.index(OURS) + 1} of {len(ranked)} ({percent(means[OURS])} %)"
         )
+    n_left_out = int(counts.get(NO_CLAIM, 0))
     return [
-        "Less ours, in points, on the same images seed by seed (bold where the interval of several seeds leaves out "
-        "zero):",
+        "Ours less theirs, in points, on the same images seed by seed: above zero ours is better (bold where that, or "
+        "the reverse, is decided after Holm's correction over the table; the intervals are not corrected):",
+        image("differences", "Ours less every other method in test accuracy at every size, with intervals"),
         differences,
-        f"Of {len(signs)} comparisons ours is better in {signs.count(-1)}, worse in {signs.count(1)} and undecided at "
-        f"this number of seeds and images in {signs.count(0)}; no correction is made for their number, and "
-        f"{len(left_out)} with a collapsed net are left out. By the means, of methods without a collapsed net:",
+        f"Of {len(of_each) - n_left_out} comparisons ours is better in {counts.get(SUPPORTED, 0)}, worse in "
+        f"{counts.get(REFUTED, 0)}, as good within {percent(results.params.report.equivalence_margin)} points in "
+        f"{counts.get(EQUIVALENT, 0)} and undecided at this number of seeds and images in "
+        f"{counts.get(UNDECIDED, 0)}; {n_left_out} with a collapsed net are left out. {directions(average)}By the "
+        "means, of methods without a collapsed net:",
         bullets(best),
     ]
+
+
+def directions(average: pd.DataFrame) -> str:
+    """What a family's average says, as sentences; empty where none was taken."""
+    return "".join(
+        f"All together {percent(row['effect'], signed=True)} [{percent(row['low'], signed=True)}, "
+        f"{percent(row['high'], signed=True)}] points, {row['verdict']}; {row['note']}. "
+        for row in average.to_dict("records")
+    )
 
 
 def _fixed_nets(results: Results, compare: Compare) -> list[str]:
@@ -136,50 +210,3 @@ def _fixed_nets(results: Results, compare: Compare) -> list[str]:
         rows.append([name, begun, *sizes, _accuracy(results, mine)])
     words = "Fixed nets, trained for as many epochs as our smallest model has had in all:"
     return [words, table("net | from | parameters | FLOPs | epochs | test, %", rows)] if rows else []
-
-
-def draw_comparison(results: Results, folder: Path) -> None:
-    """Test accuracy against parameters: filter criteria on the left, other ways to a small net on the right."""
-    compare = results.params.compare
-    if compare is None:
-        return
-    filters: list[str] = [name for name in compare.competitors if name in FILTER_CRITERIA]
-    filters += variants_of(compare)
-    others = [name for name in (*compare.competitors, *compare.fixed_nets) if name not in filters]
-    panels: dict[str, list[str]] = {"which filters to keep": filters, "other ways to the same size": others}
-    original = results.estimates("scores", "model", "split")[ORIGINAL, "test"].mean
-    with figure(folder, "comparison", size=(9.5, 5.4), dpi=results.params.report.dpi) as drawing:
-        axes = drawing.subplots(1, 2, sharey=True, sharex=True)
-        for ax, (title, names) in zip(axes, panels.items(), strict=True):
-            for idx, name in enumerate(names):
-                marker, star = MARKERS[idx % len(MARKERS)], name in compare.fixed_nets
-                _draw_method(ax, results, name, color=f"C{idx}", marker=marker, star=star)
-            _draw_method(ax, results, OURS, color="black", marker="o", width=2.4)
-            ax.axhline(100 * original, color="grey", lw=0.8, ls=":", label="original, unpruned")
-            scale_by_size(ax)
-            label_axes(ax, x="parameters (log scale)", title=title)
-            ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, fontsize=7.5)
-        axes[0].set_ylabel("test accuracy (%), mean over seeds")
-
-
-def _draw_method(
-    ax: Axes, results: Results, name: str, *, color: str, marker: str, star: bool = False, width: float = 1.1
-) -> None:
-    rows = results.rows("comparison", method=name)
-    rows = rows.assign(accuracy=100 * rows["test_n_correct"] / rows["test_n"])
-    collapsed = rows[rows["collapsed"] == 1]
-    by_step = rows[rows["collapsed"] == 0].groupby("step")[["params", "accuracy"]]
-    x, y = by_step.mean()["params"], by_step.mean()["accuracy"]
-    spread = np.stack([y - by_step.min()["accuracy"], by_step.max()["accuracy"] - y])
-    style: dict[str, Any] = {"marker": marker, "ms": 4 * width**0.5, "lw": width}
-    if star:  # one size, and nothing to join
-        style = {"marker": "*", "ms": 11, "lw": 0}
-    style |= {
-        "color": color,
-        "elinewidth": 0.5 * width,
-        "capsize": 1.5,
-        "alpha": 1.0 if name == OURS else 0.8,
-    }
-    ax.errorbar(x, y, yerr=spread, label=_label(name), **style)
-    if len(collapsed):
-        ax.scatter(collapsed["params"], collapsed["accuracy"], color=color, marker="x", s=40)

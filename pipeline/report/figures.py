@@ -1,4 +1,4 @@
-"""Drawing: one style, PNG and SVG with the same bytes from the same tables; how the models look and are called."""
+"""Pictures by Matplotlib: PNG and SVG with the same bytes from the same tables; how the models are called."""
 
 import warnings
 from collections.abc import Iterator
@@ -9,28 +9,23 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from pipeline.compared import AFTER_THE_FACT, PUSHED
 
-# For each model of the main flow its name for readers and its colour, of Okabe and Ito's palette: told apart by
-# colour-blind readers and on grey prints.
-_MODELS = {
-    "original": ("original", "#000000"),
-    "base": ("before growing", "#E69F00"),
-    "control": ("trained on without the push", "#CC79A7"),
-    "pushed": ("pushed", "#56B4E9"),
-    "accuracy_first": ("pruned, accuracy first", "#009E73"),
-    "parameter_first": ("pruned, parameter first", "#D55E00"),
-    "after_the_fact_accuracy_first": ("after the fact, accuracy first", "#7F7F7F"),
-    "after_the_fact_parameter_first": ("after the fact, parameter first", "#B8A200"),
+# The models of the main flow by their names for readers.
+LABELS = {
+    "original": "original",
+    "base": "before growing",
+    "control": "trained on without the push",
+    "pushed": "pushed",
+    "accuracy_first": "pruned, accuracy first",
+    "parameter_first": "pruned, parameter first",
+    "after_the_fact_accuracy_first": "after the fact, accuracy first",
+    "after_the_fact_parameter_first": "after the fact, parameter first",
 }
-LABELS = {name: label for name, (label, _) in _MODELS.items()}
-COLORS = {name: color for name, (_, color) in _MODELS.items()}
 # The two ways to a pruned model, for readers.
 PIPELINES = {PUSHED: "grow, push, prune", AFTER_THE_FACT: "after the fact (chapter 3)"}
 SIZES = {"params": "parameters", "flops": "FLOPs per image"}
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 _STYLE: dict[Any, Any] = {
     "axes.grid": True,
@@ -78,19 +73,3 @@ def literal(text: str, *, most: int) -> str:
     if len(shown) > most:
         shown = f"{shown[: most - 1]}\u2026"
     return shown.replace("$", r"\$")
-
-
-def scale_by_size(axes: Axes) -> None:
-    """A logarithmic axis of parameters or FLOPs, with ticks such as `20K`."""
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.xaxis.set_major_formatter(FuncFormatter(short_number))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-
-
-def short_number(value: float, _position: int) -> str:
-    """A tick label such as `20K` or `1.5M`."""
-    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
-        if abs(value) >= size:
-            return f"{value / size:g}{letter}"
-    return f"{value:g}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from pipeline.uncertainty import Values, unpack_hits
+from pipeline.uncertainty import Values, pack_hits, unpack_hits
 
 # Before the names of a table's counts and hits: the images that they are of, where a table has several.
 _PARTS = ("", "validation_", "test_", "noisy_")
@@ -35,6 +35,12 @@ def without_hits(table: pd.DataFrame) -> pd.DataFrame:
     return table.drop(columns=[*packed, "distances"] if "distances" in table else packed)
 
 
+def packed_again(table: pd.DataFrame) -> pd.DataFrame:
+    """The table as the stages wrote it, for whoever pairs two reports image by image."""
+    packed = {f"{part}hits": [pack_hits(mask) for mask in table[f"{part}hits"]] for part in _parts(table)}
+    return table.assign(**packed)
+
+
 def _parts(table: pd.DataFrame) -> list[str]:
     return [part for part in _PARTS if f"{part}hits" in table]
 
@@ -48,12 +54,19 @@ def hits_of(rows: pd.DataFrame, part: str = "") -> Values:
     return np.stack([*rows[f"{part}hits"]]).astype(np.float64)
 
 
-def more_hits(rows: pd.DataFrame, others: pd.DataFrame, part: str = "") -> Values:
+def more_hits(
+    rows: pd.DataFrame, others: pd.DataFrame, part: str = "", *, other_part: str | None = None
+) -> Values:
     """Hits of rows less those of others (seeds, images), seed by seed on the same images.
 
+    `part` stands before the columns' names, `other_part` before the others' where it is another.
+
     Raises:
-        ValueError: if they are of different seeds.
+        ValueError: if they are of different seeds, or of different numbers of images.
     """
     if rows["seed"].tolist() != others["seed"].tolist():
         raise ValueError(f"expected rows of the seeds {[*others['seed']]}, got {[*rows['seed']]}")
-    return hits_of(rows, part) - hits_of(others, part)
+    mine, theirs = hits_of(rows, part), hits_of(others, part if other_part is None else other_part)
+    if mine.shape != theirs.shape:
+        raise ValueError(f"expected hits on the same {theirs.shape[1]} images, got {mine.shape[1]}")
+    return mine - theirs

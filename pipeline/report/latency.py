@@ -5,15 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from typing import TYPE_CHECKING
 
 from pipeline.compared import ORIGINAL
-from pipeline.report.figures import COLORS, MARKERS, figure, label_axes, short_number
 from pipeline.report.page import bullets, counted, image, percent, section, table, thousands
 from pipeline.report.published import LATENCIES
 
@@ -21,7 +15,7 @@ if TYPE_CHECKING:
     from pipeline.report.results import Results
 
 # Less of the FLOP ratio than this has to be explained.
-_EXPECTED_SHARE = 0.7
+EXPECTED_SHARE = 0.7
 # The kernels are those of this runtime.
 _PROFILED = "ONNX Runtime"
 _PARTS = {
@@ -102,12 +96,14 @@ def latency_section(results: Results) -> str:
     if latency is None:
         return ""
     blocks = [
-        image("latency", "Times faster against times fewer FLOPs"),
+        image(
+            "latency", "Times faster against times fewer FLOPs, beside lines of equal gain and of 0.7 of it"
+        ),
         f"The models of seed {results.params.seeds[0]}; {latency.runs} runs of each, all models in turn, two untimed "
         f"runs before each timed one; {counted(latency.threads, 'thread')} of the CPU; random images. Times are "
-        "medians, in brackets the 10th and 90th percentile. Unlike everything else here they are measured: another "
-        f"run gives others. Peak memory: weights, {counted(max(latency.batches), 'image')} and what is alive at once "
-        "in a pass of PyTorch on the CPU.",
+        "medians, in brackets (in the figure as bars) the 10th and 90th percentile. Unlike everything else here they "
+        "are measured: another run gives others. Peak memory: weights, "
+        f"{counted(max(latency.batches), 'image')} and what is alive at once in a pass of PyTorch on the CPU.",
         _files(results),
     ]
     for each in measured(results):
@@ -126,7 +122,7 @@ def _files(results: Results) -> str:
     columns = [_disk(results, column) for column in ("params", "flops", "weights_bytes", "onnx_bytes")]
     rows = [
         [label, *(thousands(column[name]) for column in columns), thousands(peaks[name, largest])]
-        for name, label in _names(results).items()
+        for name, label in timed_models(results).items()
     ]
     return table(
         "model | parameters | FLOPs | safetensors, bytes | ONNX, bytes | peak memory, bytes",
@@ -137,7 +133,7 @@ def _files(results: Results) -> str:
 def _times(results: Results, of: Measured) -> str:
     """A runtime's table: of each batch the time, how many times faster, and what share of the FLOP ratio that is."""
     header = "model | FLOPs, times fewer"
-    cells = {name: [label] for name, label in _names(results).items()}
+    cells = {name: [label] for name, label in timed_models(results).items()}
     for idx, (batch, timings) in enumerate(of.timings.items()):
         header += f" | {counted(batch, 'image')}, ms | times faster | of the FLOP ratio"
         shown = {name: ratio for name, ratio in speedups(results, timings).items() if name in cells}
@@ -151,7 +147,7 @@ def _times(results: Results, of: Measured) -> str:
 
 def _verdicts(results: Results) -> Iterator[str]:
     """Of every pruned model of the main flow and every runtime, at the largest batch."""
-    for of, (name, label) in product(measured(results), _names(results).items()):
+    for of, (name, label) in product(measured(results), timed_models(results).items()):
         if not name.endswith(("accuracy_first", "parameter_first")):
             continue
         small, large = min(of.timings), max(of.timings)
@@ -160,7 +156,7 @@ def _verdicts(results: Results) -> Iterator[str]:
             f"{label}, {of.words}, {counted(large, 'image')}: {found.flops:.2f} times fewer FLOPs, "
             f"{found.time:.2f} times faster, {found.share:.2f} of the FLOP ratio."
         )
-        if found.share >= _EXPECTED_SHARE:
+        if found.share >= EXPECTED_SHARE:
             yield words
         elif of.profiled:
             yield f"{words} {_what_holds(results, name, found)}"
@@ -208,51 +204,7 @@ def _published(results: Results) -> Iterator[str]:
     )
 
 
-def draw_latency(results: Results, folder: Path) -> None:
-    """Times faster against times fewer FLOPs, a panel for each runtime; nothing without times."""
-    if results.params.latency is None:
-        return
-    runtimes = measured(results)
-    n_columns = min(2, len(runtimes))
-    n_rows = -(-len(runtimes) // n_columns)
-    size = (4.4 * n_columns + 0.7, 3.3 * n_rows + 1.2)
-    with figure(folder, "latency", size=size, dpi=results.params.report.dpi) as drawing:
-        axes = drawing.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False)
-        for ax, of in zip(axes.flatten(), runtimes, strict=False):
-            _draw_runtime(ax, results, of)
-            label_axes(ax, x="times fewer FLOPs", title=of.words)
-        for ax in axes.flatten()[len(runtimes) :]:
-            ax.set_visible(False)
-        for ax in axes[:, 0]:
-            ax.set_ylabel("times faster")
-        handles = axes[0, 0].get_legend_handles_labels()
-        drawing.legend(*handles, loc="outside lower center", ncols=3, fontsize=7)
-
-
-def _draw_runtime(ax: Axes, results: Results, of: Measured) -> None:
-    farthest = 1.0
-    for marker, (batch, timings) in zip(MARKERS, of.timings.items(), strict=False):
-        first = marker == MARKERS[0]  # a model has its colour in the legend once, and a batch its marker
-        ax.plot([], [], color="grey", marker=marker, ms=5, lw=0, label=counted(batch, "image"))
-        found, original = speedups(results, timings), timings[ORIGINAL].median
-        for idx, (name, label) in enumerate(_names(results).items()):
-            x, y, time = found[name].flops, found[name].time, timings[name]
-            error = [[y - original / time.p90], [original / time.p10 - y]]
-            style: dict[str, Any] = {"color": COLORS.get(name, f"C{idx}"), "marker": marker, "ms": 5, "lw": 0}
-            ax.errorbar(x, y, yerr=error, label=label if first else None, elinewidth=0.7, **style)
-            farthest = max(farthest, x)
-    ax.set_xscale("log")
-    ax.set_yscale("log")
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axis.set_major_formatter(FuncFormatter(short_number))
-        axis.set_minor_formatter(NullFormatter())
-    ends = np.array([1.0, farthest])
-    ax.plot(ends, ends, color="grey", lw=0.8, label="as the FLOPs")
-    ax.plot(ends, _EXPECTED_SHARE * ends, color="grey", lw=0.8, ls=":", label=f"{_EXPECTED_SHARE:g} of that")
-
-
-def _names(results: Results) -> dict[str, str]:
+def timed_models(results: Results) -> dict[str, str]:
     """The timed models by name, with their names for readers."""
     timed = set(results.tables["disk"]["model"])
     return {name: label for name, label in results.models().items() if name in timed}

@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from matplotlib.ticker import MaxNLocator
 
-from pipeline.compared import PUSHED
 from pipeline.params.pruning import SensitivityChoice
 from pipeline.report.figures import PIPELINES, figure, label_axes
 from pipeline.report.page import image, percent, section, table
@@ -43,9 +41,12 @@ def discriminants_section(results: Results) -> str:
     )
     return section(
         "Discriminants with and without the push",
-        image("discriminants", "The largest discriminants with and without the push"),
+        image(
+            "discriminants",
+            "The discriminants with and without the push: ranks, running share, histogram",
+        ),
         "The original, trained on for as many epochs without the push (control) and with it. "
-        "Bars: mean over seeds, whiskers from the lowest to the highest seed. On training images.",
+        "A line for each seed, on training images; what is below a ten thousandth of the largest is drawn there.",
         image("covariances", "Covariance of the latent space with and without the push"),
         table(header, rows),
         image("pushing", "The push over its epochs"),
@@ -114,26 +115,6 @@ def _by_seed(values: pd.Series[float], written: Callable[[float], str]) -> str:
     return ", ".join("-" if np.isnan(value) else written(value) for value in values)
 
 
-def draw_discriminants(results: Results, folder: Path) -> None:
-    """The largest discriminants with and without the push and their running share (CVIU Figure 4)."""
-    with figure(folder, "discriminants", size=(9.5, 3.8), dpi=results.params.report.dpi) as drawing:
-        for ax, (state, title) in zip(drawing.subplots(1, 2), _PAIR.items(), strict=True):
-            v = np.stack([np.sort(space[f"{state}.v"])[::-1] for space in results.latent_spaces.values()])
-            running = np.maximum(v, 0).astype(np.float64).cumsum(1)
-            shares, v = (running / np.maximum(running[:, -1:], 1e-30))[:, :20], v[:, :20]
-            ranks, mean = np.arange(1, v.shape[1] + 1), v.mean(0)
-            spread = np.abs(np.stack([mean - v.min(0), v.max(0) - mean]))
-            ax.bar(ranks, mean, yerr=spread, color="#0072B2", capsize=1.5, error_kw={"lw": 0.7})
-            label_axes(ax, x="latent neuron, by rank", y="discriminating power $v_j$ (Eq. 12)", title=title)
-            right = ax.twinx()
-            right.plot(ranks, 100 * shares.mean(0), color="#D55E00", marker=".")
-            right.set_ylim(0, 105)
-            right.grid(visible=False)
-            right.spines["right"].set_visible(True)
-            right.set_ylabel("running share of the sum (%)", color="#D55E00")
-            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-
-
 def draw_covariances(results: Results, folder: Path) -> None:
     """Total scatter of the latent space with and without the push (CVIU Figure 3), for the first seed."""
     seed, space = next(iter(results.latent_spaces.items()))
@@ -150,46 +131,4 @@ def draw_covariances(results: Results, folder: Path) -> None:
         drawing.colorbar(shown, ax=axes, label="log10 |covariance|, cut off at -8", shrink=0.85)
 
 
-def draw_sensitivity(results: Results, folder: Path) -> None:
-    """Validation accuracy against the latent neurons kept, by LDA and by PCA (thesis Figure 3-19), first round."""
-    with figure(folder, "latent_sensitivity", size=(6.5, 3.8), dpi=results.params.report.dpi) as drawing:
-        ax = drawing.subplots()
-        for idx, (seed, rows) in enumerate(
-            results.rows("latent", pipeline=PUSHED, round="round1").groupby("seed")
-        ):
-            color, n_kept = f"C{idx}", int(rows["kept"].sum())
-            by_lda, by_pca = 100 * rows["accuracy"], 100 * rows["n_correct_pca"] / rows["n"]
-            ax.plot(rows["rank"], by_lda, color=color, label=f"seed {seed}, LDA: {n_kept} kept")
-            ax.plot(rows["rank"], by_pca, color=color, lw=0.9, ls="--", label=f"seed {seed}, PCA")
-            ax.axvline(n_kept, color=color, lw=0.8, ls=":")
-        ax.set_xscale("log")
-        label_axes(ax, x="top latent neurons used (log scale)", y="validation accuracy (%)")
-        ax.legend()
-
-
-def draw_pushing(results: Results, folder: Path) -> None:
-    """The push over its epochs: the terms of Eq. 11, active neurons, and the largest discriminant's share."""
-    panels = {
-        "train_l_lda": r"$\ell_{lda}$ (Eq. 7)",
-        "train_l_cov": r"$\ell_{cov}$ (Eq. 8)",
-        "train_l_align": r"$\ell_{align}$ (Eq. 10)",
-        "train_n_active": "active neurons",
-        "train_top_share": "share of the top discriminant",
-        "accuracy": "validation accuracy (%)",
-    }
-    pushing = results.tables["pushing"]
-    pushing = pushing.assign(accuracy=100 * pushing["validation_n_correct"] / pushing["validation_n"])
-    with figure(folder, "pushing", size=(9.5, 5.0), dpi=results.params.report.dpi) as drawing:
-        axes = drawing.subplots(2, 3, sharex=True)
-        for ax, (column, label) in zip(axes.flat, panels.items(), strict=True):
-            for idx, (seed, each) in enumerate(pushing.groupby("seed")):
-                ax.plot(each["epoch"], each[column], color=f"C{idx}", label=f"seed {seed}")
-            label_axes(ax, y=label)
-            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        for ax in axes[1]:
-            ax.set_xlabel("epoch of the push")
-        axes[0, 0].legend()
-
-
-FIGURES = (draw_discriminants, draw_covariances, draw_sensitivity, draw_pushing)
 SECTIONS = (discriminants_section, variants_section, sensitivity_section)

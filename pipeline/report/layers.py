@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
-from matplotlib.ticker import FuncFormatter
 
-from pipeline.report.figures import COLORS, LABELS, SIZES, figure, label_axes, short_number
+from pipeline.report.figures import LABELS
 from pipeline.report.page import frame_table, image, percent, section, table
 
 if TYPE_CHECKING:
@@ -35,20 +32,20 @@ def layerwise(results: Results, model: str, seed: int) -> tuple[pd.DataFrame, pd
     return before, after[["out", "params", "flops"]].reindex(before.index, fill_value=0)
 
 
-def profile(results: Results, model: str) -> pd.Series[float]:
-    """The share of its filters that each layer keeps, in the order of the net, mean over seeds, but the last's."""
-    shares = []
+def profile(results: Results, model: str) -> dict[int, pd.Series[float]]:
+    """By seed the share of its filters that each layer keeps, in the order of the net, but the last's."""
+    shares = {}
     for seed in results.params.seeds:
         before, after = layerwise(results, model, seed)
-        shares.append((after["out"] / before["out"]).iloc[:-1])
-    return pd.concat(shares, axis=1).mean(axis=1)
+        shares[seed] = (after["out"] / before["out"]).iloc[:-1]
+    return shares
 
 
 def profile_section(results: Results) -> str:
     """Whether first layers are hardly pruned and last ones almost entirely, as the papers' figures show."""
     rows = []
-    for model in _pruned(results):
-        shares = profile(results, model).to_numpy()
+    for model in pruned_models(results):
+        shares = pd.concat(profile(results, model), axis=1).mean(axis=1).to_numpy()
         third = -(-len(shares) // 3)
         first, last = float(shares[:third].mean()), float(shares[-third:].mean())
         words = "as in the papers" if first > last else "not as in the papers"
@@ -63,20 +60,8 @@ def profile_section(results: Results) -> str:
     )
 
 
-def draw_profile(results: Results, folder: Path) -> None:
-    """The share of its filters that each layer keeps, from the first layer to the last (mean over seeds)."""
-    with figure(folder, "profile", size=(9.5, 3.8), dpi=results.params.report.dpi) as drawing:
-        ax = drawing.subplots()
-        for model in _pruned(results):
-            shares = 100 * profile(results, model)
-            ax.plot(range(len(shares)), shares, color=COLORS[model], marker=".", lw=1.2, label=LABELS[model])
-        ax.set_xticks(range(len(shares)), shares.index, rotation=90, fontsize=6)
-        ax.set_ylim(0, 105)
-        label_axes(ax, y="filters kept (%)", x="layers, from the first to the last")
-        drawing.legend(loc="outside upper center", ncols=4)
-
-
-def _pruned(results: Results) -> list[str]:
+def pruned_models(results: Results) -> list[str]:
+    """Those of the main flow that were cut from another one."""
     return [model for model in results.main_models() if model in _CUT_FROM]
 
 
@@ -95,23 +80,3 @@ def layers_section(results: Results) -> str:
             "layer kind out out.after params params.after flops flops.after",
         ),
     )
-
-
-def draw_layers(results: Results, folder: Path) -> None:
-    """Parameters and FLOPs of each layer before and after (CVIU Figure 8), for the first seed."""
-    seed = results.params.seeds[0]
-    before, after = layerwise(results, "parameter_first", seed)
-    positions = np.arange(len(before))
-    with figure(folder, "layers", size=(9.5, 6.0), dpi=results.params.report.dpi) as drawing:
-        axes = drawing.subplots(2, 1, sharex=True)
-        for ax, (column, unit) in zip(axes, SIZES.items(), strict=True):
-            ax.bar(positions, before[column], color="#009E73", label="pruned away")
-            ax.bar(positions, after[column], color="#0072B2", label="remaining")
-            label_axes(ax, y=unit)
-            ax.yaxis.set_major_formatter(FuncFormatter(short_number))
-        axes[0].legend()
-        axes[0].set_title(f"pushed and parameter-first model, seed {seed}", fontsize=10)
-        axes[1].set_xticks(positions, before.index, rotation=90, fontsize=7)
-
-
-FIGURES = (draw_layers, draw_profile)

@@ -28,6 +28,7 @@ from pipeline.errors import InputError
 from pipeline.files import read_json
 from pipeline.images.rare_classes import rare_classes_remark
 from pipeline.params.nets.sections import is_looked_at
+from pipeline.report.facts import Confidences, load_confidences, load_epochs
 from pipeline.report.figures import LABELS
 from pipeline.report.hits import hits_of, more_hits, with_accuracy
 from pipeline.report.page import literal
@@ -80,6 +81,8 @@ class Results:
         stops: by pipeline and seed, the last round's `round.json`.
         dataset: `images.json`.
         environment: `environment.json` of the first seed.
+        epochs: by model of the main flow and seed, how long it was trained in all.
+        confidences: by seed, condition and model, of the original and the pruned models under headline attacks.
     """
 
     params: Params
@@ -90,6 +93,8 @@ class Results:
     stops: dict[tuple[str, int], dict[str, Any]]
     dataset: dict[str, Any]
     environment: dict[str, Any]
+    epochs: dict[tuple[str, int], int]
+    confidences: Confidences
 
     def rows(self, table: str, **values: object) -> pd.DataFrame:
         """The rows of a table that have these values, ordered by seed."""
@@ -180,6 +185,10 @@ class Results:
         mean, low, high = (min(1.0, max(-1.0, share + each)) for each in (found.mean, found.low, found.high))
         return Interval(mean, low, high, found.n, found.n_images)
 
+    def confidence(self, model: str, condition: str) -> Values:
+        """The softmax confidences (seeds, images) of a model, in the order of `rows`."""
+        return np.stack([self.confidences[seed, condition, model] for seed in sorted(self.params.seeds)])
+
     def collapsed(self, model: str) -> int:
         """In how many seeds a compared model is no better than chance on clean images."""
         return int((self.rows("accuracy", model=model, condition=CLEAN)["collapsed"] > 0).sum())
@@ -244,8 +253,10 @@ def load_results(params: Params, root: Path) -> Results:
             },
             dataset=read_json(root / "prepare" / "images.json"),
             environment=read_json(root / f"evaluate/{seeds[0]}/environment.json"),
+            epochs=load_epochs(params, root),
+            confidences=load_confidences(params, root),
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{root}: expected every stage's tables; run `dvc repro` ({error})") from None
 
 

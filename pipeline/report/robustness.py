@@ -1,4 +1,4 @@
-"""`robustness.md`: what noise and attacks do to the original, pushed and pruned models."""
+"""The page's sections on what noise and attacks do to the original, pushed and pruned models."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from pipeline.params.perturbations import FoolboxAttack, ImpulseNoise, NewtonFoolAttack, PoissonNoise
 from pipeline.report import robustness_figures as draw
-from pipeline.report.claims import claims_section, pairs_section, same_size_section
-from pipeline.report.page import bullets, counted, frame_table, grid, image, percent, section, spread, table
+from pipeline.report.claims import pairs_section, same_size_section
+from pipeline.report.page import counted, frame_table, grid, image, percent, section, spread, table
 from pipeline.report.published import published_drops
 from pipeline.report.results import counted_images
 from pipeline.report.strengths import corruption_section, sources_section, white_box_strengths_section
@@ -32,32 +32,29 @@ if TYPE_CHECKING:
 _FOOLED = {"only_original": "fooled the original, not the pruned model", "only_pruned": "the reverse"}
 
 
-def robustness_report(results: Results, figures: Path) -> str:
-    """Draw the figures and return the page."""
-    draw.draw_drops(results, figures)
-    draw.draw_reliability(results, figures)
+def robustness_report(results: Results, *, drawn: bool = True) -> str:
+    """Every section but the galleries; `drawn`: whether there is a figure of accuracy against strength."""
     sections = (
-        _head(results),
-        claims_section(results),
-        _drops(results),
+        head_section(results),
+        drops_section(results),
         published_drops(results),
         corruption_section(results),
-        _severities(results, figures),
-        same_size_section(results),
-        _white_box(results),
+        severities_section(results, drawn=drawn),
+        white_box_section(results),
         white_box_strengths_section(results),
         sources_section(results),
+        same_size_section(results),
         pairs_section(results),
         calibration_section(results),
-        _outcomes(results),
-        _galleries(results, figures),
-        _accuracies(results),
-        _perturbations(results),
+        outcomes_section(results),
+        accuracies_section(results),
+        perturbations_section(results),
     )
     return "\n".join(filter(None, sections))
 
 
-def _head(results: Results) -> str:
+def head_section(results: Results) -> str:
+    """On which images, and on which nets attacks are crafted."""
     params = results.params
     sources = ", ".join(f"{name} ({each.model.architecture})" for name, each in params.sources.items())
     n_test, n_perturbed = (n_images(results, *which) for which in ALL_TEST_IMAGES)
@@ -76,11 +73,12 @@ def _head(results: Results) -> str:
         sentences.append(
             "Transfer alone is weak evidence of robustness, so a white-box column stands beside it as a diagnostic."
         )
-    blocks = (f"# Robustness: {params.name}", " ".join(sentences), bullets(results.notes))
-    return "\n\n".join(filter(None, blocks)) + "\n"
+    return section("How robustness is measured", " ".join(sentences))
 
 
-def _drops(results: Results) -> str:
+def drops_section(results: Results) -> str:
+    """The form of thesis Tables 5-1 to 5-3."""
+
     def cell(condition: str, model: str, *, relative: bool = False) -> str:
         return results.drop(model, condition, relative=relative).percent(signed=True)
 
@@ -98,17 +96,21 @@ def _drops(results: Results) -> str:
     )
 
 
-def _severities(results: Results, figures: Path) -> str:
-    if not draw.draw_severities(results, figures):
+def severities_section(results: Results, *, drawn: bool) -> str:
+    """Accuracy against strength; empty where no perturbation has one."""
+    if not drawn:
         return ""
     return section(
         "Strength by strength",
         image("severities", "Accuracy against the strength of every perturbation"),
-        "Test accuracy, mean over seeds; bands run from the lowest to the highest seed.",
+        f"Test accuracy against strength, {over_seeds(results)}; the bands are "
+        "the intervals of the original and of the parameter-first model. A line joins one model's "
+        "accuracies.",
     )
 
 
-def _white_box(results: Results) -> str:
+def white_box_section(results: Results) -> str:
+    """Attacks on the model itself beside the same attacks transferred; empty without any."""
     params = results.params
     if not params.white_box:
         return ""
@@ -145,7 +147,8 @@ def _white_box(results: Results) -> str:
     )
 
 
-def _accuracies(results: Results) -> str:
+def accuracies_section(results: Results) -> str:
+    """Of every model under every condition."""
     found = results.estimates("accuracy", "model", "condition")
     names = {each.name: marked(results, each.name) for each in results.conditions()}
 
@@ -159,7 +162,8 @@ def _accuracies(results: Results) -> str:
     )
 
 
-def _perturbations(results: Results) -> str:
+def perturbations_section(results: Results) -> str:
+    """How large each perturbation really is, and how many images it left untouched."""
     of_condition = results.tables["perturbations"].groupby("condition")
     norms = 255 * of_condition[["l2", "linf"]].mean().join(of_condition[["l2_max", "linf_max"]].max())
     rows = []
@@ -199,7 +203,8 @@ def _describe(results: Results, condition: Condition) -> str:
     return f"{condition.family}, {condition.unit}: {condition.strength:g}"
 
 
-def _outcomes(results: Results) -> str:
+def outcomes_section(results: Results) -> str:
+    """Whom transferred attacks fooled; empty without attacks."""
     if not results.params.attacks:
         return ""
     return section(
@@ -213,7 +218,8 @@ def _outcomes(results: Results) -> str:
     )
 
 
-def _galleries(results: Results, figures: Path) -> str:
+def galleries_section(results: Results, figures: Path) -> str:
+    """Draw the galleries (thesis Figures 5-2 to 5-5); empty without attacks."""
     headline, blocks = results.headline(), []
     for attack in [
         each.name for each in results.conditions() if each.kind == "attack" and each.name in headline

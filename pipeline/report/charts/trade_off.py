@@ -1,0 +1,203 @@
+"""The page's first figure: test accuracy against size, ours and all others; and how far the others are from ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import altair as alt
+import pandas as pd
+
+from pipeline.compared import ORIGINAL, OURS
+from pipeline.report.charts.chart import (
+    INK,
+    Figure,
+    Key,
+    beside,
+    color,
+    data,
+    floor_of,
+    forest,
+    keys_of,
+    layered,
+    shape,
+    value_axis,
+)
+from pipeline.report.comparison import label_of, variants_of
+from pipeline.report.hits import more_hits
+from pipeline.report.page import thousands
+
+if TYPE_CHECKING:
+    from pipeline.report.ablation import Effect
+    from pipeline.report.results import Results
+
+# What the horizontal axis may show, by the column of the chart's data.
+MEASURES = {
+    "params": "parameters",
+    "flops": "FLOPs per image",
+    "bytes": "bytes of the weights on disk",
+    "milliseconds": "milliseconds for an image",
+}
+# Markers of the same size stand side by side: neighbours are so far apart on the logarithmic axis.
+_APART = 1.05
+
+
+def trade_off(results: Results, models: pd.DataFrame) -> Figure:
+    """Test accuracy against size; a signal, `measure`, says which size.
+
+    Args:
+        models: the recommendation's table: `model`, `milliseconds`, `bytes`, and who is `chosen`.
+    """
+    # Ours last: what is drawn later lies above.
+    rows = pd.DataFrame([*_compared(results, models), *_main(results, models)])
+    rows = rows.assign(beside=beside(rows, "group", apart=_APART))
+    keys = keys_of(results.main_models() | dict(zip(rows["name"], rows["who"], strict=True)))
+    original = rows[rows["name"] == ORIGINAL].iloc[0]
+    comparable = original["accuracy"] - 100 * results.params.select.max_drop
+    floor = floor_of([*rows["accuracy"], comparable], least_spread=3.0)
+    below = rows["accuracy"] < floor
+    rows = rows.assign(
+        y=rows["accuracy"].clip(lower=floor),
+        low=rows["low"].clip(lower=floor),
+        high=rows["high"].clip(lower=floor),
+        edge=("\u2193 " + rows["accuracy"].map("{:.1f} %".format)).where(below),
+    )
+    top = float(max(rows["high"].max(), original["accuracy"]))
+    bounds = {"domain": [floor, min(100.0, top + 0.05 * (top - floor))], "nice": False}
+    y, low = (value_axis(each, "test accuracy (%)", **bounds) for each in ("y", "low"))
+    base = (
+        alt.Chart(data(rows))
+        .transform_calculate(x="datum[measure] * datum.beside")
+        .transform_filter("isValid(datum[measure]) && datum[measure] > 0")
+        .encode(x=_x())
+    )
+    lines = [
+        {"y": original["accuracy"], "label": f"{original['who']}: {original['accuracy']:.2f} %", "dash": 1},
+        {"y": comparable, "label": f"comparable: {comparable:.2f} %", "dash": 0},
+    ]
+    rules = alt.Chart(data(line for line in lines if line["y"] >= floor))
+    dash = alt.condition("datum.dash == 1", alt.value([6, 3]), alt.value([2, 3]))
+    layers = [
+        rules.mark_rule(color=INK, opacity=0.6).encode(y=y, strokeDash=dash),
+        rules.mark_text(align="left", dx=4, dy=-6, fontSize=11).encode(y=y, text="label:N", x=alt.value(0)),
+        base.mark_rule(opacity=0.55, strokeWidth=1.5).encode(y=low, y2="high:Q", color=color(keys)),
+        base.mark_point(filled=True, size=85, opacity=1).encode(
+            y=y, color=color(keys), shape=shape(keys), tooltip="told:N"
+        ),
+    ]
+    # A layer without rows has no place on an axis, and Vega says so aloud.
+    if rows["chosen"].any():
+        ring = base.transform_filter("datum.chosen == 1").mark_point(
+            shape="circle", size=420, filled=False, color=INK
+        )
+        layers.append(ring.encode(y=y, tooltip="told:N"))
+    if below.any():
+        edge = base.transform_filter("isValid(datum.edge)").mark_text(dy=-13, fontSize=10)
+        layers.append(edge.encode(y=y, text="edge:N"))
+    titles = ", ".join(f"'{name}': '{words} (log scale)'" for name, words in MEASURES.items())
+    title = alt.TitleParams(
+        text=alt.ExprRef(f"({{{titles}}})[measure]"),
+        orient="bottom",
+        anchor="middle",
+        fontWeight="normal",
+        offset=6,
+    )
+    chart = layered(*layers, title=title, height=380) | {"params": [{"name": "measure", "value": "params"}]}
+    return Figure("comparison", [chart], keys)
+
+
+def measured_by(models: pd.DataFrame) -> dict[str, str]:
+    """The sizes that the figure can show: bytes and milliseconds where they were taken."""
+    has = {name for name in ("bytes", "milliseconds") if name in models and models[name].notna().any()}
+    return {name: words for name, words in MEASURES.items() if name in {"params", "flops"} | has}
+
+
+def _x() -> alt.X:
+    label = "replace(format(datum.value, '~s'), 'G', 'B')"
+    axis = alt.Axis(title=None, labelExpr=label, tickCount=5, labelOverlap=True)
+    return alt.X("x:Q", scale=alt.Scale(type="log", nice=False, padding=22), axis=axis)
+
+
+def _main(results: Results, models: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    scores, chosen = results.estimates("scores", "model", "split"), set(models[models["chosen"]]["model"])
+    for name, label in results.main_models().items():
+        sizes = {each: results.size(name, each) for each in ("params", "flops")}
+        yield _row(name, label, scores[name, "test"], sizes | _measured(models, name), chosen=name in chosen)
+
+
+def _compared(results: Results, models: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    compare = results.params.compare
+    if compare is None:
+        return
+    for name in (OURS, *variants_of(compare), *compare.competitors, *compare.fixed_nets):
+        label, fixed = label_of(name), name in compare.fixed_nets
+        for step, rows in results.rows("comparison", method=name).groupby("step"):
+            sizes = {each: float(rows[each].mean()) for each in ("params", "flops")}
+            sizes |= _measured(models, f"{name}_step{step}")
+            row = _row(name, label, results.accuracy(rows, "test_"), sizes)
+            yield row | {"group": name if fixed else f"size {step}"}
+
+
+def _measured(models: pd.DataFrame, name: str) -> dict[str, float]:
+    mine = models[models["model"] == name]
+    columns = [each for each in ("bytes", "milliseconds") if each in models]
+    return {each: float(mine[each].iloc[0]) for each in columns} if len(mine) else {}
+
+
+def _row(
+    name: str, label: str, interval: Any, sizes: Mapping[str, float], *, chosen: bool = False
+) -> dict[str, Any]:
+    said = f"{label}: {interval.percent()} %, {thousands(sizes['params'])} parameters"
+    return {
+        "name": name,
+        "who": label,
+        "accuracy": 100 * interval.mean,
+        "low": 100 * interval.low,
+        "high": 100 * interval.high,
+        "told": said,
+        "chosen": int(chosen),
+        "group": f"{sizes['params']:.0f} parameters",
+        **sizes,
+    }
+
+
+def differences(results: Results) -> Figure | None:
+    """Ours less every other method at each size, in points, on the same images; None where nothing is compared."""
+    compare = results.params.compare
+    if compare is None or not (*variants_of(compare), *compare.competitors):
+        return None
+    names = {name: label_of(name) for name in (*variants_of(compare), *compare.competitors)}
+    panels, keys = dict[str, pd.DataFrame](), keys_of(names)
+    for step, ours in results.rows("comparison", method=OURS).groupby("step"):
+        rows = []
+        for name, label in names.items():
+            mine = results.rows("comparison", method=name, step=step)
+            if mine["collapsed"].any() or ours["collapsed"].any():
+                continue
+            found = results.difference(more_hits(ours, mine, "test_"))
+            mean, low, high = (100 * each for each in (found.mean, found.low, found.high))
+            told = f"ours less {label}: {found.percent(signed=True)} points"
+            rows.append({"label": label, "who": label, "mean": mean, "low": low, "high": high, "told": told})
+        if rows:
+            panels[f"{thousands(ours['params'].mean())} parameters"] = pd.DataFrame(rows)
+    axis = "points, ours less theirs (right: ours better)"
+    charts = [forest(rows, keys, title=title, axis=axis) for title, rows in panels.items()]
+    return Figure("differences", charts, columns=2) if charts else None
+
+
+def effects_figure(effects: Sequence[Effect]) -> Figure:
+    """What each part changed (`ablation.effects`)."""
+    rows = [
+        {
+            "label": each.words,
+            "who": "effect",
+            "told": f"{each.words}: {each.change.percent(signed=True)} points",
+        }
+        | {name: 100 * getattr(each.change, name) for name in ("mean", "low", "high")}
+        for each in effects
+        if each.change.n
+    ]
+    axis = "points (right: helps)"
+    return Figure(
+        "ablation", [forest(pd.DataFrame(rows), [Key("effect", INK, "circle")], title="", axis=axis)]
+    )

@@ -1,0 +1,64 @@
+"""The first screen's table of models: it says what a CSV beside the page holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from pipeline.compared import ORIGINAL
+from pipeline.report.page import counted, literal, percent, table, thousands
+
+if TYPE_CHECKING:
+    from pipeline.report.results import Results
+
+_MODELS = (
+    "model | parameters (of original) | FLOPs | bytes | ms, an image | epochs in all | test accuracy, % | "
+    "less the original, points | worst noise, points | worst attack, points"
+)
+
+
+def models_table(results: Results, models: pd.DataFrame) -> str:
+    """The models worth a row, those to choose in bold; a dash where nothing was measured."""
+    original = float(models[models["model"] == ORIGINAL]["params"].iloc[0])
+    rows = []
+    for row in models.to_dict("records"):
+        name = f"**{literal(str(row['label']))}**" if row["chosen"] else literal(str(row["label"]))
+        accuracy = _interval(row, "test_accuracy", "low", "high")
+        difference = _interval(row, "difference", "difference_low", "difference_high", signed=True)
+        size = f"{thousands(row['params'])} ({percent(row['params'] / original)} %)"
+        numbers = [_number(row, each) for each in ("flops", "bytes")]
+        ms = f"{row['milliseconds']:.3g}" if _has(row, "milliseconds") else "-"
+        worst = [_worst(row, each) for each in ("worst_noise", "worst_attack")]
+        rows.append([name, size, *numbers, ms, _number(row, "epochs"), accuracy, difference, *worst])
+    return (
+        table(_MODELS, rows)
+        + "\n\n"
+        + (
+            f"Models in bold are those to choose from. Epochs in all: every epoch of training behind a model, growing "
+            f"and pushing included. Less the original: paired, image by image and seed by seed, "
+            f"{counted(len(results.params.seeds), 'seed')}. Worst: the largest loss of accuracy against clean images."
+        )
+    )
+
+
+def _interval(row: Mapping[Any, Any], mean: str, low: str, high: str, *, signed: bool = False) -> str:
+    if not _has(row, mean):
+        return "-"
+    cells = [percent(float(row[each]), signed=signed) for each in (mean, low, high)]
+    return f"{cells[0]} [{cells[1]},\u00a0{cells[2]}]"  # bounds stay on one line
+
+
+def _worst(row: Mapping[Any, Any], name: str) -> str:
+    if not _has(row, f"{name}_drop"):
+        return "-"
+    return f"{percent(float(row[f'{name}_drop']), signed=True)} ({literal(str(row[name]))})"
+
+
+def _number(row: Mapping[Any, Any], name: str) -> str:
+    return thousands(float(row[name])) if _has(row, name) else "-"
+
+
+def _has(row: Mapping[Any, Any], name: str) -> bool:
+    return name in row and not pd.isna(row[name]) and bool(row[name] != "")

@@ -1,0 +1,129 @@
+"""`index.html`: the answer first, then every section, in one file that needs nothing beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import pandas as pd
+import vl_convert
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from pipeline.report.charts.trade_off import measured_by
+from pipeline.report.html.render import to_html
+from pipeline.report.page import bullets, counted, literal
+from pipeline.report.summary import over_seeds
+
+if TYPE_CHECKING:
+    from pipeline.report.charts.chart import Figure
+    from pipeline.report.results import Results
+
+_HERE = Path(__file__).parent
+
+
+class Part(NamedTuple):
+    """A section of the page: its anchor, its heading and its Markdown."""
+
+    name: str
+    title: str
+    text: str
+
+
+def alternative(results: Results) -> str:
+    """The first figure in words."""
+    return (
+        "Test accuracy against size: ours, what it is compared with, and the models to choose from, ringed. Bars are "
+        f"{results.params.report.confidence:.0%} intervals of seeds and images together; markers of the same size "
+        "stand side by side; what is far below all others stands at the lower edge with its accuracy"
+    )
+
+
+def markdown(results: Results, sentence: str, parts: Sequence[Part]) -> str:
+    """The page for forges, which show no HTML."""
+    blocks = [f"# {_title(results)}", f"**{literal(sentence)}**", _meta(results)]
+    blocks += [f"# {part.title}\n\n{part.text.strip()}" for part in parts if part.text.strip()]
+    return "\n\n".join(blocks) + "\n"
+
+
+def page(
+    results: Results,
+    *,
+    sentence: str,
+    models: pd.DataFrame,
+    first: str,
+    parts: Sequence[Part],
+    figures: Mapping[str, Figure],
+    folder: Path,
+) -> str:
+    """The page of a run.
+
+    Args:
+        results: of the run.
+        sentence: the recommendation.
+        models: the recommendation's table.
+        first: the first screen below the sentence, as Markdown.
+        parts: what follows; those without text are left out.
+        figures: the charts by name.
+        folder: of the report, where pictures lie.
+    """
+
+    def html(text: str) -> Markup:
+        return to_html(text, figures=figures, folder=folder)
+
+    # The sentence's clauses one below the other: the first is the answer.
+    answer, *details = sentence.removesuffix(".").split("; ")
+    shown = [
+        {"name": part.name, "title": part.title, "html": html(part.text)}
+        for part in parts
+        if part.text.strip()
+    ]
+    return render(
+        "page.html.jinja",
+        title=_title(results),
+        answer=answer,
+        details=details,
+        meta=html(_meta(results)),
+        measures=measured_by(models),
+        first=html(first),
+        parts=shown,
+        bundle=Markup(bundle()),
+        script=Markup((_HERE / "page.js").read_text(encoding="utf-8")),
+    )
+
+
+def _title(results: Results) -> str:
+    return f"Grow, push, prune: {literal(results.params.name)}"
+
+
+def _meta(results: Results) -> str:
+    data, params = results.dataset, results.params
+    counts = ", ".join(f"{n} {name}" for name, n in data["counts"].items())
+    about = (
+        f"{counted(len(params.seeds), 'seed')}; {len(data['classes'])} classes; images: {counts}. "
+        f"Accuracies: {over_seeds(results)}."
+    )
+    return "\n\n".join(filter(None, (about, bullets(results.notes))))
+
+
+def render(template: str, **values: object) -> str:
+    """A template of this folder, with the stylesheet; every value that is no markup is escaped.
+
+    Raises:
+        jinja2.UndefinedError: if the template names something else.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True
+    )
+    style = Markup((_HERE / "style.css").read_text(encoding="utf-8"))
+    return environment.get_template(template).render(style=style, **values)
+
+
+@cache
+def bundle() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script; what would end the script's element is written otherwise."""
+    # Without a snippet it sets `window.vegaEmbed`; the stub lacks that case.
+    found = vl_convert.javascript_bundle(None)  # type: ignore[arg-type]
+    return found.replace("</script", "<\\/script")
