@@ -30,6 +30,7 @@ from scipy import optimize, special
 
 Hits = npt.NDArray[np.bool_]
 Values = npt.NDArray[np.float64]
+_Parts = list[tuple[int, float]]
 
 # So that no table of hits is read as numbers.
 _PACKED = "x"
@@ -71,7 +72,7 @@ def accuracy_interval(hits: Hits, *, confidence: float) -> Interval:
     """
     n_seeds, n_images = _shape(hits)
     mean, t = float(hits.mean()), _quantile(max(n_images, 2), 1 - confidence)
-    half_sq = _half_sq([hits.mean(1), hits.mean(0)], 1 - confidence)
+    half_sq = _half_sq([_part(hits.mean(1)), _part(hits.mean(0))], 1 - confidence)
     n = max(1.0, min(n_images, t**2 * mean * (1 - mean) / half_sq)) if half_sq else float(n_images)
     center = (mean + t**2 / (2 * n)) / (1 + t**2 / n)
     half = t / (1 + t**2 / n) * float(np.sqrt(mean * (1 - mean) / n + t**2 / (4 * n**2)))
@@ -90,7 +91,7 @@ def difference_interval(values: Values, *, confidence: float, unit: float = 1.0)
     Raises:
         ValueError: if there are no values.
     """
-    half = float(np.sqrt(_half_sq(_means(values, unit), 1 - confidence)))
+    half = float(np.sqrt(_half_sq(_parts(values, unit), 1 - confidence)))
     mean = float(values.mean())
     return Interval(mean, mean - half, mean + half, *_shape(values))
 
@@ -103,12 +104,12 @@ def p_value(values: Values, *, null: float = 0.0, unit: float = 1.0) -> float:
     Raises:
         ValueError: if there are no values.
     """
-    means, distance_sq = _means(values, unit), (float(values.mean()) - null) ** 2
+    parts, distance_sq = _parts(values, unit), (float(values.mean()) - null) ** 2
     if len(values) == 1:
         return float("nan")
 
     def excess(log_p: float) -> float:
-        return _half_sq(means, float(np.exp(log_p))) - distance_sq
+        return _half_sq(parts, float(np.exp(log_p))) - distance_sq
 
     lowest = float(np.log(_LEAST_P))
     if distance_sq == 0 or excess(lowest) <= 0:
@@ -135,19 +136,20 @@ def _shape(values: npt.NDArray[Any]) -> tuple[int, int]:
     return values.shape[0], values.shape[1]
 
 
-def _means(values: Values, unit: float) -> list[Values]:
-    """Those of seeds, and those of images with two more."""
+def _parts(values: Values, unit: float) -> _Parts:
+    """Of the means of seeds, and of those of images with two more: how many, and the variance of their mean."""
     _shape(values)
-    return [values.mean(1), np.append(values.mean(0), [unit, -unit])]
+    return [_part(values.mean(1)), _part(np.append(values.mean(0), [unit, -unit]))]
 
 
-def _half_sq(parts: list[Values], p: float) -> float:
-    """The square of half of the interval whose confidence is 1 - p: Student's of each part; 0 of a single mean."""
-    return sum(
-        _quantile(len(means), p) ** 2 * float(means.var(ddof=1)) / len(means)
-        for means in parts
-        if len(means) > 1
-    )
+def _part(means: Values) -> tuple[int, float]:
+    """A single mean has no variance here."""
+    return len(means), float(means.var(ddof=1)) / len(means) if len(means) > 1 else 0.0
+
+
+def _half_sq(parts: _Parts, p: float) -> float:
+    """The square of half of the interval whose confidence is 1 - p: Student's of each part."""
+    return sum(_quantile(n, p) ** 2 * variance for n, variance in parts if n > 1)
 
 
 def _quantile(n: int, p: float) -> float:

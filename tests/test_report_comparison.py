@@ -141,7 +141,9 @@ def test_the_verdict_counts_comparisons_that_are_decided() -> None:
         "number of seeds and images in 3; 0 with" in section
     )
     # (-10 + 20 + 30 - 1 - 1/3 + 4/3) / 6 of 1000.
-    assert re.search(r"All together \+0\.67 \[.*?\] points, supported; .*by the means as claimed in 3 of 6", section)
+    assert re.search(
+        r"All together \+0\.67 \[.*?\] points, supported; .*by the means as claimed in 3 of 6", section
+    )
     assert (
         "* 5,000 parameters: best is L1 norm (Li et al.) (96.00 %), ours is number 3 of 4 (95.00 %)"
         in section

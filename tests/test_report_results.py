@@ -111,6 +111,7 @@ def test_a_whole_report_has_every_section_and_every_table(tmp_path: Path) -> Non
     assert set(tables) == {
         *("scores", "layers", "samples", "latent", "growth", "pushing", "variants", "comparison", "accuracy"),
         *("accuracy_means", "reliability", "pairs", "perturbations", "outcomes", "crafted", "white_box"),
+        *("claims", "recommendation"),
     }
     assert not [name for name, table in tables.items() if "hits" in table or "test_hits" in table]
     for name, table in tables.items():
@@ -191,7 +192,9 @@ def test_what_the_params_leave_out_is_left_out(
     assert ("Attacks are crafted once on a third model" in text) == bool(params.attacks)
     assert ("a white-box column stands beside it" in text) == bool(params.white_box)
     assert ("(`grow` is null): the original is the base." in text) == (params.grow is None)
-    assert ("Less ours, in points" in text) == ("comparisons ours is better" in text) == bool(competitors)
+    assert (
+        ("Ours less theirs, in points" in text) == ("comparisons ours is better" in text) == bool(competitors)
+    )
     assert ("Fixed nets, trained" in text) == bool(params.compare and params.compare.fixed_nets)
     (calibration,) = [line for line in text.splitlines() if line.startswith("| model | ECE")]
     assert calibration.count("confidence, right") == 1 + bool(params.attacks) + bool(params.noise)
@@ -238,6 +241,7 @@ OPTIONAL = [
         ),
         *("select/1/pushed/selection.json", "evaluate/0/environment.json", "prepare/images.json"),
         *("robustness/0/pgd/gallery.csv", "robustness/0/pgd/gallery.safetensors"),
+        *("robustness/1/fgsm/predictions.safetensors", "push/1/main/model.json"),
     ],
 )
 def test_a_file_that_is_missing_is_named(tmp_path: Path, name: str) -> None:
