@@ -87,8 +87,9 @@ def test_all_equal() -> None:
     assert sentence(results) == (
         "Take pruned, parameter first: 10,000 parameters (10.00 % of the original) and 1,000 FLOPs, means over 3 "
         "seeds; right on 95.00 [93.47, 96.19] % of the test images, +0.00 [-0.28, +0.28] points against the original "
-        "(within 1.00); at worst -10.00 points under noise (gaussian, the original -10.00) and -45.00 points under attack (pgd "
-        "on the model itself, the original -45.00); at 12,000 parameters, the compared size nearest to it, ours has "
+        "(within 1.00); at worst -10.00 points under noise (gaussian, the original -10.00) and -45.00 points under "
+        "attack (pgd on the model itself, the original -45.00); at 12,000 parameters, the compared size nearest to it, "
+        "ours has "
         f"95.00 [93.47, 96.19] %: as good {OTHERS.format('+0.00', '')}, 0 of 3 others behind, 0 of them surely."
     )
 
