@@ -14,8 +14,8 @@ import psutil
 import pytest
 from conftest import Workspace, jobs_run, set_jobs
 
-# One process for all that share a full run.
-pytestmark = [pytest.mark.xdist_group("workspace"), pytest.mark.dvc, pytest.mark.processes]
+# One process for all that share what was killed.
+pytestmark = [pytest.mark.xdist_group("killed"), pytest.mark.dvc, pytest.mark.processes]
 
 _TIMEOUT = 120
 
