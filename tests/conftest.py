@@ -30,6 +30,9 @@ _TIMEOUT = 240
 # What no stage reads, and what a run writes.
 _NOT_COPIED = ("tests/", "benchmarks/", "reports/", "metrics/", "dvc.lock")
 
+# The epoch that is lost where a stage of `another_run` is killed.
+KILL_AT = {"train": 3, "grow": 4, "prune": 7}
+
 # Stages one after another in one process, which imports torch once.
 RUN_STAGES = """
 import sys
@@ -242,21 +245,36 @@ def finished(full_run: FullRun) -> Workspace:
     return full_run.workspace
 
 
+@dataclass(frozen=True)
+class AnotherRun:
+    """A workspace after all stages but the report, and of each that was killed on the way: how both of its runs ended.
+
+    That is the exit code and how many epochs were kept, of the killed run and of the next; between them, whether there
+    was an output, and how many points to go on from.
+    """
+
+    workspace: Workspace
+    ended: dict[str, tuple[list[int], int, int, list[int]]]
+
+
 @pytest.fixture(scope="session")
-def another_run(workspace: Workspace, shared: Path) -> Workspace:
-    """Every stage but the report from nothing once more, in one process, one job after another, without DVC.
+def another_run(workspace: Workspace, shared: Path) -> AnotherRun:
+    """From nothing once more, one job after another, in one process and in some that are killed; without DVC.
 
     In another folder, which a group shares: all may write what its members write. Read it; copy it to change it.
     """
-    made = Workspace(shared / "another")
+    made, said = Workspace(shared / "another"), shared / "another.json"
     with made_once(made.root) as to_be_made:
         if to_be_made:
             workspace.copy(made.root)
             set_jobs(made, "1")
             stages = YAML(typ="safe").load(made.path("dvc.yaml").read_text(encoding="utf-8"))["stages"]
-            python = (sys.executable, "-c", RUN_STAGES)
-            made.must("bash", "-c", 'umask 002; exec "$@"', "bash", *python, *(each for each in stages if each != "report"))
-    return made
+            program = [sys.executable, str(ROOT / "tests/killed_run.py"), json.dumps(KILL_AT)]
+            program += [stage for stage in stages if stage != "report"]
+            umask = ("bash", "-c", 'umask 002; exec "$@"', "bash")
+            result = made.must(*umask, *program, timeout=FULL_RUN_SECONDS)
+            said.write_text(result.output.splitlines()[-1], encoding="utf-8")
+    return AnotherRun(made, json.loads(said.read_text(encoding="utf-8")))
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import FULL_RUN_SECONDS, FullRun, Workspace, jobs_run, stages_run
+from conftest import FULL_RUN_SECONDS, AnotherRun, FullRun, Workspace, jobs_run, stages_run
 from ruamel.yaml import YAML
 from tiny_params import edited
 
@@ -144,18 +144,18 @@ def test_a_clone_with_the_cache_runs_nothing(finished: Workspace, tmp_path: Path
     ],
 )
 def test_another_run_in_one_process_gives_the_same_bytes(
-    finished: Workspace, another_run: Workspace, folder: str, least: dict[str, int]
+    finished: Workspace, another_run: AnotherRun, folder: str, least: dict[str, int]
 ) -> None:
-    """Another folder, another store, one process instead of forked ones for each stage and its jobs.
+    """Another folder, another store, one job at a time instead of two in forked processes; some stages were killed.
 
     The report, which takes a fifth of the time, is compared by tests/test_reruns.py.
     """
-    first, second = finished.contents(folder), another_run.contents(folder)
+    first, second = finished.contents(folder), another_run.workspace.contents(folder)
     assert sorted(first) == sorted(second)
     assert [name for name in first if first[name] != second[name]] == []
     for suffix, n in least.items():
         assert len([name for name in first if name.endswith(suffix)]) >= n
-    assert sorted(jobs_run(finished.log())) == sorted([*jobs_run(another_run.log()), "report"])
+    assert sorted(jobs_run(finished.log())) == sorted([*jobs_run(another_run.workspace.log()), "report"])
 
 
 def test_presets_and_names_there_and_back_leave_nothing_to_do(

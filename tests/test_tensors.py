@@ -12,7 +12,7 @@ import pytest
 import safetensors.numpy
 import safetensors.torch
 import torch
-from conftest import ROOT, Workspace
+from conftest import ROOT, AnotherRun, Workspace
 
 from pipeline import files
 from pipeline.errors import InputError
@@ -128,6 +128,7 @@ def test_every_file_of_a_run_is_as_the_umask_has_it(finished: Workspace) -> None
     assert len([*finished.path("runs").rglob("*.safetensors")]) > 20
 
 
-def test_where_a_group_shares_a_folder_it_can_go_on_with_everything(another_run: Workspace) -> None:
-    assert wrong_modes(another_run.root, 0o002) == {}
-    assert len([*another_run.path("runs").rglob("*.safetensors")]) > 20
+def test_where_a_group_shares_a_folder_it_can_go_on_with_everything(another_run: AnotherRun) -> None:
+    root = another_run.workspace.root
+    assert wrong_modes(root, 0o002) == {}
+    assert len([*root.joinpath("runs").rglob("*.safetensors")]) > 20
