@@ -1,7 +1,11 @@
-"""Temporary workspaces: copies of this checkout with the tiny preset, where DVC may run and files may break."""
+"""Temporary workspaces: copies of this checkout with the tiny preset, where DVC may run and files may break.
+
+What takes long is made once for all processes that run tests: whoever asks first makes it, the others wait.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -11,11 +15,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 
 from pipeline.jobs.store import PLACE_VARIABLE, Store
 
@@ -24,6 +30,9 @@ FULL_RUN_SECONDS = 600
 _TIMEOUT = 240
 # What no stage reads, and what a run writes.
 _NOT_COPIED = ("tests/", "benchmarks/", "reports/", "metrics/", "dvc.lock")
+
+# The epoch that is lost where a stage of `another_run` is killed.
+KILL_AT = {"train": 3, "grow": 4, "prune": 7}
 
 # Stages one after another in one process, which imports torch once.
 RUN_STAGES = """
@@ -170,16 +179,45 @@ def stages_run(log: Sequence[Mapping[str, Any]]) -> list[str]:
 
 @dataclass(frozen=True)
 class FullRun:
-    """A workspace after `dvc repro` from nothing, and what that said."""
+    """A workspace after `make repro` from nothing, what that said, and what `dvc repro` said after it."""
 
     workspace: Workspace
     result: Result
+    again: Result
 
 
 @pytest.fixture(scope="session")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of all processes that run tests now."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@contextmanager
+def made_once(root: Path) -> Iterator[bool]:
+    """Whether the block has to make the folder, which no other process does meanwhile."""
+    done = root.with_name(f"{root.name}.done")
+    with root.with_name(f"{root.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            shutil.rmtree(root, ignore_errors=True)  # of a process that was lost
+        yield not done.exists()
+        done.touch()
+
+
+@pytest.fixture(scope="session")
+def workspace(shared: Path) -> Workspace:
     """This checkout with the tiny preset, committed, nothing run. Read it; copy it to change it."""
-    root = tmp_path_factory.mktemp("workspace") / "clean"
+    made = Workspace(shared / "clean")
+    with made_once(made.root) as to_be_made:
+        if to_be_made:
+            _check_out(made)
+    return made
+
+
+def _check_out(made: Workspace) -> None:
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -190,30 +228,70 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     ).stdout
     for name in filter(None, listed.split("\0")):
         if not name.startswith(_NOT_COPIED) and (ROOT / name).is_file():
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, root / name)
-    made = Workspace(root)
+            made.path(name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, made.path(name))
     made.must("git", "init", "--quiet")
     made.must(sys.executable, "-m", "pipeline.params", "--preset", "tiny")
     made.commit()
-    return made
 
 
 @pytest.fixture(scope="session")
-def full_run(workspace: Workspace) -> FullRun:
-    """`dvc repro` from nothing, two jobs at a time, whether it ended well or not."""
-    copy = workspace.copy(workspace.root.with_name("finished"))
-    set_jobs(copy, "2")
-    return FullRun(copy, copy.run("dvc", "repro", timeout=2 * FULL_RUN_SECONDS))
+def full_run(workspace: Workspace, shared: Path) -> FullRun:
+    """`make repro` from nothing, two jobs at a time, whether it ended well or not; if so, committed, and once more."""
+    made, said = Workspace(shared / "finished"), shared / "finished.json"
+    with made_once(made.root) as to_be_made:
+        if to_be_made:
+            workspace.copy(made.root)
+            set_jobs(made, "2")
+            repro = (sys.executable, "-m", "pipeline.jobs.repro")
+            result = again = made.run(*repro, timeout=2 * FULL_RUN_SECONDS)
+            made.path(".jobs/warm").unlink(missing_ok=True)  # a socket, which cannot be copied
+            if result.code == 0:
+                made.commit()
+                again = made.run("dvc", "repro")
+            said.write_text(json.dumps([asdict(result), asdict(again)]), encoding="utf-8")
+    result, again = (Result(**each) for each in json.loads(said.read_text(encoding="utf-8")))
+    return FullRun(made, result, again)
 
 
 @pytest.fixture(scope="session")
 def finished(full_run: FullRun) -> Workspace:
     """The tiny workspace after a full run, committed. Read it; copy it to change it."""
     if full_run.result.code != 0:
-        pytest.fail(f"dvc repro ended with {full_run.result.code}:\n{full_run.result.output}")
-    full_run.workspace.commit()
+        pytest.fail(f"make repro ended with {full_run.result.code}:\n{full_run.result.output}")
     return full_run.workspace
+
+
+@dataclass(frozen=True)
+class AnotherRun:
+    """A workspace after all stages but the report, and of each that was killed on the way: how both of its runs ended.
+
+    That is the exit code and how many epochs were kept, of the killed run and of the next; between them, whether there
+    was an output, and how many points to go on from.
+    """
+
+    workspace: Workspace
+    ended: dict[str, tuple[list[int], int, int, list[int]]]
+
+
+@pytest.fixture(scope="session")
+def another_run(workspace: Workspace, shared: Path) -> AnotherRun:
+    """From nothing once more, one job after another, in one process and in some that are killed; without DVC.
+
+    In another folder, which a group shares: all may write what its members write. Read it; copy it to change it.
+    """
+    made, said = Workspace(shared / "another"), shared / "another.json"
+    with made_once(made.root) as to_be_made:
+        if to_be_made:
+            workspace.copy(made.root)
+            set_jobs(made, "1")
+            stages = YAML(typ="safe").load(made.path("dvc.yaml").read_text(encoding="utf-8"))["stages"]
+            program = [sys.executable, str(ROOT / "tests/killed_run.py"), json.dumps(KILL_AT)]
+            program += [stage for stage in stages if stage != "report"]
+            umask = ("bash", "-c", 'umask 002; exec "$@"', "bash")
+            result = made.must(*umask, *program, timeout=FULL_RUN_SECONDS)
+            said.write_text(result.output.splitlines()[-1], encoding="utf-8")
+    return AnotherRun(made, json.loads(said.read_text(encoding="utf-8")))
 
 
 @pytest.fixture

@@ -99,6 +99,13 @@ def mixed() -> nn.Module:
     return Mixed(3)
 
 
+def dense(classes: int = 3) -> nn.Module:
+    """Two blocks of torchvision's, in which every layer reads what all before it wrote."""
+    from torchvision.models import DenseNet
+
+    return DenseNet(growth_rate=8, block_config=(3, 3), num_init_features=8, bn_size=2, num_classes=classes)
+
+
 def raising() -> nn.Module:
     raise KeyError("no such net\nin two lines")
 

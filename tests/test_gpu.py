@@ -25,7 +25,6 @@ def put_back(workspace: Path, folder: Path) -> None:
 
 
 @pytest.mark.dvc
-@pytest.mark.xdist_group("workspace")
 def test_from_packing_to_the_report(finished: Workspace, tmp_path: Path) -> None:
     """It goes on from what an earlier machine had finished, here all but one job, and reports as `dvc repro` does."""
     here, there = tmp_path / "here", tmp_path / "there"

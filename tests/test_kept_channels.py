@@ -26,7 +26,7 @@ NETS: dict[str, tuple[str, dict[str, Any]]] = {
     "a flattening": ("vgg16", {"width": 0.0625, "hidden": (48, 24), "pool": 2, "stem": "small"}),
     "depthwise convolutions": ("mobilenet_v2", {"width": 0.25, "stem": "small"}),
     "grouped convolutions": ("torchvision/resnet50", {"groups": 4, "width_per_group": 4}),
-    "dense concatenations": ("torchvision/densenet121", {}),
+    "dense concatenations": ("python/own_nets:dense", {"options": {"classes": 4}}),
 }
 
 

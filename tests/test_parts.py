@@ -113,16 +113,16 @@ def test_the_perturbed_images_and_the_normalisation_are_the_same(parts: Callable
     assert memory.image_set.normalization() == files.image_set.normalization()
 
 
-@pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize(
-    ("damage", "words"),
+    ("workers", "damage", "words"),
     [
-        pytest.param(lambda file: file.unlink(), "got no such file", id="gone"),
-        pytest.param(lambda file: file.write_bytes(b"other"), "bytes, got 5", id="changed"),
+        pytest.param(0, lambda file: file.unlink(), "got no such file", id="gone"),
+        pytest.param(0, lambda file: file.write_bytes(b"other"), "bytes, got 5", id="changed"),
+        pytest.param(2, lambda file: file.write_bytes(b"other"), "bytes, got 5", id="changed, processes"),
     ],
 )
 def test_a_file_that_is_not_the_one_prepared_is_one_line_whoever_reads_it(
-    folder: Path, tmp_path: Path, damage: Callable[[Path], object], words: str, workers: int
+    folder: Path, tmp_path: Path, workers: int, damage: Callable[[Path], object], words: str
 ) -> None:
     copy = tmp_path / "copy"
     for file in folder.glob("*/*"):

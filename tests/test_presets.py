@@ -193,7 +193,6 @@ def test_the_jobs_of_all_presets_are_listed_in_a_second() -> None:
     assert n > 1000
 
 
-@pytest.mark.xdist_group("workspace")
 def test_a_preset_that_never_ran_can_be_tried_dry(workspace: Workspace, tmp_path: Path) -> None:
     """With --force, that is: without, DVC stops at the first input that is not there (treeverse/dvc#9818)."""
     copy = workspace.copy(tmp_path / "copy")

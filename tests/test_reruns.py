@@ -8,24 +8,24 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import pandas as pd
 import pytest
-from conftest import Workspace, jobs_run, stages_run
+from conftest import FULL_RUN_SECONDS, Workspace, jobs_run, stages_run
 from ruamel.yaml import YAML
 from tiny_params import LATENCY, Change, edited
 
-from pipeline.latency import MEASURED
-
-# One process for all that share a full run.
-pytestmark = [pytest.mark.xdist_group("workspace"), pytest.mark.dvc]
+# One process for all that share a copy of the full run.
+pytestmark = [pytest.mark.xdist_group("reruns"), pytest.mark.dvc]
 
 CONDITIONS = ("clean", "gaussian", "poisson", "speckle", "fgsm", "newton_fool", "pgd")
+FRACTION: Change = ("lineup.fraction", 0.25)
 ENTRIES: list[Change] = [
+    FRACTION,
     ("attacks.fgsm.epsilon", 8.0),
     ("attacks.newton_fool", ...),
     ("report.headline", ["gaussian", "poisson", "speckle", "fgsm"]),
     ("noise.coarse", {"kind": "gaussian", "std": 20.0}),
     ("compare.competitors", ["l1", "han", "scratch", "random"]),
+    ("latency", LATENCY | {"batches": [1]}),
 ]
 
 
@@ -41,7 +41,7 @@ def repro(workspace: Workspace, *changes: Change, targets: Sequence[str] = ()) -
     """The jobs that ran, and the stages that were asked, after the tiny preset has been changed."""
     before = len(workspace.log())
     workspace.write_params(edited(*changes))
-    workspace.must("dvc", "repro", *targets)
+    workspace.must("dvc", "repro", *targets, timeout=FULL_RUN_SECONDS)
     new = workspace.log()[before:]
     return jobs_run(new), stages_run(new)
 
@@ -60,52 +60,44 @@ def assert_fresh(workspace: Workspace, root: Path, *stages: str) -> None:
     assert metrics.items() <= workspace.contents("metrics").items()
 
 
+@pytest.fixture(scope="module")
+def ran_for_the_fraction(edits: Workspace) -> list[str]:
+    """The jobs that ran after another fraction of the lineup."""
+    return repro(edits, FRACTION, targets=["white_box", "robustness"])[0]
+
+
 def test_the_lineups_fraction_attacks_other_models(
-    edits: Workspace, finished: Workspace, tmp_path: Path
+    edits: Workspace, finished: Workspace, ran_for_the_fraction: list[str]
 ) -> None:
     """DVC leaves a key named `size` out of its run-cache's key: this one once was, and old numbers came back."""
-    ran, _ = repro(edits, ("lineup.fraction", 0.25), targets=["white_box", "robustness"])
+    ran = ran_for_the_fraction
     assert sorted(ran) == sorted(["white_box 0 pgd", *(f"robustness 0 {name}" for name in CONDITIONS)])
     for table in ("white_box/white_box.csv", "robustness/accuracy.csv"):
         assert edits.path("runs/tiny", table).read_bytes() != finished.path("runs/tiny", table).read_bytes()
-    assert_fresh(edits, tmp_path / "fresh", "white_box", "robustness")
 
 
-def test_entries_changed_added_and_removed_run_their_own_jobs(
+@pytest.mark.usefixtures("ran_for_the_fraction")
+def test_entries_changed_added_and_removed_run_their_own_jobs_once(
     edits: Workspace, finished: Workspace, tmp_path: Path
 ) -> None:
-    """The strength of an attack, another attack less, a noise more, and a competitor more."""
+    """On top of the other fraction: the strength of an attack, an attack less, a noise and a competitor more, times.
+
+    Times are taken once; which of their columns another measurement changes, tests/test_latency.py says.
+    """
     ran, asked = repro(edits, *ENTRIES)
-    own = ["compare 0 random", "craft 0 resnet fgsm", "noise coarse"]
+    own = ["compare 0 random", "craft 0 resnet fgsm", "latency", "noise coarse"]
     assert sorted(ran) == sorted([*own, "robustness 0 coarse", "robustness 0 fgsm", "report"])
     assert asked[-1] == "report"
+    assert repro(edits, *ENTRIES) == ([], [])
     images = "runs/tiny/craft/0/resnet/fgsm/images.safetensors"
     assert edits.path(images).read_bytes() != finished.path(images).read_bytes()
-    assert_fresh(edits, tmp_path / "fresh", "noise", "craft", "robustness")
 
+    assert_fresh(edits, tmp_path / "fresh", "noise", "craft", "white_box", "robustness")
     texts = edits.contents("reports", "metrics", "runs", suffixes=(".csv", ".md", ".yaml", ".json"))
     assert [name for name, text in texts.items() if b"newton_fool" in text or "newton_fool" in name] == []
     assert b"coarse" in texts["reports/tiny/tables/accuracy.csv"]
     assert b"random" in texts["reports/tiny/tables/comparison.csv"]
-
-
-def test_times_are_taken_once_and_differ_in_their_own_columns_alone(edits: Workspace, tmp_path: Path) -> None:
-    """What the stage measures is kept like any result; measured anew, `MEASURED` is the rule for what may differ."""
-    change: Change = ("latency", LATENCY)
-    assert repro(edits, change, targets=["report"])[0] == ["latency", "report"]
-    assert "Latency and size on disk" in edits.path("reports/tiny/report.md").read_text(encoding="utf-8")
-    assert repro(edits, change, targets=["report"]) == ([], [])
-    again = edits.copy(tmp_path / "again", without=[".jobs", ".dvc", ".git", "reports", "metrics"])
-    shutil.rmtree(again.path("runs/tiny/latency"))
-    again.run_stages("latency")
-    for name in ("disk", "kernels", "latency"):
-        tables = [pd.read_csv(each.path(f"runs/tiny/latency/{name}.csv")) for each in (edits, again)]
-        assert (name == "disk") == tables[0].equals(tables[1])
-        assert (
-            tables[0]
-            .drop(columns=[*MEASURED], errors="ignore")
-            .equals(tables[1].drop(columns=[*MEASURED], errors="ignore"))
-        )
+    assert b"Latency and size on disk" in texts["reports/tiny/report.md"]
 
 
 def test_a_seed_added_is_trained_by_itself(edits: Workspace) -> None:
@@ -122,18 +114,15 @@ def test_back_at_the_first_settings_everything_is_there_again(edits: Workspace, 
         assert [name for name in first if again[name] != first[name]] == []
 
 
-def test_a_figures_resolution_makes_dvc_ask_the_report_alone(finished_copy: Workspace) -> None:
-    finished_copy.write_params(edited(("report.dpi", 61)))
-    assert asked_next(finished_copy) == {"report"}
-
-
 def asked_next(workspace: Workspace) -> set[str]:
     """The stages that DVC finds changed."""
     status: dict[str, object] = json.loads(workspace.must("dvc", "status", "--json").output)
     return {*status}
 
 
-def test_stray_files_and_another_number_of_jobs_change_nothing(finished_copy: Workspace) -> None:
+def test_stray_files_and_another_number_of_jobs_change_nothing_and_a_figures_resolution_the_report(
+    finished_copy: Workspace,
+) -> None:
     for name in (
         "pipeline/.DS_Store",
         "pipeline/images/.ipynb_checkpoints/parts-checkpoint.py",
@@ -148,6 +137,8 @@ def test_stray_files_and_another_number_of_jobs_change_nothing(finished_copy: Wo
         finished_copy.path(name).write_text("stray")
     finished_copy.write_params(edited(("runtime.jobs", 5), ("runtime.store_gib", 1.0)))
     assert asked_next(finished_copy) == set()
+    finished_copy.write_params(edited(("report.dpi", 61)))
+    assert asked_next(finished_copy) == {"report"}
 
 
 def test_a_remark_in_code_makes_dvc_ask_and_runs_no_job(

@@ -66,13 +66,12 @@ CASES = {
     "mobilenet": Case("mobilenet", options={"width": 0.125, "stem": "small"}),
     "mobilenet_v2": Case("mobilenet_v2", options={"width": 0.25, "stem": "small"}),
     "squeezenet": Case("squeezenet", options={"width": 0.125, "stem": "small"}),
-    "torchvision/vgg11_bn": Case("torchvision/vgg11_bn", 32, options={"init_weights": False}),
     "torchvision/googlenet": Case("torchvision/googlenet", 32, options={"init_weights": False}),
     "torchvision/inception_v3": Case("torchvision/inception_v3", 75, options={"init_weights": False}),
     "torchvision/resnet50": Case("torchvision/resnet50", 32, options={"width_per_group": 16}),
     "torchvision/mobilenet_v2": Case("torchvision/mobilenet_v2", 32, options={"width_mult": 0.25}),
     "torchvision/mobilenet_v3_small": Case("torchvision/mobilenet_v3_small", 32),
-    "torchvision/densenet121": Case("torchvision/densenet121", 32),
+    "torchvision's dense blocks": Case("python/own_nets:dense", 32, options={"options": {"classes": 10}}),
     "torchvision/efficientnet_b0": Case("torchvision/efficientnet_b0", 32),
     # Layer norm mixes all channels of the residual stream; the wide layer inside a block is on its own.
     "torchvision/convnext_tiny": Case("torchvision/convnext_tiny", 32, only="block.3"),
@@ -89,26 +88,11 @@ def net_of(name: str) -> nn.Module:
     """Built once, with batch norms that have seen data; not to be changed."""
     torch.manual_seed(0)
     case = CASES[name]
-    if name == "torchvision/vgg11_bn":
-        model = narrow_vgg(case)
-    else:
-        model = build_model(case.architecture, N_CLASSES, **case.options)
+    model = build_model(case.architecture, N_CLASSES, **case.options)
     for key, parameter in model.named_parameters():
         if key.endswith("layer_scale"):
             nn.init.ones_(parameter)  # ConvNeXt's start at a millionth
     return randomised_norms(model)
-
-
-def narrow_vgg(case: Case) -> nn.Module:
-    """Without 120 million weights, never drawn; the checkpoint finds the shapes of those that are left."""
-    with torch.device("meta"):
-        model = build_model(case.architecture, N_CLASSES, **case.options)
-    for index, (n_in, n_out) in {"0": (512 * 49, 32), "3": (32, 24), "6": (24, N_CLASSES)}.items():
-        model.set_submodule(f"classifier.{index}", nn.Linear(n_in, n_out))
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d | nn.BatchNorm2d):
-            module.to_empty(device="cpu").reset_parameters()
-    return model
 
 
 def randomised_norms(model: nn.Module) -> nn.Module:
