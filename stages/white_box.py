@@ -62,7 +62,7 @@ def work(
     from pipeline.machine.device import configure_torch
     from pipeline.machine.seeding import seed_torch
     from pipeline.robustness.outcomes import perturbation_norms, predict
-    from pipeline.robustness.strengths import norm_and_budget, pack_distances
+    from pipeline.robustness.strengths import norm_and_budget, pack_distances, past_the_border
     from pipeline.robustness.untouched import count_untouched
     from pipeline.uncertainty import counts_of
 
@@ -74,11 +74,10 @@ def work(
     for model_name, path in models.items():
         model = load_classifier(path).to(device)
         seed_torch(seed, "white_box", name)  # the same random starts for every model
-        crafted = craft(attack, model, clean, test.labels, batch_size=batch_size)
-        if (
-            budget is not None
-        ):  # as stored images are; the smallest perturbation would be rounded back over the border
-            crafted = crafted.to(torch.float16).float()
+        found = craft(attack, model, clean, test.labels, batch_size=batch_size)
+        # As stored images are: what half precision rounds away is no attack. It would round the smallest perturbation
+        # back over the border.
+        crafted = past_the_border(clean, found) if budget is None else found.to(torch.float16).float()
         right, still_right = (
             predict(model, each, batch_size=batch_size).hits(labels) for each in (clean, crafted)
         )
