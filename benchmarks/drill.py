@@ -61,7 +61,7 @@ SMALLER = (
 )
 _ROOT = Path(__file__).parents[1]
 # What a run makes; measured times differ from run to run.
-_OUTCOME = ("runs", "metrics", "reports/tiny")
+_OUTCOME = ("runs", "metrics/tiny", "reports/tiny")
 _MEASURED = ("latency",)
 
 
