@@ -35,7 +35,9 @@ class InputError(Exception):
     """
 
     def __init__(self, line: str) -> None:
-        super().__init__("".join(each if each.isprintable() or each == "\n" else ascii(each)[1:-1] for each in line))
+        super().__init__(
+            "".join(each if each.isprintable() or each == "\n" else ascii(each)[1:-1] for each in line)
+        )
 
 
 def says_out_of_memory(error: RuntimeError) -> bool:
