@@ -115,6 +115,18 @@ def test_a_damaged_job_is_absent_and_can_be_published_again(store: Store, damage
     assert (found.folder / "table.csv").read_text() == "text"
 
 
+def test_words_of_a_killed_try_are_gone_and_damaged_ones_are_none(store: Store) -> None:
+    """A damaged file of them once ended the thread that shows progress, with a traceback."""
+    status = store.start("a") / "status"
+    status.write_text("epoch 3 of 4")
+    assert store.status("a") == "epoch 3 of 4"
+    status.write_bytes(b"\x80\xff")
+    assert store.status("a") == ""
+    status.write_text("epoch 3 of 4")
+    store.start("a")
+    assert store.status("a") == ""
+
+
 def test_a_second_try_finds_resume_points_and_an_empty_output(store: Store) -> None:
     first = store.start("a")
     (first / "out/half.txt").write_text("half")

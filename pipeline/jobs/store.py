@@ -77,6 +77,7 @@ class Store:
         """The folder to work in: `out` empty, `resume` as the last try left it. Hold the lock."""
         folder = self.root / "work" / key
         shutil.rmtree(folder / "out", ignore_errors=True)
+        (folder / "status").unlink(missing_ok=True)
         for name in ("out", "resume"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         return folder
@@ -85,7 +86,7 @@ class Store:
         """What a job that is running last said of itself."""
         try:
             return (self.root / "work" / key / "status").read_text(encoding="utf-8")
-        except OSError:
+        except (OSError, UnicodeDecodeError):
             return ""
 
     def publish(self, key: str, *, summary: str, about: Mapping[str, Any]) -> None:
