@@ -82,7 +82,9 @@ def recommendation_table(results: Results) -> pd.DataFrame:
     if choice.step is not None:
         worth = _worth_a_row(judged_contest(results), choice.step)
         rows += [method_row(results, method, choice.step) | {"chosen": False} for method in worth]
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    whole = ["params", "flops", "bytes"]
+    return table.assign(**{each: table[each].round().astype("Int64") for each in whole})
 
 
 def _worth_a_row(found: _Contest, step: int) -> list[str]:
