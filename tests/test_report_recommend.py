@@ -12,7 +12,7 @@ from test_report_claims import change
 from test_report_robustness import Hits, even, hits_of, results_of, seeds
 from tiny_params import params_of
 
-from pipeline.compared import MODELS, ORIGINAL, OURS
+from pipeline.compared import MODELS, ORIGINAL, OURS, PUSHED
 from pipeline.report.claims import claims_section, claims_table
 from pipeline.report.hits import with_accuracy
 from pipeline.report.recommend import recommendation_table, sentence, tables_of
@@ -168,6 +168,12 @@ def test_where_ours_is_at_chance_nothing_is_compared() -> None:
     assert sentence(results).endswith(
         "at 12,000 parameters, the compared size nearest to it, ours collapsed and nothing is compared."
     )
+
+
+def test_a_seed_without_a_sample_within_the_drop_on_validation_is_said() -> None:
+    results = made_up()
+    results.selections.update({(PUSHED, seed): {"within_drop": seed != 1} for seed in (0, 1, 2)})
+    assert "; in 1 of 3 seeds no pruned model came within 1.00 points on validation; " in sentence(results)
 
 
 def test_one_seed_decides_nothing() -> None:
