@@ -7,16 +7,15 @@ mean of a seed and x_i that of an image,
     variance of the mean = var(x_s) / n_seeds + var(x_i) / n_images
 
 as a crossed bootstrap over seeds and images ("pigeonhole", Owen 2007) finds on average, without resampling. What is
-particular to one seed on one image counts twice. So that seeds which come out equal by luck do not look as if seeds
-never mattered, var(x_s) is at least what single images alone make of it, r / n_images, where r is the mean square of
-what seeds and images do not explain (x_si - x_s - x_i + x): a component of variance is not negative. It is zero where
-every seed is right on the same images. Each term has a Student's t of its own,
+particular to one seed on one image counts twice. Each term has a Student's t of its own,
 
     half of the interval = sqrt(t(n_seeds - 1)^2 var(x_s) / n_seeds + t(n_images - 1)^2 var(x_i) / n_images)
 
 which covers at least as often as it says (Banerjee 1960): intervals are rather too wide than too short. Assumed is that
-seeds, and images, are independent draws. With one seed the interval is that of the images alone: it speaks of that
-seed's model, and of no other.
+seeds, and images, are independent draws. Two seeds come out equal by luck often enough, and then look as if seeds never
+mattered: of two, var(x_s) is at least what single images alone make of it, r / n_images, where r is the mean square of
+what seeds and images do not explain (x_si - x_s - x_i + x). That is zero where both are right on the same images. With
+one seed the interval is that of the images alone: it speaks of that seed's model, and of no other.
 
 A p value is read from the same intervals: 1 less the confidence of the one that ends at the value in question. Of
 equivalence it is that of two one-sided tests (TOST, Schuirmann 1987): the mean lies above minus a margin, and below it.
@@ -94,9 +93,10 @@ def difference_interval(values: Values, *, confidence: float, unit: float = 1.0)
     Raises:
         ValueError: if there are no values.
     """
+    n_seeds, n_images = _shape(values)
     half = float(np.sqrt(_half_sq(_parts(values, unit, -unit), 1 - confidence)))
     mean = float(values.mean())
-    return Interval(mean, mean - half, mean + half, *_shape(values))
+    return Interval(mean, mean - half, mean + half, n_seeds, n_images)
 
 
 def p_value(values: Values, *, null: float = 0.0, unit: float = 1.0) -> float:
@@ -141,17 +141,14 @@ def _shape(values: npt.NDArray[Any]) -> tuple[int, int]:
 
 def _parts(values: npt.NDArray[Any], *added: float) -> _Parts:
     """Of the means of seeds, and of those of images with some more: how many, and the variance of their mean."""
-    n_seeds, n_images = _shape(values)
-    by_seed, by_image = values.mean(1), values.mean(0)
-    spread = 0.0
-    if n_seeds > 1:
-        rest = values - by_seed[:, None] - by_image + values.mean()
-        of_single_images = float((rest**2).sum()) / (n_seeds - 1) / max(n_images - 1, 1) / n_images
-        spread = max(float(by_seed.var(ddof=1)), of_single_images)
-    images = np.append(by_image, added)
+    _shape(values)
+    by_seed, by_image = values.mean(1), np.append(values.mean(0), added)
+    spreads = [float(each.var(ddof=1)) if len(each) > 1 else 0.0 for each in (by_seed, by_image)]
+    if len(by_seed) == 2:
+        rest = values - by_seed[:, None] - values.mean(0) + values.mean()
+        spreads[0] = max(spreads[0], float((rest**2).sum()) / max(values.shape[1] - 1, 1) / values.shape[1])
     return [
-        (n_seeds, spread / n_seeds),
-        (len(images), float(images.var(ddof=1)) / len(images) if len(images) > 1 else 0.0),
+        (len(each), spread / len(each)) for each, spread in zip((by_seed, by_image), spreads, strict=True)
     ]
 
 

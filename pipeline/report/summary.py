@@ -28,9 +28,9 @@ def over_seeds(results: Results) -> str:
 
 INTERVALS = (
     "seeds and test images, which are the same for every seed, are both taken as drawn: the variance of a mean is that "
-    "of the seeds' means over their number, at least what single images make of it, and that of the images' means over "
-    "theirs, each with its Student's t (`pipeline/uncertainty.py`). Accuracies have Wilson's form of it, within 0 and "
-    "100 %; differences are taken image by image."
+    "of the seeds' means over their number and that of the images' means over theirs, each with its Student's t "
+    "(`pipeline/uncertainty.py`). Accuracies have Wilson's form of it, within 0 and 100 %; differences are taken image "
+    "by image."
 )
 
 
