@@ -27,7 +27,7 @@ def models_table(results: Results, models: pd.DataFrame) -> str:
         name = f"**{literal(str(row['label']))}**" if row["chosen"] else literal(str(row["label"]))
         accuracy = _interval(row, "test_accuracy", "low", "high")
         difference = _interval(row, "difference", "difference_low", "difference_high", signed=True)
-        size = f"{thousands(row['params'])} ({percent(row['params'] / original)} %)"
+        size = f"{thousands(row['params'])} ({percent(row['params'] / original)}\u00a0%)"
         numbers = [_number(row, each) for each in ("flops", "bytes")]
         ms = f"{row['milliseconds']:.3g}" if _has(row, "milliseconds") else "-"
         worst = [_worst(row, each) for each in ("worst_noise", "worst_attack")]
