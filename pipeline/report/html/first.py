@@ -36,7 +36,7 @@ def models_table(results: Results, models: pd.DataFrame) -> str:
         table(_MODELS, rows)
         + "\n\n"
         + (
-            f"Models in bold are those to choose from. Epochs in all: every epoch of training behind a model, growing "
+            f"In bold: the recommended model. Epochs in all: every epoch of training behind a model, growing "
             f"and pushing included. Less the original: paired, image by image and seed by seed, "
             f"{counted(len(results.params.seeds), 'seed')}. Worst: the largest loss of accuracy against clean images."
         )
