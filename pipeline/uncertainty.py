@@ -12,8 +12,10 @@ particular to one seed on one image counts twice. Each term has a Student's t of
     half of the interval = sqrt(t(n_seeds - 1)^2 var(x_s) / n_seeds + t(n_images - 1)^2 var(x_i) / n_images)
 
 which covers at least as often as it says (Banerjee 1960): intervals are rather too wide than too short. Assumed is that
-seeds, and images, are independent draws. With one seed the interval is that of the images alone: it speaks of that
-seed's model, and of no other.
+seeds, and images, are independent draws. Two seeds come out equal by luck often enough, and then look as if seeds never
+mattered: of two, var(x_s) is at least what single images alone make of it, r / n_images, where r is the mean square of
+what seeds and images do not explain (x_si - x_s - x_i + x). That is zero where both are right on the same images. With
+one seed the interval is that of the images alone: it speaks of that seed's model, and of no other.
 
 A p value is read from the same intervals: 1 less the confidence of the one that ends at the value in question. Of
 equivalence it is that of two one-sided tests (TOST, Schuirmann 1987): the mean lies above minus a margin, and below it.
@@ -30,6 +32,7 @@ from scipy import optimize, special
 
 Hits = npt.NDArray[np.bool_]
 Values = npt.NDArray[np.float64]
+_Parts = list[tuple[int, float]]
 
 # So that no table of hits is read as numbers.
 _PACKED = "x"
@@ -71,7 +74,7 @@ def accuracy_interval(hits: Hits, *, confidence: float) -> Interval:
     """
     n_seeds, n_images = _shape(hits)
     mean, t = float(hits.mean()), _quantile(max(n_images, 2), 1 - confidence)
-    half_sq = _half_sq([hits.mean(1), hits.mean(0)], 1 - confidence)
+    half_sq = _half_sq(_parts(hits), 1 - confidence)
     n = max(1.0, min(n_images, t**2 * mean * (1 - mean) / half_sq)) if half_sq else float(n_images)
     center = (mean + t**2 / (2 * n)) / (1 + t**2 / n)
     half = t / (1 + t**2 / n) * float(np.sqrt(mean * (1 - mean) / n + t**2 / (4 * n**2)))
@@ -90,9 +93,10 @@ def difference_interval(values: Values, *, confidence: float, unit: float = 1.0)
     Raises:
         ValueError: if there are no values.
     """
-    half = float(np.sqrt(_half_sq(_means(values, unit), 1 - confidence)))
+    n_seeds, n_images = _shape(values)
+    half = float(np.sqrt(_half_sq(_parts(values, unit, -unit), 1 - confidence)))
     mean = float(values.mean())
-    return Interval(mean, mean - half, mean + half, *_shape(values))
+    return Interval(mean, mean - half, mean + half, n_seeds, n_images)
 
 
 def p_value(values: Values, *, null: float = 0.0, unit: float = 1.0) -> float:
@@ -103,12 +107,12 @@ def p_value(values: Values, *, null: float = 0.0, unit: float = 1.0) -> float:
     Raises:
         ValueError: if there are no values.
     """
-    means, distance_sq = _means(values, unit), (float(values.mean()) - null) ** 2
+    parts, distance_sq = _parts(values, unit, -unit), (float(values.mean()) - null) ** 2
     if len(values) == 1:
         return float("nan")
 
     def excess(log_p: float) -> float:
-        return _half_sq(means, float(np.exp(log_p))) - distance_sq
+        return _half_sq(parts, float(np.exp(log_p))) - distance_sq
 
     lowest = float(np.log(_LEAST_P))
     if distance_sq == 0 or excess(lowest) <= 0:
@@ -135,19 +139,22 @@ def _shape(values: npt.NDArray[Any]) -> tuple[int, int]:
     return values.shape[0], values.shape[1]
 
 
-def _means(values: Values, unit: float) -> list[Values]:
-    """Those of seeds, and those of images with two more."""
+def _parts(values: npt.NDArray[Any], *added: float) -> _Parts:
+    """Of the means of seeds, and of those of images with some more: how many, and the variance of their mean."""
     _shape(values)
-    return [values.mean(1), np.append(values.mean(0), [unit, -unit])]
+    by_seed, by_image = values.mean(1), np.append(values.mean(0), added)
+    spreads = [float(each.var(ddof=1)) if len(each) > 1 else 0.0 for each in (by_seed, by_image)]
+    if len(by_seed) == 2:
+        rest = values - by_seed[:, None] - values.mean(0) + values.mean()
+        spreads[0] = max(spreads[0], float((rest**2).sum()) / max(values.shape[1] - 1, 1) / values.shape[1])
+    return [
+        (len(each), spread / len(each)) for each, spread in zip((by_seed, by_image), spreads, strict=True)
+    ]
 
 
-def _half_sq(parts: list[Values], p: float) -> float:
-    """The square of half of the interval whose confidence is 1 - p: Student's of each part; 0 of a single mean."""
-    return sum(
-        _quantile(len(means), p) ** 2 * float(means.var(ddof=1)) / len(means)
-        for means in parts
-        if len(means) > 1
-    )
+def _half_sq(parts: _Parts, p: float) -> float:
+    """The square of half of the interval whose confidence is 1 - p: Student's of each part."""
+    return sum(_quantile(n, p) ** 2 * variance for n, variance in parts if n > 1)
 
 
 def _quantile(n: int, p: float) -> float:

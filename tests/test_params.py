@@ -53,6 +53,7 @@ from pipeline.params.params import Params
         ("select.formats.0", "tflite", ("'onnx' or 'pt2'", 'got "tflite"')),
         ("select.int8", {"calibration_images": 0}, ("greater than 0", "got 0")),
         ("sources.resnet.min_validation_accuracy", 2, ("equal to 1", "got 2")),
+        ("report.equivalence_margin", 0.0, ("greater than 0", "got 0.0")),
         ("report.max_untouched", 1.5, ("equal to 1", "got 1.5")),
         ("robustness.calibration_bins", 1, ("equal to 2", "got 1")),
         ("robustness.gallery_images", 0, ("greater than 0", "got 0")),

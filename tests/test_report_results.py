@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
-from report_builders import latent_space, write_run
-from tiny_params import TIMM, Change, params_of
+from report_builders import EPOCHS, latent_space, write_run
+from tiny_params import TIMM, TINY, Change, params_of
 
 from pipeline.errors import InputError
 from pipeline.files import write_csv
@@ -117,17 +117,8 @@ def test_a_whole_report_has_every_section_and_every_table(tmp_path: Path) -> Non
     tables = {file.stem: pd.read_csv(file) for file in (folder / "tables").glob("*.csv")}
     assert set(tables) == {
         *("scores", "layers", "samples", "latent", "growth", "pushing", "variants", "comparison", "accuracy"),
-        *(
-            "claims",
-            "recommendation",
-            "accuracy_means",
-            "reliability",
-            "pairs",
-            "perturbations",
-            "outcomes",
-            "crafted",
-            "white_box",
-        ),
+        *("accuracy_means", "reliability", "pairs", "perturbations", "outcomes", "crafted", "white_box"),
+        *("claims", "recommendation"),
     }
     assert [name for name, table in tables.items() if "hits" in table or "test_hits" in table] == ["scores"]
     written, read = (
@@ -150,6 +141,32 @@ def test_a_whole_report_has_every_section_and_every_table(tmp_path: Path) -> Non
     written = (folder / "params.yaml").read_text(encoding="utf-8")
     assert re.findall(r"(?m)^(\w+):", written) == [name for name in Params.model_fields if name != "runtime"]
     assert "lambda: " in written
+
+
+def test_the_recommendation_and_the_claims_stand_in_tables_and_lead_the_summary(tmp_path: Path) -> None:
+    """Made-up models have 1000, 800, 700, 600 ... parameters, in their order, and ever fewer hits."""
+    rounds = {each: TINY["prune"][each] for each in ("rounds", "etas", "sizes", "max_drop")}
+    retraining = TINY["prune"]["retraining"] | {"push": "none", "epochs": 3}
+    folder = reported(tmp_path, ("after_the_fact", {**rounds, "retraining": retraining}))
+    found = pd.read_csv(folder / "tables/recommendation.csv").set_index("model")
+    # Two retrainings of two epochs where the first round's sample is taken, three in chapter 3's.
+    pruned = {"accuracy_first": 9 + 2, "parameter_first": 9 + 2}
+    pruned |= {f"after_the_fact_{name}": 7 + 3 for name in pruned}
+    assert found["epochs"].to_dict() == {
+        **{name: EPOCHS[name] for name in ("original", "control", "pushed")},
+        **pruned,
+        **{f"{name}_step0": 7 for name in ("ours", "l1", "han", "scratch")},
+    }
+    assert found.index[found["chosen"]].tolist() == ["parameter_first"]
+    claims = pd.read_csv(folder / "tables/claims.csv")
+    assert claims["verdict"].isin(["supported", "refuted", "undecided", "equivalent", "no claim"]).all()
+    against = claims[claims["family"] == "proactive against after the fact"]
+    assert against["effect"].tolist() == pytest.approx([0.02] * 2)  # two models further down the list
+    assert against["note"].str.contains("at 600 against 400 parameters|at 500 against 300").all()
+    assert "confidence when fooled" in set(claims["family"])
+    first = pages(folder)["summary"].splitlines()[0]
+    assert first.startswith("**Take pruned, parameter first: 500 parameters (50.00 % of the original)")
+    assert "; after the fact, parameter first: 300 parameters, 82.50 " in first
 
 
 NULLS: list[tuple[str, list[Change], set[str], set[str]]] = [
@@ -263,6 +280,7 @@ OPTIONAL = [
         ),
         *("select/1/pushed/selection.json", "evaluate/0/environment.json", "prepare/images.json"),
         *("robustness/0/pgd/gallery.csv", "robustness/0/pgd/gallery.safetensors"),
+        *("robustness/1/fgsm/predictions.safetensors", "push/1/main/model.json"),
     ],
 )
 def test_a_file_that_is_missing_is_named(tmp_path: Path, name: str) -> None:

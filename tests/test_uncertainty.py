@@ -99,6 +99,19 @@ def test_the_same_single_image_in_every_seed_decides_nothing(n_seeds: int) -> No
     assert found.sign == 0
 
 
+@pytest.mark.parametrize("n", [1, 10, 20])
+def test_two_seeds_that_come_out_equal_on_different_images_decide_nothing(n: int) -> None:
+    """Better on so many of 360 images in each: the same ones, or others, when luck alone makes such counts differ."""
+    same, others = np.zeros((2, 360)), np.zeros((2, 360))
+    same[:, :n] = others[0, :n] = others[1, n : 2 * n] = 1
+    sure, unsure = (difference_interval(each, confidence=0.95) for each in (same, others))
+    assert sure.mean == unsure.mean == pytest.approx(n / 360)
+    assert (sure.sign, unsure.sign) == (int(n > 1), 0)
+    # Bernoulli's variance of a share, by Student's t of two seeds.
+    chance = math.sqrt(n / 360 * (1 - n / 360) / 360 / 2) * stats.t.ppf(0.975, 1)
+    assert unsure.high - unsure.mean > 0.95 * chance
+
+
 def test_a_difference_on_no_image_at_all_has_an_interval() -> None:
     found = difference_interval(np.zeros((3, 360)), confidence=0.95)
     assert -found.low == found.high == pytest.approx(0.0077, abs=1e-4)

@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline.compared import AFTER_THE_FACT, ORIGINAL, OURS, PUSHED
 from pipeline.report.ablation import parts_family
-from pipeline.report.comparison import contest_family, label_of, method_rows, step_sizes
+from pipeline.report.comparison import contest, contest_families, label_of, method_rows, step_sizes
 from pipeline.report.hits import more_hits
 from pipeline.report.page import percent, thousands
 from pipeline.report.robust_claims import AT_CHANCE, doubt
@@ -30,12 +30,12 @@ def accuracy_families(results: Results) -> list[Family]:
     """Every family on accuracy that this run has the numbers for."""
     found = [
         Family("pushing and pruning", [*_main_flow(results)]),
-        contest_family(results),
+        *contest_families(contest(results), step_sizes(results)),
         Family("ours against fixed nets", [*_fixed_nets(results)]),
         Family(
             "the architecture alone",
             [*_architecture(results)],
-            "the architecture from scratch is more accurate",
+            "our architecture, trained from scratch, is more accurate",
         ),
         Family("the smaller, the clearer", [*_gaps(results)]),
         Family("proactive against after the fact", [*_after_the_fact(results)]),
@@ -123,12 +123,12 @@ def _gaps(results: Results) -> Iterator[Claim]:
     large, small = max(sizes, key=lambda step: sizes[step]), min(sizes, key=lambda step: sizes[step])
     gaps, left_out = [], []
     for name in compare.competitors:
+        if name == "scratch":
+            continue
         rows = {
             (each, step): method_rows(results, each, step)
             for each, step in product((OURS, name), (large, small))
         }
-        if name == "scratch":
-            continue
         if any(each["collapsed"].any() for each in rows.values()):
             left_out.append(label_of(name))
             continue

@@ -10,7 +10,6 @@ import pandas as pd
 
 from pipeline.compared import ORIGINAL, OURS_AT_SIZE, at_size
 from pipeline.report.accuracy_claims import accuracy_families
-from pipeline.report.comparison import directions
 from pipeline.report.figures import LABELS
 from pipeline.report.page import counted, grid, literal, percent, section, table
 from pipeline.report.robust_claims import doubt, gain, robust_families
@@ -40,7 +39,7 @@ def claims_section(results: Results) -> str:
         average = found[
             (found["family"] == TOGETHER) & found["test"].str.contains(f"\u201c{family}\u201d", regex=False)
         ]
-        blocks += [f"### {str(family).capitalize()}", _table(rows), directions(average).strip()]
+        blocks += [f"### {str(family).capitalize()}", _table(rows), _directions(average)]
     counts = ", ".join(f"{n} {verdict}" for verdict, n in found["verdict"].value_counts().items())
     return section(
         "Claims",
@@ -68,6 +67,15 @@ def _table(rows: pd.DataFrame) -> str:
         n = f"{row['n_seeds']} x {row['n_images']}"
         cells.append([literal(row["claim"]), interval, *p, verdict, n, row["source"]])
     return table("claim | effect, points | p | p, Holm | verdict | seeds x images | source", cells)
+
+
+def _directions(average: pd.DataFrame) -> str:
+    """What a family's average says; empty where none was taken."""
+    return " ".join(
+        f"All together {_points(row['effect'])} [{_points(row['low'])}, {_points(row['high'])}] points, "
+        f"{row['verdict']}; {row['note']}."
+        for row in average.to_dict("records")
+    )
 
 
 def _number(value: float, written: Callable[[float], str]) -> str:

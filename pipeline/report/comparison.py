@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from pipeline.report.page import Names, bullets, grid, image, percent, section, 
 from pipeline.report.summary import how_trained, over_seeds
 from pipeline.report.verdicts import (
     EQUIVALENT,
+    HAIR,
     NO_CLAIM,
     REFUTED,
     SUPPORTED,
@@ -123,7 +125,7 @@ def contest(results: Results) -> dict[tuple[str, int], Claim]:
     compare, sizes = results.params.compare, step_sizes(results)
     methods = [] if compare is None else [*variants_of(compare), *compare.competitors]
     claims = {}
-    for name, (step, size) in product(methods, sizes.items()):
+    for (step, size), name in product(sizes.items(), methods):
         ours, theirs = (method_rows(results, each, step) for each in (OURS, name))
         # A net at chance says nothing about its method, and leaving its seed out would choose among seeds.
         collapsed = ours["collapsed"].any() or theirs["collapsed"].any()
@@ -137,23 +139,32 @@ def contest(results: Results) -> dict[tuple[str, int], Claim]:
     return claims
 
 
-def contest_family(results: Results) -> Family:
-    """Ours against every method at every size."""
-    return Family(
-        "ours against others at the same size", [*contest(results).values()], "ours is more accurate"
-    )
+def contest_families(claims: dict[tuple[str, int], Claim], sizes: dict[int, float]) -> list[Family]:
+    """Ours against every method, a family for each size."""
+    return [
+        Family(
+            f"ours against others at {thousands(size)} parameters",
+            [each for (_, at), each in claims.items() if at == step],
+            f"ours is more accurate, at {thousands(size)} parameters",
+        )
+        for step, size in sizes.items()
+    ]
+
+
+def judged_contest(results: Results) -> dict[tuple[str, int], dict[Any, Any]]:
+    """By method and step the row of its claim among the judged: `effect` above zero where ours is better."""
+    claims = contest(results)
+    table = judged(contest_families(claims, step_sizes(results)), results.params.report)
+    rows = table[table["family"] != TOGETHER].to_dict("records") if claims else []
+    return dict(zip(claims, rows, strict=True))
 
 
 def _differences(results: Results, found: _Rows, methods: Names, sizes: Names) -> list[str]:
     """Ours less every other, how many differences are decided, and who is best at each size."""
     if len(methods) == 1:
         return []
-    family = contest_family(results)
-    table = judged([family], results.params.report)
-    # The last family is the average.
-    of_each, average = table[table["family"] == family.name], table[table["family"] == TOGETHER]
-    rows = dict(zip(contest(results), of_each.to_dict("records"), strict=True))
-    counts = of_each["verdict"].value_counts()
+    rows = judged_contest(results)
+    counts = Counter(row["verdict"] for row in rows.values())
 
     def cell(name: str, step: str) -> str:
         row = rows[name, int(step)]
@@ -176,28 +187,20 @@ def _differences(results: Results, found: _Rows, methods: Names, sizes: Names) -
             f"{size}: best is {methods[ranked[0]]} ({percent(means[ranked[0]])} %), ours is number "
             f"{ranked.index(OURS) + 1} of {len(ranked)} ({percent(means[OURS])} %)"
         )
-    n_left_out = int(counts.get(NO_CLAIM, 0))
+    effects = [row["effect"] for row in rows.values() if row["verdict"] != NO_CLAIM]
+    ahead, behind = (sum(sign * each > HAIR for each in effects) for sign in (1, -1))
     return [
         "Ours less theirs, in points, on the same images seed by seed: above zero ours is better (bold where that, or "
-        "the reverse, is decided after Holm's correction over the table; the intervals are not corrected):",
+        "the reverse, is decided after Holm's correction within the size; the intervals are not corrected):",
         image("differences", "Ours less every other method in test accuracy at every size, with intervals"),
         differences,
-        f"Of {len(of_each) - n_left_out} comparisons ours is better in {counts.get(SUPPORTED, 0)}, worse in "
-        f"{counts.get(REFUTED, 0)}, as good within {percent(results.params.report.equivalence_margin)} points in "
-        f"{counts.get(EQUIVALENT, 0)} and undecided at this number of seeds and images in "
-        f"{counts.get(UNDECIDED, 0)}; {n_left_out} with a collapsed net are left out. {directions(average)}By the "
-        "means, of methods without a collapsed net:",
+        f"Of {len(effects)} comparisons ours is better in {counts[SUPPORTED]}, worse in {counts[REFUTED]}, as good "
+        f"within {percent(results.params.report.equivalence_margin)} points in {counts[EQUIVALENT]} and undecided at "
+        f"this number of seeds and images in {counts[UNDECIDED]}; {counts[NO_CLAIM]} with a collapsed net are left "
+        f"out. By the means alone it is ahead in {ahead}, behind in {behind} and level in "
+        f"{len(effects) - ahead - behind}. Of methods without a collapsed net:",
         bullets(best),
     ]
-
-
-def directions(average: pd.DataFrame) -> str:
-    """What a family's average says, as sentences; empty where none was taken."""
-    return "".join(
-        f"All together {percent(row['effect'], signed=True)} [{percent(row['low'], signed=True)}, "
-        f"{percent(row['high'], signed=True)}] points, {row['verdict']}; {row['note']}. "
-        for row in average.to_dict("records")
-    )
 
 
 def _fixed_nets(results: Results, compare: Compare) -> list[str]:

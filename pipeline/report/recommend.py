@@ -17,10 +17,10 @@ import pandas as pd
 from pipeline.compared import AFTER_THE_FACT, ORIGINAL, OURS
 from pipeline.report.accuracy_claims import nearest_step
 from pipeline.report.claims import claims_table
-from pipeline.report.comparison import contest, contest_family, label_of, method_rows, step_sizes
+from pipeline.report.comparison import judged_contest, label_of, method_rows, step_sizes
 from pipeline.report.model_rows import difference, drops_of, main_row, method_row
 from pipeline.report.page import counted, percent, thousands
-from pipeline.report.verdicts import EQUIVALENT, HAIR, NO_CLAIM, REFUTED, SUPPORTED, judged
+from pipeline.report.verdicts import EQUIVALENT, HAIR, NO_CLAIM, REFUTED, SUPPORTED
 
 if TYPE_CHECKING:
     from pipeline.report.results import Results
@@ -80,17 +80,11 @@ def recommendation_table(results: Results) -> pd.DataFrame:
     models = [name for name in results.main_models() if name != "base"]
     rows = [main_row(results, model) | {"chosen": model == choice.model} for model in models]
     if choice.step is not None:
-        worth = _worth_a_row(_judged_contest(results), choice.step)
+        worth = _worth_a_row(judged_contest(results), choice.step)
         rows += [method_row(results, method, choice.step) | {"chosen": False} for method in worth]
-    return pd.DataFrame(rows)
-
-
-def _judged_contest(results: Results) -> _Contest:
-    """Of every method at every size, as the claims have it."""
-    table = judged([contest_family(results)], results.params.report)
-    return dict(
-        zip(contest(results), table.to_dict("records"), strict=False)
-    )  # the last row is their average
+    table = pd.DataFrame(rows)
+    whole = ["params", "flops", "bytes"]
+    return table.assign(**{each: table[each].round().astype("Int64") for each in whole})
 
 
 def _worth_a_row(found: _Contest, step: int) -> list[str]:
@@ -158,7 +152,7 @@ def _signed(interval: Interval) -> str:
 def _others(results: Results, choice: Choice) -> list[str]:
     """What does as well or better at the nearest compared size, and chapter 3's model where it was made."""
     parts = []
-    if choice.step is not None and (found := _judged_contest(results)):
+    if choice.step is not None and (found := judged_contest(results)):
         parts.append(_at_size(results, choice, found))
     if results.params.after_the_fact is not None:
         name = f"{AFTER_THE_FACT}_{_PRUNED[0]}"

@@ -81,8 +81,7 @@ class Results:
         stops: by pipeline and seed, the last round's `round.json`.
         dataset: `images.json`.
         environment: `environment.json` of the first seed.
-        epochs: by model of the main flow and seed, how long it was trained in all.
-        confidences: by seed, condition and model, of the original and the pruned models under headline attacks.
+        epochs: by model of the main flow and seed. confidences: by seed, condition and model (`facts`).
     """
 
     params: Params
@@ -99,9 +98,11 @@ class Results:
     def rows(self, table: str, **values: object) -> pd.DataFrame:
         """The rows of a table that have these values, ordered by seed."""
         found = self.tables[table]
+        mask = np.ones(len(found), dtype=np.bool_)
         for column, value in values.items():
-            found = found[found[column] == value]
-        return found.sort_values("seed", kind="stable")
+            mask &= (found[column] == value).to_numpy()
+        found = found[mask]
+        return found if found["seed"].is_monotonic_increasing else found.sort_values("seed", kind="stable")
 
     def accuracy(self, rows: pd.DataFrame, part: str = "") -> Interval:
         """Of rows, one for each seed, that hold the hits on the same images; `part`: before the columns' names."""

@@ -30,13 +30,21 @@ def robust_families(results: Results) -> list[Family]:
     found = [
         pruned_family(results),
         Family("pruned against pushed", [*_pruned_against_pushed(results)]),
-        Family("pushed against the original", [*_pushed(results)], "the pushed model loses less"),
+        Family(
+            "pushed against the original",
+            [*_pushed(results)],
+            "the pushed model loses less than the original",
+        ),
         Family("kinds of noise", [*_noises(results)], "Poisson noise costs less"),
         Family("kinds of attack", [*_attacks(results)]),
         Family("who is fooled", [*_fooled(results)], "the original alone is fooled more often"),
         Family("confidence when fooled", [*_confidence(results)]),
-        Family("white box", [*_white_box(results)], "the pruned model is right more often"),
-        Family("at the same size", [*_same_size(results)], "ours loses less"),
+        Family(
+            "white box",
+            [*_white_box(results)],
+            "on itself the pruned model is right more often than the original",
+        ),
+        Family("at the same size", [*_same_size(results)], "at the same size ours loses less than others"),
     ]
     return [each for each in found if each.claims]
 
@@ -89,7 +97,7 @@ def pruned_family(results: Results) -> Family:
     for each, model in product(_headline(results), pruned_models(results)):
         source = "thesis 5.3.1 (T:1180)" if each.kind == "noise" else "thesis 5.3.1 (T:1192)"
         claims.append(_loses_less(results, each.name, model, ORIGINAL, source))
-    return Family("pruned against the original", claims, "the pruned model loses less")
+    return Family("pruned against the original", claims, "the pruned model loses less than the original")
 
 
 def _pruned_against_pushed(results: Results) -> Iterator[Claim]:
