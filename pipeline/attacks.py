@@ -1,7 +1,8 @@
 """Adversarial attacks as foolbox attack classes, and crafting on a source model (thesis 5.2.2)."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import foolbox
@@ -179,7 +180,21 @@ def craft(attack: Attack, model: nn.Module, images: Tensor, labels: Tensor, *, b
             tell(f"image {min((idx + 1) * size, len(images))} of {len(images)}")
         return torch.cat(crafted)
 
-    return in_fitting_batches(attack_all, batch_size)
+    with _weights_at_rest(model):
+        return in_fitting_batches(attack_all, batch_size)
+
+
+@contextmanager
+def _weights_at_rest(model: nn.Module) -> Iterator[None]:
+    """The weights' gradients, which foolbox would have computed with those of the images, are a third of the work."""
+    moving = [each for each in model.parameters() if each.requires_grad]
+    try:
+        for each in moving:
+            each.requires_grad_(False)
+        yield
+    finally:
+        for each in moving:
+            each.requires_grad_(True)
 
 
 def _attack_batch(
@@ -260,10 +275,12 @@ def build_attack(attack: Attack) -> tuple[Any, float | None]:
         for key, value in attack.options.items()
     }
     loss = options.pop("loss") if issubclass(found, BaseGradientDescent) and "loss" in options else None
+    restarts = options.pop("restarts", 1)
     try:
         built = found(**options)
     except (AssertionError, TypeError, ValueError) as error:
         raise InputError(f"options of {attack.attack}: {error} (got {attack.options})") from None
     if loss == "margin":
         built.get_loss_fn = _margin_loss  # which foolbox offers for this
+    built = built.repeat(restarts) if restarts > 1 else built
     return built, None if attack.epsilon is None else attack.epsilon / 255

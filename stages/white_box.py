@@ -50,8 +50,9 @@ def work(
     prepared: Path,
     models: Mapping[str, Path],
 ) -> str:
-    """Writes `white_box.csv`: hits of each model on images that one attack crafted on that model, and how many of the
-    images the attack left as they were."""
+    """Writes `white_box.csv`: hits of each model on images that one attack crafted on that model, how many of the
+    images the attack left as they were, and, of an attack that looks for the smallest perturbation, how far it moved
+    each image (`robustness.strengths`)."""
     import torch
 
     from pipeline.attacks import craft
@@ -61,18 +62,22 @@ def work(
     from pipeline.machine.device import configure_torch
     from pipeline.machine.seeding import seed_torch
     from pipeline.robustness.outcomes import perturbation_norms, predict
+    from pipeline.robustness.strengths import norm_and_budget, pack_distances, past_the_border
     from pipeline.robustness.untouched import count_untouched
     from pipeline.uncertainty import counts_of
 
     device, batch_size = configure_torch(numerics), numerics.eval_batch_size
     test = load_parts(prepared, device, workers=place.workers).perturbed
     clean, labels = test.scaled(), test.labels.cpu()
+    norm, budget = norm_and_budget(attack)
     rows = []
     for model_name, path in models.items():
         model = load_classifier(path).to(device)
         seed_torch(seed, "white_box", name)  # the same random starts for every model
-        # As stored images are: what half precision rounds away is no attack.
-        crafted = craft(attack, model, clean, test.labels, batch_size=batch_size).to(torch.float16).float()
+        found = craft(attack, model, clean, test.labels, batch_size=batch_size)
+        # As stored images are: what half precision rounds away is no attack. It would round the smallest perturbation
+        # back over the border.
+        crafted = past_the_border(clean, found) if budget is None else found.to(torch.float16).float()
         right, still_right = (
             predict(model, each, batch_size=batch_size).hits(labels) for each in (clean, crafted)
         )
@@ -82,6 +87,7 @@ def work(
             | counts_of(still_right.numpy())
             | count_untouched(model, test.labels, clean, crafted, **masks, batch_size=batch_size)
             | perturbation_norms(clean, crafted)
+            | {"distances": pack_distances(clean, crafted, norm) if norm and budget is None else ""}
         )
     write_csv(place.out / "white_box.csv", rows)
     return ", ".join(f"{row['model']} {row['n_correct']}" for row in rows[:2]) + f" of {len(labels)} correct"

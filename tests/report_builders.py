@@ -238,7 +238,8 @@ def _white_box(params: Params, models: list[str]) -> Iterator[Row]:
     for attack in params.white_box:
         for model in models:
             counts = {"n": _N, "n_correct_clean": 90, "n_correct": 40, **UNTOUCHED}
-            yield {"attack": attack, "model": model, **counts, "l2": 1.0, "linf": 0.1}
+            moved = {"l2": 1.0, "linf": 0.1, "distances": "x" + "00000041" * _N}  # 8.0, of every image
+            yield {"attack": attack, "model": model, **counts, **moved}
 
 
 def _accuracy(models: list[str], conditions: list[Condition], seed: int) -> Iterator[Row]:

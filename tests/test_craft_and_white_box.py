@@ -1,6 +1,7 @@
 """The stages that attack: from models and images on disk to stored images and the white-box table."""
 
 import json
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,11 +13,13 @@ from builders import NUMERICS
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from pipeline.attacks import craft as attack_images
 from pipeline.checkpoint import load_classifier, save_model
 from pipeline.errors import InputError
 from pipeline.images.image_set import ImageSet, save_image_set
 from pipeline.images.parts import load_parts
 from pipeline.jobs.job import Workplace
+from pipeline.machine.seeding import seed_torch
 from pipeline.models import build_model
 from pipeline.models.classifier import Classifier
 from pipeline.params.perturbations import Attack, FgsmAttack, FoolboxAttack, NewtonFoolAttack
@@ -32,6 +35,9 @@ ATTACKS: dict[str, Attack] = {
         method="foolbox", attack="LinfPGD", epsilon=32.0, options={"steps": 10, "rel_stepsize": 0.25}
     ),
 }
+DDN = FoolboxAttack(
+    method="foolbox", attack="DDNAttack", epsilon=None, options={"steps": 60, "init_epsilon": 25.5}
+)
 
 
 @pytest.fixture(autouse=True)
@@ -188,11 +194,29 @@ def white_box_rows(made: Path, attack: str, out: Path, **models: str) -> pd.Data
         seed=0,
         name=attack,
         numerics=NUMERICS,
-        attack=ATTACKS[attack],
+        attack=(ATTACKS | {"ddn": DDN})[attack],
         prepared=made / "prepare",
         models={name: made / file for name, file in models.items()},
     )
-    return pd.read_csv(out / "white_box.csv").set_index("model")
+    return pd.read_csv(out / "white_box.csv", keep_default_na=False).set_index("model")
+
+
+def test_how_far_an_image_was_moved_is_written_where_the_attack_looks_for_the_smallest_perturbation(
+    made: Path, tmp_path: Path
+) -> None:
+    rows = white_box_rows(made, "ddn", tmp_path / "ddn", base="model0")
+    test = load_parts(made / "prepare", torch.device("cpu")).test
+    seed_torch(0, "white_box", "ddn")  # where a gradient vanishes the attack goes anywhere
+    model, batch_size = load_classifier(made / "model0"), NUMERICS.eval_batch_size
+    moved = attack_images(DDN, model, test.scaled(), test.labels, batch_size=batch_size)
+    # On the border itself the last bit decides: they go a little further.
+    moved = (test.scaled() + 1.001 * (moved - test.scaled())).clamp(0, 1)
+    assert rows.loc["base", "n_correct"] == n_correct(made, moved, test.labels)
+    written = bytes.fromhex(rows.loc["base", "distances"].removeprefix("x"))
+    wanted = [255 * float(image.norm()) for image in moved - test.scaled()]
+    assert struct.unpack(f"<{N_TEST}f", written) == pytest.approx(wanted, rel=1e-5)
+    of_fgsm = white_box_rows(made, "fgsm", tmp_path / "fgsm", base="model0")
+    assert of_fgsm.loc["base", "distances"] == ""
 
 
 @pytest.mark.parametrize("attack", ATTACKS)

@@ -77,7 +77,7 @@ def test_norm_and_budget_are_foolboxs_own(name: str) -> None:
 @pytest.mark.parametrize("name", ATTACKS)
 def test_options_are_those_of_the_constructor(name: str) -> None:
     takes = set(inspect.signature(class_of(name).__init__).parameters)  # type: ignore[misc]
-    ours = {"loss"} if hasattr(class_of(name), "get_loss_fn") else set()
+    ours = {"loss", "restarts"} if hasattr(class_of(name), "get_loss_fn") else set()
     assert set(ATTACKS[name].options) - ours <= takes
     needed = {
         key
@@ -174,6 +174,20 @@ def test_an_attack_that_cannot_run_here_is_refused_with_its_reason(name: str) ->
             {"loss": "hinge"},
             "options.loss: expected one of crossentropy, margin (got 'hinge')",
         ),
+        (
+            "LinfPGD",
+            8.0,
+            {"random_start": False, "restarts": 3},
+            "options.restarts: expected none without random_start (got 3)",
+        ),
+        ("FGSM", 8.0, {"restarts": 3}, "options.restarts: expected none without random_start (got 3)"),
+        ("LinfPGD", 8.0, {"restarts": 0}, "options.restarts: expected an integer from 1 to 1000 (got 0)"),
+        (
+            "L2FMNAttack",
+            None,
+            {},
+            "attack: expected one that can run here; foolbox 3.3.4 does not project it",
+        ),
         ("LinfPGD", 8.0, {"random_start": 1}, "options.random_start: expected one of true, false (got 1)"),
         (
             "LinfPGD",
@@ -212,8 +226,8 @@ def test_a_step_of_two_is_two_of_255() -> None:
     ("name", "option"),
     [
         ("DDNAttack", "init_epsilon"),
-        ("L2FMNAttack", "max_stepsize"),
-        ("L2FMNAttack", "min_stepsize"),
+        ("LInfFMNAttack", "max_stepsize"),
+        ("LInfFMNAttack", "min_stepsize"),
         ("VirtualAdversarialAttack", "xi"),
         ("EADAttack", "regularization"),
         ("L1PGD", "abs_stepsize"),

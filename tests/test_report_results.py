@@ -71,9 +71,10 @@ EVERY_HEADING = [
     "## Ours and others at the same sizes",
     "## How robustness is measured",
     "## Accuracy drop",
+    "## Corruption error",
     "## Strength by strength",
-    "## White box, a diagnostic",
     "## At the same size",
+    "## White box, a diagnostic",
     "## Pair by pair, on the same images",
     "## Confidence and calibration",
     "## Who is fooled",
@@ -119,6 +120,7 @@ def test_a_whole_report_has_every_section_and_every_table(tmp_path: Path) -> Non
         *("scores", "layers", "samples", "latent", "growth", "pushing", "variants", "comparison", "accuracy"),
         *("accuracy_means", "reliability", "pairs", "perturbations", "outcomes", "crafted", "white_box"),
         *("claims", "recommendation"),
+        "strengths",
     }
     assert [name for name, table in tables.items() if "hits" in table or "test_hits" in table] == ["scores"]
     written, read = (

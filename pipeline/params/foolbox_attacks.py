@@ -43,8 +43,13 @@ _LENGTH = Number(_LEAST, BUDGETS["L2"], distance=True)
 _ON = (True, False)
 _STEPS: dict[str, Any] = {"steps": _COUNT}
 _SEARCH: dict[str, Any] = _STEPS | {"binary_search_steps": _COUNT}
-# `loss` is ours: foolbox has the cross-entropy alone, whose gradient vanishes where logits are large.
-_ONE_STEP: dict[str, Any] = {"random_start": _ON, "loss": ("crossentropy", "margin")}
+# `loss` is ours: foolbox has the cross-entropy alone, whose gradient vanishes where logits are large. So is `restarts`,
+# how often to start at random; of each image the first start that fools counts.
+_ONE_STEP: dict[str, Any] = {
+    "random_start": _ON,
+    "loss": ("crossentropy", "margin"),
+    "restarts": Number(1, 1_000, whole=True),
+}
 _DESCENT: dict[str, Any] = {
     **_ONE_STEP,
     **_STEPS,
@@ -120,7 +125,6 @@ ATTACKS: dict[str, Needs] = {
     "LinfDeepFoolAttack": Needs("Linf", "limit", _DEEP_FOOL),
     "L0FMNAttack": Needs("L0", "none", _FMN),
     "L1FMNAttack": Needs("L1", "limit", _FMN),
-    "L2FMNAttack": Needs("L2", "limit", _FMN),
     "LInfFMNAttack": Needs("Linf", "limit", _FMN),
     "SaltAndPepperNoiseAttack": Needs("L2", "limit", _STEPS | {"across_channels": _ON}),
     "BoundaryAttack": Needs(
@@ -171,6 +175,7 @@ REFUSED = {
     "BinarizationRefinementAttack": "it needs the images of another attack to start from",
     "DatasetAttack": "it needs other images to blend with",
     "GenAttack": "it needs a class to be taken for",
+    "L2FMNAttack": "foolbox 3.3.4 does not project it, so that it finds no small perturbation; take DDNAttack",
     "PointwiseAttack": "it draws from a generator that no seed reaches",
 }
 
@@ -208,8 +213,15 @@ def problems_of(name: str, epsilon: float | None, options: dict[str, Any]) -> It
     for key in needs.required:
         if key not in options:
             yield f"options.{key}: required key is missing"
+    if "restarts" in options and not options.get("random_start", _starts_at_random(name)):
+        yield f"options.restarts: expected none without random_start (got {options['restarts']!r})"
     if {"rel_stepsize", "abs_stepsize"} <= options.keys():
         yield f"options.rel_stepsize: expected none beside abs_stepsize (got {options['rel_stepsize']!r})"
+
+
+def _starts_at_random(name: str) -> bool:
+    """Whether an attack does unless it is told not to."""
+    return "ProjectedGradientDescent" in ALIASES.get(name, name)
 
 
 def _problem_of(kind: Number | Words, value: Any) -> str:

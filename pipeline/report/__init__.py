@@ -22,6 +22,7 @@ from pipeline.report.html.first import models_table
 from pipeline.report.html.page import Part, alternative, markdown, page
 from pipeline.report.page import image, literal
 from pipeline.report.recommend import sentence, tables_of
+from pipeline.report.strengths import strengths_table
 from pipeline.report.summary import summary
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ def write_report(results: Results, folder: Path) -> None:
     tables, pictures = folder / "tables", folder / "figures"
     tables.mkdir(parents=True, exist_ok=True)
     judged = tables_of(results)
-    for name, table in {**results.tables, **_plotted(results), **judged}.items():
+    derived = _plotted(results) | {"strengths": strengths_table(results)} | judged
+    for name, table in {**results.tables, **derived}.items():
         if len(table):
             # `make compare` pairs the models of two reports; everything else is for people.
             written = packed_again(table) if name == "scores" else without_hits(table)

@@ -31,7 +31,8 @@ def with_accuracy(table: pd.DataFrame) -> pd.DataFrame:
 
 def without_hits(table: pd.DataFrame) -> pd.DataFrame:
     """The table as people read it, with counts alone."""
-    return table.drop(columns=[f"{part}hits" for part in _parts(table)])
+    packed = [f"{part}hits" for part in _parts(table)]
+    return table.drop(columns=[*packed, "distances"] if "distances" in table else packed)
 
 
 def packed_again(table: pd.DataFrame) -> pd.DataFrame:

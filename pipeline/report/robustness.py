@@ -12,6 +12,7 @@ from pipeline.report.claims import pairs_section, same_size_section
 from pipeline.report.page import counted, frame_table, grid, image, percent, section, spread, table
 from pipeline.report.published import published_drops
 from pipeline.report.results import counted_images
+from pipeline.report.strengths import corruption_section, sources_section, white_box_strengths_section
 from pipeline.report.summary import (
     ALL_TEST_IMAGES,
     INTERVALS,
@@ -37,9 +38,12 @@ def robustness_report(results: Results, *, drawn: bool = True) -> str:
         head_section(results),
         drops_section(results),
         published_drops(results),
+        corruption_section(results),
         severities_section(results, drawn=drawn),
-        white_box_section(results),
         same_size_section(results),
+        white_box_section(results),
+        white_box_strengths_section(results),
+        sources_section(results),
         pairs_section(results),
         calibration_section(results),
         outcomes_section(results),

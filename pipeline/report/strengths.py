@@ -1,0 +1,258 @@
+"""Accuracy against strength: every noise, transferred and white-box attack, the worst case, and corruption errors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import cache, partial
+from math import isfinite, isnan
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from pipeline.compared import ORIGINAL, source_name
+from pipeline.report.hits import hits_of
+from pipeline.report.page import grid, section, table
+from pipeline.report.summary import labelled, over_seeds
+from pipeline.robustness.conditions import CLEAN, list_conditions
+from pipeline.robustness.strengths import norm_and_budget, survivors, unpack_distances
+from pipeline.uncertainty import NOTHING, Interval, Values, accuracy_interval
+
+if TYPE_CHECKING:
+    from pipeline.params.foolbox_attacks import Norm
+    from pipeline.report.results import Results
+
+# In the column `source`, of attacks on the model itself.
+ITSELF = "itself"
+WORST = "worst case"
+_NO_AUTOATTACK = (
+    "AutoAttack itself is not run, for want of a package that is kept up (docs/method.md): PGD with restarts on both "
+    "losses and the fast minimum norm attack stand in where the params list them."
+)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What changes its strength alone: of `kind` noise or attack, in the unit named; norm empty where there is none."""
+
+    kind: str
+    family: str
+    source: str
+    norm: str
+    unit: str
+
+
+def strengths_table(results: Results) -> pd.DataFrame:
+    """A row for each curve, strength and model: hits over all seeds, the accuracy and its interval.
+
+    Strength 0 is the clean images. `condition` is the entry of the params; attacks that look for the smallest
+    perturbation, and the worst case, stand at every budget that white-box attacks in their norm have.
+    """
+    rows = []
+    for curve, strength, condition, model, hits in _measured(results):
+        found = accuracy_interval(hits > 0, confidence=results.params.report.confidence)
+        counts = {"seeds": found.n, "n": hits.size, "n_correct": int(hits.sum())}
+        interval = {"accuracy": found.mean, "low": found.low, "high": found.high}
+        rows.append(
+            asdict(curve)
+            | {"strength": strength, "condition": condition, "model": model, "images": found.n_images}
+            | counts
+            | interval
+        )
+    return pd.DataFrame(rows)
+
+
+def _measured(results: Results) -> Iterator[tuple[Curve, float, str, str, Values]]:
+    """A curve, a strength, the entry, a model and its hits (seeds, images)."""
+    clean = {
+        model: hits_of(rows) for model, rows in results.rows("accuracy", condition=CLEAN).groupby("model")
+    }
+    by_curve: dict[Curve, dict[float, tuple[str, dict[str, Values]]]] = {}
+    for each in results.conditions()[1:]:
+        if not isnan(each.strength):
+            norm = norm_and_budget(results.params.attacks[each.key])[0] if each.kind == "attack" else None
+            curve = Curve(each.kind, each.family, each.source, norm or "", each.unit)
+            rows = results.rows("accuracy", condition=each.name).groupby("model")
+            hits = {model: hits_of(of_model) for model, of_model in rows}
+            by_curve.setdefault(curve, {})[each.strength] = (each.key, hits)
+    for curve, strength, key, hits in white_box_curves(results):
+        by_curve.setdefault(curve, {})[strength] = (key, hits)
+    for curve, found in by_curve.items():
+        for strength, (key, by_model) in sorted(({0.0: (CLEAN, clean)} | found).items()):
+            for model in results.models():
+                if model in by_model:
+                    yield curve, strength, key, model, by_model[model]
+
+
+def white_box_curves(results: Results) -> Iterator[tuple[Curve, float, str, dict[str, Values]]]:
+    """Of attacks on the models themselves: a curve, a strength, the entry, and by model the hits (seeds, images)."""
+    attacks = {name: results.params.attacks[name] for name in results.params.white_box}
+    about = {each.key: each for each in list_conditions({}, attacks, [ITSELF])}
+    budgets: dict[Norm, set[float]] = {}
+    for attack in attacks.values():
+        norm, budget = norm_and_budget(attack)
+        if norm is not None and budget is not None:
+            budgets.setdefault(norm, set()).add(budget)
+    for name, attack in attacks.items():
+        norm, budget = norm_and_budget(attack)
+        each = about[name]
+        if budget is not None:
+            curve = Curve("attack", each.family, ITSELF, norm or "", each.unit)
+            yield curve, budget, name, _robust(results, norm, budget, [name], every=False)
+        elif norm is not None:
+            curve = Curve("attack", name, ITSELF, norm, _unit(norm))
+            for own in sorted(budgets.get(norm, ())):
+                yield curve, own, name, _robust(results, norm, own, [name])
+    for norm, found in budgets.items():
+        of_norm = [name for name, attack in attacks.items() if norm_and_budget(attack)[0] == norm]
+        for budget in sorted(found):
+            curve = Curve("attack", WORST, ITSELF, norm, _unit(norm))
+            yield curve, budget, WORST, _robust(results, norm, budget, of_norm)
+
+
+def _unit(norm: Norm) -> str:
+    return "epsilon, of 255" if norm == "Linf" else f"{norm} epsilon, 0-255 scale"
+
+
+def _robust(
+    results: Results, norm: Norm | None, budget: float, names: list[str], *, every: bool = True
+) -> dict[str, Values]:
+    """By model: who survives these attacks within a budget; not `every`: who is right under the only one."""
+    found = {}
+    for model in results.models():
+        of_model = results.rows("white_box", model=model)
+        if of_model.empty:
+            continue
+        clean = hits_of(results.rows("accuracy", model=model, condition=CLEAN)) > 0
+        if not every:
+            found[model] = hits_of(of_model[of_model["attack"] == names[0]])
+            continue
+        masks = []
+        for seed, right in zip(sorted(results.params.seeds), clean, strict=True):
+            within, smallest = [], []
+            for _, row in of_model[(of_model["seed"] == seed) & of_model["attack"].isin(names)].iterrows():
+                own = norm_and_budget(results.params.attacks[row["attack"]])[1]
+                if own is None:
+                    smallest.append((unpack_distances(row["distances"]), row["hits"]))
+                else:
+                    within.append((own, row["hits"]))
+            masks.append(survivors(budget, right, within=within, smallest=smallest))
+        found[model] = np.stack(masks).astype(np.float64)
+    return found
+
+
+def white_box_strengths_section(results: Results) -> str:
+    """Accuracy of every model by white-box attack and budget, and the worst case, a table for each norm."""
+    by_norm: dict[str, dict[str, dict[str, str]]] = {}
+    confidence = results.params.report.confidence
+    for curve, strength, key, hits in white_box_curves(results):
+        name = f"{key} within {strength:g}" if key != WORST else f"**{WORST} within {strength:g}**"
+        by_norm.setdefault(curve.norm, {})[name] = {
+            model: accuracy_interval(each > 0, confidence=confidence).percent()
+            for model, each in hits.items()
+        }
+    if not any(len(rows) > 2 for rows in by_norm.values()):  # one attack is its own worst case
+        return ""
+    models, blocks = labelled(results, results.models()), []
+    for norm, rows in by_norm.items():
+        cells = {name: name for name in rows}
+        shown = grid("attack", cells, models, lambda name, model, rows=rows: rows[name].get(model, "-"))
+        blocks += [f"{norm}, budgets on the 0-255 scale:", shown]
+    return section(
+        "White box by strength",
+        f"Accuracy in %, {over_seeds(results)}, when each attack is crafted on the model itself. In the worst case an "
+        "image counts as right only if it is right when clean and under every one of these attacks whose budget, or "
+        "whose smallest perturbation, lies within the one named: the number that no single attack can flatter. "
+        f"{_NO_AUTOATTACK}",
+        *blocks,
+    )
+
+
+def sources_section(results: Results) -> str:
+    """Source against victim: the accuracy of every model under each attack from each source; with one source empty."""
+    params = results.params
+    if len(params.sources) < 2:
+        return ""
+    found, models = results.estimates("accuracy", "model", "condition"), labelled(results, results.models())
+    blocks = []
+    for key in params.attacks:
+        names = {each.source: each.name for each in results.conditions() if each.key == key}
+        rows = [
+            [
+                source,
+                *(
+                    found[model, name].percent() + (" (itself)" if model == source_name(source) else "")
+                    for model in models
+                ),
+            ]
+            for source, name in names.items()
+        ]
+        blocks += [f"{key}:", table(" | ".join(["source", *models.values()]), rows)]
+    return section(
+        "Source against victim",
+        f"Accuracy in %, {over_seeds(results)}, of every model under each attack from each source: whether what one "
+        "source shows holds for another.",
+        *blocks,
+    )
+
+
+def corruption_errors(results: Results, model: str) -> dict[str, Interval]:
+    """CE of a model by kind of noise and, as `mean`, their mean (Hendrycks and Dietterich 2019, section 4.1).
+
+    CE is the sum of errors over severities by that of the reference, which is the original here and AlexNet there:
+    below 1 the model errs less under this noise than the original does. Nothing where the original never errs.
+    """
+    of_family: dict[str, list[str]] = {}
+    for each in results.conditions():
+        if each.kind == "noise":
+            of_family.setdefault(each.family, []).append(each.name)
+    pairs = {}
+    for family, names in of_family.items():
+        misses = (
+            np.mean(
+                [1 - hits_of(results.rows("accuracy", model=name, condition=each)) for each in names], axis=0
+            )
+            for name in (model, ORIGINAL)
+        )
+        pairs[family] = tuple(misses)
+    found = {family: _ratio(results, [pair]) for family, pair in pairs.items()}
+    return found | {"mean": _ratio(results, [*pairs.values()])}
+
+
+def _ratio(results: Results, pairs: list[tuple[Values, ...]]) -> Interval:
+    """The mean of ratios of mean errors (seeds, images), linearised: what an image errs more than its ratio's share."""
+    scales = [float(reference.mean()) for _, reference in pairs]
+    if not pairs or min(scales) == 0:
+        return NOTHING
+    ratios = [float(errors.mean()) / scale for (errors, _), scale in zip(pairs, scales, strict=True)]
+    # In units of an image that errs in every noise, as `difference_interval` adds two of these.
+    unit = 1 / float(np.mean([1 / scale for scale in scales]))
+    parts = zip(pairs, ratios, scales, strict=True)
+    more = np.mean([(errors - ratio * ref) * unit / scale for (errors, ref), ratio, scale in parts], axis=0)
+    half = results.difference(more)
+    mean = float(np.mean(ratios))
+    return Interval(mean, max(0.0, mean + half.low / unit), mean + half.high / unit, half.n, half.n_images)
+
+
+def corruption_section(results: Results) -> str:
+    """Corruption errors of the main models, by kind of noise, and their mean; without noise empty."""
+    if not results.params.noise:
+        return ""
+    errors = cache(partial(corruption_errors, results))
+    names = {name: name for name in errors(ORIGINAL)}
+    names["mean"] = "**mean (mCE)**"
+
+    def cell(name: str, model: str) -> str:
+        found = errors(model)[name]
+        if model == ORIGINAL or not isfinite(found.mean):
+            return "1" if isfinite(found.mean) else "-"
+        return f"{found.mean:.2f} [{found.low:.2f}, {found.high:.2f}]"
+
+    return section(
+        "Corruption error",
+        "Errors under all strengths of a noise over those of the original (Hendrycks and Dietterich 2019, with the "
+        f"original as reference), {over_seeds(results)}: below 1 a model errs less than the original does. It counts "
+        "errors, not their growth: the drops above are taken from each model's own clean accuracy.",
+        grid("noise", names, labelled(results, results.main_models()), cell),
+    )
