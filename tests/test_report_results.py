@@ -73,8 +73,8 @@ EVERY_HEADING = [
     "## Accuracy drop",
     "## Corruption error",
     "## Strength by strength",
-    "## White box, a diagnostic",
     "## At the same size",
+    "## White box, a diagnostic",
     "## Pair by pair, on the same images",
     "## Confidence and calibration",
     "## Who is fooled",
@@ -119,7 +119,8 @@ def test_a_whole_report_has_every_section_and_every_table(tmp_path: Path) -> Non
     assert set(tables) == {
         *("scores", "layers", "samples", "latent", "growth", "pushing", "variants", "comparison", "accuracy"),
         *("accuracy_means", "reliability", "pairs", "perturbations", "outcomes", "crafted", "white_box"),
-        *("claims", "recommendation", "strengths"),
+        *("claims", "recommendation"),
+        "strengths",
     }
     assert [name for name, table in tables.items() if "hits" in table or "test_hits" in table] == ["scores"]
     written, read = (

@@ -491,7 +491,9 @@ def severities(params: Params) -> dict[str, dict[str, list[float]]]:
 
 def test_severities_show_a_panel_for_each_method_and_no_empty_ones() -> None:
     found = severities(params_of(seeds()))
-    assert [*found] == ["gaussian", "poisson", "speckle", "fgsm", "newton_fool, eta 0.01", "LinfPGD, steps 2"]
+    transferred = ["gaussian", "poisson", "speckle", "fgsm", "newton_fool, eta 0.01", "LinfPGD, steps 2"]
+    itself = [f"{each}, on the model itself (Linf)" for each in ("LinfPGD, steps 2", "worst case")]
+    assert [*found] == [*transferred, *itself]
     assert all(list(each) == LABELS_OF_MAIN for each in found.values())
 
 

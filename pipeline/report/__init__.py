@@ -38,7 +38,7 @@ def write_report(results: Results, folder: Path) -> None:
     tables, pictures = folder / "tables", folder / "figures"
     tables.mkdir(parents=True, exist_ok=True)
     judged = tables_of(results)
-    derived = {**_plotted(results), **judged, "strengths": strengths_table(results)}
+    derived = _plotted(results) | {"strengths": strengths_table(results)} | judged
     for name, table in {**results.tables, **derived}.items():
         if len(table):
             # `make compare` pairs the models of two reports; everything else is for people.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import isnan
 from typing import TYPE_CHECKING, Any
 
 import altair as alt
@@ -27,7 +26,7 @@ from pipeline.report.charts.chart import (
 )
 from pipeline.report.latency import EXPECTED_SHARE, Measured, measured, speedups, timed_models
 from pipeline.report.robustness_figures import KINDS, by_kind
-from pipeline.robustness.conditions import CLEAN, Condition
+from pipeline.report.strengths import ITSELF, strengths_table
 
 if TYPE_CHECKING:
     from pipeline.report.results import Results
@@ -61,44 +60,43 @@ def _drops(results: Results, condition: str) -> Iterator[dict[str, Any]]:
 
 
 def severities_figure(results: Results) -> Figure | None:
-    """Test accuracy against strength, a panel for each method that comes in several strengths; None without any.
+    """Test accuracy against strength, a panel for each noise and attack that comes in several; None without any.
 
-    An attack without a budget has no place on such an axis; it has its row in the tables.
+    Attacks stand transferred and on the model itself, and last the worst of all on it. One without a budget has no
+    place on such an axis; it has its row in the tables.
     """
-    families: dict[str, list[Condition]] = {}
-    for each in results.conditions():
-        if each.kind != CLEAN and not isnan(each.strength):
-            name = each.family if len(results.params.sources) == 1 else f"{each.family} {each.source}".strip()
-            families.setdefault(name, []).append(each)
-    swept = {name: sorted(each, key=lambda c: c.strength) for name, each in families.items() if len(each) > 1}
-    keys, estimates = keys_of(results.main_models()), results.estimates("accuracy", "model", "condition")
-    banded = [results.labels[name] for name in (ORIGINAL, "parameter_first")]
+    table, names = strengths_table(results), results.main_models()
+    table = table[table["model"].isin(names)] if len(table) else table
+    if table.empty:
+        return None
+    keys, banded = keys_of(names), [results.labels[name] for name in (ORIGINAL, "parameter_first")]
+    told = (
+        f"{names[m]}, {c}: {100 * a:.2f} %"
+        for m, c, a in table[["model", "condition", "accuracy"]].to_numpy()
+    )
+    table = table.assign(who=table["model"].map(names), told=[*told])
+    table[["accuracy", "low", "high"]] *= 100
+    curves = [*table.groupby(["kind", "family", "source", "norm", "unit"], sort=False)]
+    swept = [each for each in curves if each[1]["strength"].nunique() > 2]  # clean is one of them
     panels = []
-    for family, conditions in (swept or families).items():
-        rows = []
-        strengths = {CLEAN: 0.0} | {each.name: each.strength for each in conditions}
-        for (name, label), condition in [(m, c) for m in results.main_models().items() for c in strengths]:
-            found = estimates[name, condition]
-            row = {
-                "who": label,
-                "strength": strengths[condition],
-                "told": f"{label}, {condition}: {found.percent()} %",
-            }
-            rows.append(row | {each: 100 * getattr(found, each) for each in ("mean", "low", "high")})
-        x = alt.X("strength:Q", title=conditions[0].unit)
-        base = alt.Chart(data(rows)).encode(x=x)
-        y = value_axis("mean", "test accuracy (%)")
-        # Of two models: more bands would hide each other.
-        base_of_two = base.transform_filter(alt.FieldOneOfPredicate("who", banded))
-        band = base_of_two.mark_area(opacity=0.15).encode(
-            y=value_axis("low", "test accuracy (%)"), y2="high:Q", color=color(keys)
+    for (_, family, source, norm, unit), rows in swept or curves:
+        x, y = alt.X("strength:Q", title=unit), value_axis("accuracy", "test accuracy (%)")
+        base = alt.Chart(data(rows[["who", "strength", "accuracy", "low", "high", "told"]])).encode(x=x)
+        # Bands of two models: more would hide each other.
+        band = (
+            base.transform_filter(alt.FieldOneOfPredicate("who", banded))
+            .mark_area(opacity=0.15)
+            .encode(y=value_axis("low", "test accuracy (%)"), y2="high:Q", color=color(keys))
         )
         line = base.mark_line(strokeWidth=1.5).encode(y=y, color=color(keys))
         points = base.mark_point(filled=True, size=45, opacity=1).encode(
             y=y, color=color(keys), shape=shape(keys), tooltip="told:N"
         )
-        panels.append(layered(line, band, points, title=family, height=220))
-    return Figure("severities", panels, keys, columns=3) if panels else None
+        several = f"from {source}" if source and len(results.params.sources) > 1 else ""
+        where = f"on the model itself ({norm})" if source == ITSELF else several
+        title = ", ".join(filter(None, (family, where)))
+        panels.append(layered(line, band, points, height=220, title=title))
+    return Figure("severities", panels, keys, columns=3)
 
 
 def reliability_figure(results: Results) -> Figure:

@@ -27,7 +27,7 @@ def models_table(results: Results, models: pd.DataFrame) -> str:
         name = f"**{literal(str(row['label']))}**" if row["chosen"] else literal(str(row["label"]))
         accuracy = _interval(row, "test_accuracy", "low", "high")
         difference = _interval(row, "difference", "difference_low", "difference_high", signed=True)
-        size = f"{thousands(row['params'])} ({percent(row['params'] / original)} %)"
+        size = f"{thousands(row['params'])} ({percent(row['params'] / original)}\u00a0%)"
         numbers = [_number(row, each) for each in ("flops", "bytes")]
         ms = f"{row['milliseconds']:.3g}" if _has(row, "milliseconds") else "-"
         worst = [_worst(row, each) for each in ("worst_noise", "worst_attack")]
@@ -36,7 +36,7 @@ def models_table(results: Results, models: pd.DataFrame) -> str:
         table(_MODELS, rows)
         + "\n\n"
         + (
-            f"Models in bold are those to choose from. Epochs in all: every epoch of training behind a model, growing "
+            f"In bold: the recommended model. Epochs in all: every epoch of training behind a model, growing "
             f"and pushing included. Less the original: paired, image by image and seed by seed, "
             f"{counted(len(results.params.seeds), 'seed')}. Worst: the largest loss of accuracy against clean images."
         )
