@@ -387,6 +387,13 @@ def test_the_table_of_models_has_those_worth_a_row() -> None:
     assert row["difference_low"] < -0.002 < row["difference_high"]
     assert (row["worst_noise_drop"], row["worst_attack"]) == (pytest.approx(-0.1), "pgd on the model itself")
     assert np.isnan(table.loc["original", "difference"])
+    assert table["params"].to_csv(index=False).split() == [
+        "params",
+        *["100000"] * 3,
+        "30000",
+        "10000",
+        *["12000"] * 3,
+    ]
     assert (table.loc["l1_step0", "epochs"], table.loc["l1_step0", "worst_attack_drop"]) == (
         9,
         pytest.approx(-0.45),
