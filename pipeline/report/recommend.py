@@ -83,8 +83,11 @@ def recommendation_table(results: Results) -> pd.DataFrame:
         worth = _worth_a_row(judged_contest(results), choice.step)
         rows += [method_row(results, method, choice.step) | {"chosen": False} for method in worth]
     table = pd.DataFrame(rows)
-    whole = ["params", "flops", "bytes"]
-    return table.assign(**{each: table[each].round().astype("Int64") for each in whole})
+    # Whole numbers are written as such, beside what was not measured.
+    whole = {
+        each: [n if np.isnan(n) else round(n) for n in table[each]] for each in ("params", "flops", "bytes")
+    }
+    return table.assign(**{each: pd.Series(values, dtype=object) for each, values in whole.items()})
 
 
 def _worth_a_row(found: _Contest, step: int) -> list[str]:
