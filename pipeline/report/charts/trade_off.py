@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import altair as alt
+import numpy as np
 import pandas as pd
 
 from pipeline.compared import ORIGINAL, OURS
@@ -141,7 +142,8 @@ def _compared(results: Results, models: pd.DataFrame) -> Iterator[dict[str, Any]
 def _measured(models: pd.DataFrame, name: str) -> dict[str, float]:
     mine = models[models["model"] == name]
     columns = [each for each in ("bytes", "milliseconds") if each in models]
-    return {each: float(mine[each].iloc[0]) for each in columns} if len(mine) else {}
+    first = mine[columns].astype("Float64").to_numpy(np.float64, na_value=np.nan)[:1]
+    return dict(zip(columns, map(float, first[0]), strict=True)) if len(first) else {}
 
 
 def _row(
