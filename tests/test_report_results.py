@@ -188,7 +188,7 @@ NULLS: list[tuple[str, list[Change], set[str], set[str]]] = [
         {"## White box, a diagnostic", "## Who is fooled", "## Gallery"},
         {"white_box", "outcomes", "crafted"},
     ),
-    ("noise", NO_NOISE, set(), set()),
+    ("noise", NO_NOISE, {"## Corruption error"}, set()),
     ("variants", [("push.variants", {})], {"## Collapse: the paper's separation term and ours"}, set()),
     ("fixed-nets", [("compare.fixed_nets", {})], set(), set()),
     ("competitors", [("compare.competitors", []), ("lineup", None)], {"## At the same size"}, set()),
