@@ -55,7 +55,7 @@ def trade_off(results: Results, models: pd.DataFrame) -> Figure:
     keys = keys_of(results.main_models() | dict(zip(rows["name"], rows["who"], strict=True)))
     original = rows[rows["name"] == ORIGINAL].iloc[0]
     comparable = original["accuracy"] - 100 * results.params.select.max_drop
-    floor = floor_of([*rows["accuracy"], comparable], least_spread=3.0)
+    floor = max(0.0, floor_of([*rows["accuracy"], max(0.0, comparable)], least_spread=3.0))
     below = rows["accuracy"] < floor
     rows = rows.assign(
         y=rows["accuracy"].clip(lower=floor),
@@ -76,7 +76,7 @@ def trade_off(results: Results, models: pd.DataFrame) -> Figure:
         {"y": original["accuracy"], "label": f"{original['who']}: {original['accuracy']:.2f} %", "dash": 1},
         {"y": comparable, "label": f"comparable: {comparable:.2f} %", "dash": 0},
     ]
-    rules = alt.Chart(data(line for line in lines if line["y"] >= floor))
+    rules = alt.Chart(data(line for line in lines if line["y"] > floor))
     dash = alt.condition("datum.dash == 1", alt.value([6, 3]), alt.value([2, 3]))
     layers = [
         rules.mark_rule(color=INK, opacity=0.6).encode(y=y, strokeDash=dash),
