@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from pipeline.compared import AFTER_THE_FACT, ORIGINAL, OURS
+from pipeline.compared import AFTER_THE_FACT, ORIGINAL, OURS, PUSHED
 from pipeline.report.accuracy_claims import nearest_step
 from pipeline.report.claims import claims_table
 from pipeline.report.comparison import judged_contest, label_of, method_rows, step_sizes
@@ -83,8 +83,11 @@ def recommendation_table(results: Results) -> pd.DataFrame:
         worth = _worth_a_row(judged_contest(results), choice.step)
         rows += [method_row(results, method, choice.step) | {"chosen": False} for method in worth]
     table = pd.DataFrame(rows)
-    whole = ["params", "flops", "bytes"]
-    return table.assign(**{each: table[each].round().astype("Int64") for each in whole})
+    # Whole numbers are written as such, beside what was not measured.
+    whole = {
+        each: [n if np.isnan(n) else round(n) for n in table[each]] for each in ("params", "flops", "bytes")
+    }
+    return table.assign(**{each: pd.Series(values, dtype=object) for each, values in whole.items()})
 
 
 def _worth_a_row(found: _Contest, step: int) -> list[str]:
@@ -109,6 +112,7 @@ def sentence(results: Results) -> str:
         f"images{'' if keep else _against_original(results, choice.model)}",
         *_losses(results, row),
         *choice.passed_over,
+        *_missed(results),
         *_others(results, choice),
     ]
     return "; ".join(parts) + "."
@@ -143,6 +147,14 @@ def _losses(results: Results, row: dict[str, Any]) -> list[str]:
             beside = "" if there is None else f", the original {percent(there, signed=True)}"
             losses.append(f"{percent(drop, signed=True)} points under {kind} ({name}{beside})")
     return [f"at worst {' and '.join(losses)}"] if losses else []
+
+
+def _missed(results: Results) -> list[str]:
+    """In how many seeds validation found nothing within the drop, where the most accurate sample stands in."""
+    found = [each["within_drop"] for (way, _), each in results.selections.items() if way == PUSHED]
+    most = percent(results.params.select.max_drop)
+    words = f"of {counted(len(found), 'seed')} no pruned model came within {most} points on validation"
+    return [] if all(found) else [f"in {len(found) - sum(found)} {words}"]
 
 
 def _signed(interval: Interval) -> str:
