@@ -55,7 +55,8 @@ def trade_off(results: Results, models: pd.DataFrame) -> Figure:
     keys = keys_of(results.main_models() | dict(zip(rows["name"], rows["who"], strict=True)))
     original = rows[rows["name"] == ORIGINAL].iloc[0]
     comparable = original["accuracy"] - 100 * results.params.select.max_drop
-    floor = max(0.0, floor_of([*rows["accuracy"], max(0.0, comparable)], least_spread=3.0))
+    shown = [*rows["accuracy"], *([comparable] if comparable > 0 else ())]
+    floor = max(0.0, floor_of(shown, least_spread=3.0))
     below = rows["accuracy"] < floor
     rows = rows.assign(
         y=rows["accuracy"].clip(lower=floor),
