@@ -65,17 +65,13 @@ def strengths_table(results: Results) -> pd.DataFrame:
 
 def _measured(results: Results) -> Iterator[tuple[Curve, float, str, str, Values]]:
     """A curve, a strength, the entry, a model and its hits (seeds, images)."""
-    clean = {
-        model: hits_of(rows) for model, rows in results.rows("accuracy", condition=CLEAN).groupby("model")
-    }
+    clean = _hits_by_model(results, CLEAN)
     by_curve: dict[Curve, dict[float, tuple[str, dict[str, Values]]]] = {}
     for each in results.conditions()[1:]:
         if not isnan(each.strength):
             norm = norm_and_budget(results.params.attacks[each.key])[0] if each.kind == "attack" else None
             curve = Curve(each.kind, each.family, each.source, norm or "", each.unit)
-            rows = results.rows("accuracy", condition=each.name).groupby("model")
-            hits = {model: hits_of(of_model) for model, of_model in rows}
-            by_curve.setdefault(curve, {})[each.strength] = (each.key, hits)
+            by_curve.setdefault(curve, {})[each.strength] = (each.key, _hits_by_model(results, each.name))
     for curve, strength, key, hits in white_box_curves(results):
         by_curve.setdefault(curve, {})[strength] = (key, hits)
     for curve, found in by_curve.items():
@@ -83,6 +79,11 @@ def _measured(results: Results) -> Iterator[tuple[Curve, float, str, str, Values
             for model in results.models():
                 if model in by_model:
                     yield curve, strength, key, model, by_model[model]
+
+
+def _hits_by_model(results: Results, condition: str) -> dict[str, Values]:
+    rows = results.rows("accuracy", condition=condition)
+    return {str(model): hits_of(of_model) for model, of_model in rows.groupby("model")}
 
 
 def white_box_curves(results: Results) -> Iterator[tuple[Curve, float, str, dict[str, Values]]]:
@@ -156,9 +157,9 @@ def white_box_strengths_section(results: Results) -> str:
         return ""
     models, blocks = labelled(results, results.models()), []
     for norm, rows in by_norm.items():
-        cells = {name: name for name in rows}
-        shown = grid("attack", cells, models, lambda name, model, rows=rows: rows[name].get(model, "-"))
-        blocks += [f"{norm}, budgets on the 0-255 scale:", shown]
+        shown = [[name, *(of_attack.get(model, "-") for model in models)] for name, of_attack in rows.items()]
+        header = " | ".join(["attack", *models.values()])
+        blocks += [f"{norm}, budgets on the 0-255 scale:", table(header, shown)]
     return section(
         "White box by strength",
         f"Accuracy in %, {over_seeds(results)}, when each attack is crafted on the model itself. In the worst case an "

@@ -51,7 +51,7 @@ def pack_distances(clean: Tensor, crafted: Tensor, norm: Norm) -> str:
     """
     found = (crafted - clean).flatten(1).norm(p=_ORDERS[norm], dim=1).cpu().numpy()
     found = found if norm == "L0" else 255 * found
-    return _PACKED + found.astype("<f4").tobytes().hex()
+    return f"{_PACKED}{found.astype('<f4').tobytes().hex()}"
 
 
 def unpack_distances(packed: str) -> Distances:
