@@ -58,6 +58,7 @@ _MORE = [
     if (color, shape) not in _LOOKS.values()
 ]
 _SHORT_NUMBER = "replace(format(datum.value, '~s'), 'G', 'B')"
+_WITHOUT_AUTHORS = "replace(datum.label, / [(][^)]*[)]/, '')"
 _WIDTHS = {1: 620, 2: 330, 3: 230}
 _FONT = "Liberation Sans, Arial, sans-serif"
 _CONFIG: dict[str, Any] = {
@@ -203,7 +204,12 @@ def forest(
     order = list(dict.fromkeys(rows["label"]))
     low, high = domain or (min(0.0, float(rows["low"].min())), max(0.0, float(rows["high"].max())))
     rows = rows.assign(**{name: rows[name].clip(low, high) for name in ("mean", "low", "high")})
-    y = alt.Y("label:N", sort=order, title=None, axis=alt.Axis(labelLimit=150, grid=True))
+    y = alt.Y(
+        "label:N",
+        sort=order,
+        title=None,
+        axis=alt.Axis(labelLimit=175, grid=True, labelExpr=_WITHOUT_AUTHORS),
+    )
     x_scale = alt.Scale(domain=[low, high], nice=True)
     base = alt.Chart(data(rows)).encode(y=y)
     zero = (

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import altair as alt
+import numpy as np
 import pandas as pd
 
 from pipeline.compared import ORIGINAL, OURS
@@ -54,7 +55,8 @@ def trade_off(results: Results, models: pd.DataFrame) -> Figure:
     keys = keys_of(results.main_models() | dict(zip(rows["name"], rows["who"], strict=True)))
     original = rows[rows["name"] == ORIGINAL].iloc[0]
     comparable = original["accuracy"] - 100 * results.params.select.max_drop
-    floor = floor_of([*rows["accuracy"], comparable], least_spread=3.0)
+    shown = [*rows["accuracy"], *([comparable] if comparable > 0 else ())]
+    floor = max(0.0, floor_of(shown, least_spread=3.0))
     below = rows["accuracy"] < floor
     rows = rows.assign(
         y=rows["accuracy"].clip(lower=floor),
@@ -75,7 +77,7 @@ def trade_off(results: Results, models: pd.DataFrame) -> Figure:
         {"y": original["accuracy"], "label": f"{original['who']}: {original['accuracy']:.2f} %", "dash": 1},
         {"y": comparable, "label": f"comparable: {comparable:.2f} %", "dash": 0},
     ]
-    rules = alt.Chart(data(line for line in lines if line["y"] >= floor))
+    rules = alt.Chart(data(line for line in lines if line["y"] > floor))
     dash = alt.condition("datum.dash == 1", alt.value([6, 3]), alt.value([2, 3]))
     layers = [
         rules.mark_rule(color=INK, opacity=0.6).encode(y=y, strokeDash=dash),
@@ -141,7 +143,8 @@ def _compared(results: Results, models: pd.DataFrame) -> Iterator[dict[str, Any]
 def _measured(models: pd.DataFrame, name: str) -> dict[str, float]:
     mine = models[models["model"] == name]
     columns = [each for each in ("bytes", "milliseconds") if each in models]
-    return {each: float(mine[each].iloc[0]) for each in columns} if len(mine) else {}
+    first = mine[columns].astype("Float64").to_numpy(np.float64, na_value=np.nan)[:1]
+    return dict(zip(columns, map(float, first[0]), strict=True)) if len(first) else {}
 
 
 def _row(
