@@ -141,7 +141,8 @@ def _compared(results: Results, models: pd.DataFrame) -> Iterator[dict[str, Any]
 def _measured(models: pd.DataFrame, name: str) -> dict[str, float]:
     mine = models[models["model"] == name]
     columns = [each for each in ("bytes", "milliseconds") if each in models]
-    return {each: float(mine[each].iloc[0]) for each in columns} if len(mine) else {}
+    found = {each: mine[each].iloc[0] for each in columns} if len(mine) else {}
+    return {each: float(value) for each, value in found.items() if pd.notna(value)}  # not every net is timed
 
 
 def _row(
