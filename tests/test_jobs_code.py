@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import InputError
+from pipeline.jobs import code
 from pipeline.jobs.code import code_deps, code_digest, code_trees, import_closure, write_deps
 
 
@@ -288,3 +289,27 @@ stages:
     assert all(len(line) <= 120 for line in dvc_file.read_text().splitlines())
     write_deps(dvc_file)
     assert dvc_file.read_text().replace("\n      ", " ") == written.replace("\n      ", " ")
+
+
+def test_a_damaged_byte_of_what_was_kept_of_files_makes_all_of_it_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A module less among the imports, and an edit of that module would change no key."""
+    monkeypatch.chdir(_project(tmp_path, pipeline__a="x = 1", stages__run="import pipeline.a"))
+    monkeypatch.delenv("GPP_JOBS", raising=False)
+    monkeypatch.setattr(code, "_known", {})
+    trees = code_trees("stages.run")
+    file = tmp_path / ".jobs/code.cache"
+    whole = file.read_bytes()
+    assert b"pipeline.a" in whole
+    flipped = [whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :] for at in range(0, len(whole), 5)]
+    for content in (*flipped, whole[:-1], b"", b"[1]", b"\xff"):
+        file.write_bytes(content)
+        monkeypatch.setattr(code, "_known", {})
+        code._recall()
+        assert code._known == {}
+        assert code_trees("stages.run") == trees
+    file.write_bytes(whole)
+    monkeypatch.setattr(code, "_known", {})
+    code._recall()
+    assert ["pipeline.a"] in [imports for imports, _ in code._known.values()]

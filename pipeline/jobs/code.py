@@ -114,16 +114,22 @@ _MOST_KNOWN = 2_000
 def _recall() -> None:
     """Read what other processes have found, once."""
     if not _known:
-        with suppress(OSError, ValueError, TypeError):
-            _known.update(json.loads((store_folder() / "code.json").read_text(encoding="utf-8")))
+        with suppress(OSError):
+            digest, _, found = (store_folder() / "code.cache").read_bytes().partition(b"\n")
+            if (
+                hashlib.sha256(found).hexdigest().encode() == digest
+            ):  # a wrong import would be missing in keys
+                _known.update(json.loads(found))
 
 
 def _keep() -> None:
     """For other processes; without a word where they cannot be told."""
     found = dict(list(_known.items())[-_MOST_KNOWN:])
-    file, own = (store_folder() / f"code{which}.json" for which in ("", f"-{os.getpid()}"))
+    file, own = (store_folder() / f"code{which}.cache" for which in ("", f"-{os.getpid()}"))
     with suppress(OSError, InputError):
-        write_atomically(own, json.dumps(found).encode(), sync=False)
+        content = json.dumps(found).encode()
+        digest = hashlib.sha256(content).hexdigest().encode()
+        write_atomically(own, digest + b"\n" + content, sync=False)
         own.replace(file)
 
 

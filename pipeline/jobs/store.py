@@ -3,7 +3,7 @@
 .jobs/done/<key>/out, about.json   a finished job; published by one rename, so whole or absent, and read-only
 .jobs/work/<key>/out, resume       a job that is running, or was killed
 .jobs/locks/<key>                  held while a job runs; the system frees it when its holder dies
-.jobs/code.json                    what was read off files of code (`pipeline.jobs.code`)
+.jobs/code.cache                   what was read off files of code (`pipeline.jobs.code`)
 .jobs/log.jsonl                    a line for each job that started, ended or failed, and for each stage
 """
 
