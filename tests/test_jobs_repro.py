@@ -15,7 +15,7 @@ from toy_project import Toy, said_by, until
 
 from pipeline import net_check
 from pipeline.files import write_json
-from pipeline.jobs import repro, warm
+from pipeline.jobs import repro
 from pipeline.params.file import read_params
 
 pytestmark = pytest.mark.processes
@@ -70,13 +70,8 @@ def toy(tmp_path: Path) -> Iterator[Toy]:
     toy.path(".git").mkdir()
     toy.path("dvc/__init__.py").write_text("")
     toy.path("dvc/__main__.py").write_text(_DVC)
-    # The warm process, which has tests of its own, finds empty libraries: the others take seconds to load.
-    for name in warm._LIBRARIES:
-        package = toy.root
-        for part in name.split("."):
-            package = package / part
-            package.mkdir(exist_ok=True)
-            (package / "__init__.py").touch()
+    # The warm process, which has tests of its own, gets no further than its first library: they take seconds to load.
+    toy.path("torch.py").write_text("import time\ntime.sleep(600)\n")
     # Its net has been checked: that takes seconds, and has tests of its own.
     known = net_check._key(read_params(toy.path("params.yaml")))
     write_json(toy.path(".jobs/net_check.json"), {known: ""})

@@ -26,6 +26,7 @@ ENTRIES: list[Change] = [
     ("noise.coarse", {"kind": "gaussian", "std": 20.0}),
     ("compare.competitors", ["l1", "han", "scratch", "random"]),
     ("latency", LATENCY | {"batches": [1]}),
+    ("runtime.jobs", 1),
 ]
 
 
@@ -47,7 +48,7 @@ def repro(workspace: Workspace, *changes: Change, targets: Sequence[str] = ()) -
 
 
 def assert_fresh(workspace: Workspace, root: Path, *stages: str) -> None:
-    """What these stages left is what they make without a store, without DVC, and without what is there."""
+    """What these stages left is what one process makes without a store, without DVC, and without what is there."""
     fresh = workspace.copy(root, without=[".jobs", ".dvc", ".git", "reports", "metrics"])
     made = [f"runs/tiny/{stage}" for stage in stages]
     for folder in made:
