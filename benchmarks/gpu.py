@@ -43,6 +43,9 @@ WHEELS = (
     *("annotated-types", "eagerpy", "foolbox", "gitdb", "gitpython", "lightning-fabric", "pydantic"),
     *("pydantic-core", "ruamel-yaml", "ruamel-yaml-clib", "smmap", "torch-pruning", "typing-extensions"),
     "typing-inspection",
+    # The report's.
+    *("altair", "attrs", "jsonschema", "jsonschema-specifications", "markdown-it-py", "mdurl", "narwhals"),
+    *("referencing", "rpds-py", "vl-convert-python"),
 )
 # Stages one after another in one process, which imports torch and starts CUDA once.
 RUN_STAGES = (
