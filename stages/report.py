@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 STORED = False
 OUT = "reports/{name}"
 # What it reads below runs/: neither weights nor images.
-READS = (".csv", ".json", "latent.safetensors", "gallery.safetensors")
+READS = (".csv", ".json", "latent.safetensors", "gallery.safetensors", "predictions.safetensors")
 
 
 def jobs(runs: Path, *, params: Params) -> Iterator[Job]:
