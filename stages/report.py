@@ -28,8 +28,8 @@ def work(place: Workplace, *, params: Params, runs: Path) -> str:
     """From every stage's tables to `reports/<name>`."""
     from pipeline.files import write_atomically
     from pipeline.jobs.provenance import FILE, provenance
-    from pipeline.report import write_report
     from pipeline.report.results import load_results
+    from pipeline.report.write import write_report
 
     write_report(load_results(params, runs), place.out)
     write_atomically(place.out / FILE, provenance(params.name).encode())

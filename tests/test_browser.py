@@ -14,8 +14,9 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from report_builders import write_run
 from tiny_params import LATENCY, params_of
 
-from pipeline.report import index, write_report
+from pipeline.report import index
 from pipeline.report.results import load_results
+from pipeline.report.write import write_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [

@@ -14,11 +14,11 @@ from tiny_params import TIMM, TINY, Change, params_of
 from pipeline.errors import InputError
 from pipeline.files import write_csv
 from pipeline.params.params import Params
-from pipeline.report import write_report
 from pipeline.report.charts.chart import Figure as Chart
 from pipeline.report.charts.sizes import growth_figure
 from pipeline.report.latent import variants_section
 from pipeline.report.results import Results, load_results
+from pipeline.report.write import write_report
 
 SEEDS: Change = ("seeds", [0, 1])
 HEADLINE: Change = ("report.headline", ["gaussian", "fgsm"])

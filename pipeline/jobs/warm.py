@@ -44,6 +44,9 @@ _LIBRARIES = (
     "pandas",
     "scipy.stats",
     "sklearn.datasets",
+    "altair",
+    "matplotlib.backends.backend_agg",
+    "jinja2",
 )
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 

@@ -14,7 +14,7 @@ from markdown_it import MarkdownIt
 from ruamel.yaml import YAML
 
 from pipeline.files import write_atomically
-from pipeline.report.html.page import render
+from pipeline.report.html.render import render
 from pipeline.report.page import counted, literal
 
 REPORTS = Path("reports")

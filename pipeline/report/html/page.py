@@ -4,24 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 import vl_convert
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline.report.charts.trade_off import measured_by
-from pipeline.report.html.render import to_html
+from pipeline.report.html.render import HERE, render, to_html
 from pipeline.report.page import bullets, counted, literal
 from pipeline.report.summary import over_seeds
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pipeline.report.charts.chart import Figure
     from pipeline.report.results import Results
-
-_HERE = Path(__file__).parent
 
 
 class Part(NamedTuple):
@@ -90,7 +88,7 @@ def page(
         first=html(first),
         parts=shown,
         bundle=Markup(bundle()),
-        script=Markup((_HERE / "page.js").read_text(encoding="utf-8")),
+        script=Markup((HERE / "page.js").read_text(encoding="utf-8")),
     )
 
 
@@ -106,19 +104,6 @@ def _meta(results: Results) -> str:
         f"Accuracies: {over_seeds(results)}."
     )
     return "\n\n".join(filter(None, (about, bullets(results.notes))))
-
-
-def render(template: str, **values: object) -> str:
-    """A template of this folder, with the stylesheet; every value that is no markup is escaped.
-
-    Raises:
-        jinja2.UndefinedError: if the template names something else.
-    """
-    environment = Environment(
-        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True
-    )
-    style = Markup((_HERE / "style.css").read_text(encoding="utf-8"))
-    return environment.get_template(template).render(style=style, **values)
 
 
 @cache

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from markupsafe import Markup
@@ -18,6 +19,7 @@ from markupsafe import Markup
 if TYPE_CHECKING:
     from pipeline.report.charts.chart import Figure, Key
 
+HERE = Path(__file__).parent
 # A longer table is folded: a reader who looks for something else passes it by.
 _FOLDED_ROWS = 12
 _SHAPES = {
@@ -150,3 +152,16 @@ def _mark_headers(tokens: Sequence[Token]) -> None:
             token.tag, token.attrs["scope"] = "th", "row"
         elif token.type == "td_close" and first and body:
             token.tag, first = "th", False
+
+
+def render(template: str, **values: object) -> str:
+    """A template of this folder, with the stylesheet; every value that is no markup is escaped.
+
+    Raises:
+        jinja2.UndefinedError: if the template names something else.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True
+    )
+    style = Markup((HERE / "style.css").read_text(encoding="utf-8"))
+    return environment.get_template(template).render(style=style, **values)
