@@ -355,7 +355,7 @@ def test_the_kinds_of_noise_and_of_attack_are_compared_on_one_model() -> None:
 def test_the_table_and_the_section_are_of_the_same_claims() -> None:
     results = made_up()
     table = tables_of(results)["claims"]
-    text = claims_section(results)
+    text = claims_section(results, claims_table(results))
     assert [*table.columns[:13]] == [
         *("family", "claim", "source", "test", "effect", "low", "high", "p", "p_holm", "verdict"),
         *("n_seeds", "n_images", "note"),

@@ -17,7 +17,7 @@ from pipeline.params.params import Params
 from pipeline.report import robustness as robustness_report
 from pipeline.report import robustness_figures
 from pipeline.report.charts.robustness import severities_figure
-from pipeline.report.claims import claims_section, pairs_section, same_size_section
+from pipeline.report.claims import claims_section, claims_table, pairs_section, same_size_section
 from pipeline.report.figures import LABELS
 from pipeline.report.results import Results
 from pipeline.report.robust_claims import pruned_family
@@ -157,7 +157,7 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def page_of(results: Results) -> str:
     sections = (
-        claims_section(results),
+        claims_section(results, claims_table(results)),
         robustness_report.robustness_report(results),
         robustness_report.galleries_section(results, Path("figures")),
     )

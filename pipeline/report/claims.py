@@ -31,10 +31,9 @@ def claims_table(results: Results) -> pd.DataFrame:
     return judged([*robust_families(results), *accuracy_families(results)], results.params.report)
 
 
-def claims_section(results: Results) -> str:
-    """The same, family by family, in points."""
-    report, found = results.params.report, claims_table(results)
-    blocks = []
+def claims_section(results: Results, found: pd.DataFrame) -> str:
+    """`claims_table`, family by family, in points."""
+    report, blocks = results.params.report, []
     for family, rows in found.groupby("family", sort=False):
         average = found[
             (found["family"] == TOGETHER) & found["test"].str.contains(f"\u201c{family}\u201d", regex=False)

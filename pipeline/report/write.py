@@ -48,7 +48,7 @@ def write_report(results: Results, folder: Path) -> None:
     for each in figures.values():
         each.write(pictures, dpi=results.params.report.dpi)
     latent.draw_covariances(results, pictures)
-    parts = _parts(results, pictures, drawn=figures)
+    parts = _parts(results, pictures, claims=judged["claims"], drawn=figures)
     answer, recommended = sentence(results), judged["recommendation"]
     first = f"{image('comparison', alternative(results))}\n\n{models_table(results, recommended)}"
     texts = {
@@ -93,7 +93,9 @@ def _charts(results: Results, recommended: pd.DataFrame) -> list[Figure]:
     return [each for each in found if each is not None]
 
 
-def _parts(results: Results, pictures: Path, *, drawn: dict[str, Figure]) -> Sequence[Part]:
+def _parts(
+    results: Results, pictures: Path, *, claims: pd.DataFrame, drawn: dict[str, Figure]
+) -> Sequence[Part]:
     """Everything below the first screen, in the order of a reader's questions."""
 
     def part(name: str, title: str, *sections: str) -> Part:
@@ -103,7 +105,7 @@ def _parts(results: Results, pictures: Path, *, drawn: dict[str, Figure]) -> Seq
         part(
             "claims",
             "What the papers claim, and what this run says",
-            claims_section(results),
+            claims_section(results, claims),
         ),
         part(
             "comparison",
