@@ -299,6 +299,7 @@ def test_uniform_widths_take_the_same_share_of_every_layer_but_the_latent_one(
 
 def test_criteria_keep_different_channels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without retraining: what differs is what the criterion kept."""
+    ours()  # which are trained
     monkeypatch.setattr(Contest, "retrain", lambda *_: TRIED)
     kept = {
         criterion: states(play(contest(tmp_path, criterion), ours=references()[:1]))[0]
@@ -313,6 +314,7 @@ def test_taylor_is_accumulated_over_all_training_images_and_the_others_see_as_ma
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Thesis 3.3.3: over an epoch of training images, whatever the budget of tracing."""
+    ours()  # which are trained
     pruned_by: dict[str, dict[str, Tensor]] = {}
     for criterion in ("taylor", "apoz"):
 

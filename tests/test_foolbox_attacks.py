@@ -128,7 +128,7 @@ def test_every_bound_and_every_word_of_an_option_runs(name: str) -> None:
 def test_an_attack_that_cannot_run_here_is_refused_with_its_reason(name: str) -> None:
     for epsilon in (None, 16.0):
         (line,) = refusals(name, epsilon)
-        assert line.startswith("attack: expected one that can run here; it ")
+        assert line.startswith("attack: expected one that can run here; ")
         assert line.endswith(f"(got {name!r})")
 
 

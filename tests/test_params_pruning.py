@@ -206,7 +206,7 @@ def test_every_size_of_the_comparison_may_be_the_lineups() -> None:
 
 
 def test_the_lineup_is_of_those_who_are_compared() -> None:
-    words = ("expected one of l1, han, scratch", "got 'random'")
+    words = ("expected one of scratch, l1, han", "got 'random'")
     assert_one_error("lineup.competitors.1", *words, changes=[("lineup.competitors", ["l1", "random"])])
     nobody = [("compare.competitors", []), ("lineup.competitors", ["l1"])]
     assert_one_error("lineup.competitors.0", "expected nothing", "got 'l1'", changes=nobody)
