@@ -1,8 +1,7 @@
 """Adversarial attacks as foolbox attack classes, and crafting on a source model (thesis 5.2.2)."""
 
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import foolbox
@@ -30,6 +29,7 @@ from torch import Tensor, nn
 from pipeline.errors import InputError
 from pipeline.machine.float64 import float64
 from pipeline.machine.memory import in_fitting_batches, is_out_of_memory
+from pipeline.models.classifier import frozen_parameters
 from pipeline.params.foolbox_attacks import Number, needs_of
 from pipeline.params.perturbations import Attack, FgsmAttack, FoolboxAttack, NewtonFoolAttack
 from pipeline.progress import tell
@@ -180,21 +180,9 @@ def craft(attack: Attack, model: nn.Module, images: Tensor, labels: Tensor, *, b
             tell(f"image {min((idx + 1) * size, len(images))} of {len(images)}")
         return torch.cat(crafted)
 
-    with _weights_at_rest(model):
+    # The weights' gradients, which foolbox would have computed with those of the images, are a third of the work.
+    with frozen_parameters(model):
         return in_fitting_batches(attack_all, batch_size)
-
-
-@contextmanager
-def _weights_at_rest(model: nn.Module) -> Iterator[None]:
-    """The weights' gradients, which foolbox would have computed with those of the images, are a third of the work."""
-    moving = [each for each in model.parameters() if each.requires_grad]
-    try:
-        for each in moving:
-            each.requires_grad_(False)
-        yield
-    finally:
-        for each in moving:
-            each.requires_grad_(True)
 
 
 def _attack_batch(

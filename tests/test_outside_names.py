@@ -12,8 +12,8 @@ from markdown_it import MarkdownIt
 from matplotlib.image import imread
 
 from pipeline.report.figures import figure, literal
-from pipeline.report.page import literal as in_markdown
-from pipeline.report.page import table
+from pipeline.report.markdown import literal as in_markdown
+from pipeline.report.markdown import table
 
 # The first two are formulas that cannot be parsed, or would lose their dollars.
 NAMES = [

@@ -1,4 +1,4 @@
-"""The pruning report's pieces that a run seldom meets."""
+"""Pieces of the page's sections on models that a run seldom meets."""
 
 import math
 from typing import Any

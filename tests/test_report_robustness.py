@@ -22,6 +22,7 @@ from pipeline.report.figures import LABELS
 from pipeline.report.results import Results
 from pipeline.report.robust_claims import pruned_family
 from pipeline.report.robustness import calibration_section
+from pipeline.report.strengths import strengths_table
 from pipeline.report.summary import summary
 from pipeline.report.verdicts import judged
 from pipeline.robustness.conditions import CLEAN, list_conditions
@@ -478,7 +479,8 @@ def test_the_galleries_are_drawn_where_they_are_shown(tmp_path: Path) -> None:
 
 def severities(params: Params) -> dict[str, dict[str, list[float]]]:
     """By panel and model the strengths of the figure."""
-    figure = severities_figure(results_of(params))
+    results = results_of(params)
+    figure = severities_figure(results, strengths_table(results))
     assert figure is not None
     found: dict[str, dict[str, list[float]]] = {}
     for spec in figure.specs():

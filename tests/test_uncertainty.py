@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pytest
 from scipy import stats
 
-from pipeline.report.page import spread
+from pipeline.report.markdown import spread
 from pipeline.uncertainty import (
     NOTHING,
     Interval,

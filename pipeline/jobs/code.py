@@ -116,9 +116,8 @@ def _recall() -> None:
     if not _known:
         with suppress(OSError):
             digest, _, found = (store_folder() / "code.cache").read_bytes().partition(b"\n")
-            if (
-                hashlib.sha256(found).hexdigest().encode() == digest
-            ):  # a wrong import would be missing in keys
+            # A wrong import would be missing in keys.
+            if hashlib.sha256(found).hexdigest().encode() == digest:
                 _known.update(json.loads(found))
 
 

@@ -18,7 +18,7 @@ from pipeline.errors import InputError
 from pipeline.files import read_csv, umask, write_csv, write_json
 from pipeline.imports import trust
 from pipeline.jobs.code import code_digest
-from pipeline.jobs.contents import RUNS, hash_of, write_sums
+from pipeline.jobs.contents import RUNS, files_below, hash_of, write_sums
 from pipeline.jobs.flags import chosen_jobs
 from pipeline.jobs.run import JobKeys, Ran, run_jobs
 from pipeline.jobs.store import Store
@@ -129,13 +129,12 @@ def _assemble(jobs: Sequence[Job], ran: Ran, out: Path, take: Callable[[Path, Pa
     hashes: dict[str, str] = {}
     for job in jobs:
         source = ran.done[job].folder
-        for file in sorted(path for path in source.rglob("*") if path.is_file()):
-            target = new / job.folder / file.relative_to(source)
+        for file in files_below(source):
+            inside = file.relative_to(source)
+            target = new / job.folder / inside
             target.parent.mkdir(parents=True, exist_ok=True)
             take(file, target)
-            hashes[target.relative_to(new).as_posix()] = ran.done[job].hashes[
-                file.relative_to(source).as_posix()
-            ]
+            hashes[(job.folder / inside).as_posix()] = ran.done[job].hashes[inside.as_posix()]
         for file in sorted(source.glob("*.csv")):  # none of an only job whose files are moved
             tables.setdefault(file.name, []).extend({**job.labels, **row} for row in read_csv(file))
     for name, rows in tables.items():
@@ -180,9 +179,8 @@ def _replace(out: Path, new: Path) -> None:
 
 
 def _keys(module: ModuleType) -> JobKeys:
-    return JobKeys(
-        module.__name__, stored=getattr(module, "STORED", True), reads=getattr(module, "READS", ("",))
-    )
+    stored, reads = getattr(module, "STORED", True), getattr(module, "READS", ("",))
+    return JobKeys(module.__name__, stored=stored, reads=reads)
 
 
 def _out(module: ModuleType, params: Params) -> Path:

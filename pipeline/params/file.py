@@ -118,12 +118,10 @@ def _read_yaml(path: Path) -> Any:
         raise InputError(f"{path}: not valid YAML{where}: {' '.join(problem.split())}") from None
     except YAMLError as error:
         raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    except (
-        Exception
-    ) as error:  # what becomes of a 45th of the 13th month, a tag on nothing, or brackets without end
-        raise InputError(
-            f"{path}: not valid YAML: {type(error).__name__}: {' '.join(str(error).split())}"
-        ) from None
+    # What becomes of a 45th of the 13th month, a tag on nothing, or brackets without end.
+    except Exception as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise InputError(f"{path}: not valid YAML: {reason}") from None
 
 
 def _once(lines: list[str]) -> list[str]:

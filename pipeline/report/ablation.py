@@ -1,4 +1,4 @@
-"""The pruning report's section on what pays: each part's effect, all others being equal (CVIU section 5.3)."""
+"""The page's section on what pays: each part's effect, all others being equal (CVIU section 5.3)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from pipeline.report.page import grid, image, section, table, thousands
+from pipeline.report.markdown import grid, image, section, table, thousands
 from pipeline.report.summary import how_trained, over_seeds
 from pipeline.report.verdicts import REFUTED, SUPPORTED, Claim, Family, judged
 from pipeline.uncertainty import NOTHING, Interval, Values

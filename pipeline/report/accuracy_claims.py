@@ -15,7 +15,7 @@ from pipeline.compared import AFTER_THE_FACT, ORIGINAL, OURS, PUSHED
 from pipeline.report.ablation import parts_family
 from pipeline.report.comparison import contest, contest_families, label_of, method_rows, step_sizes
 from pipeline.report.hits import more_hits
-from pipeline.report.page import percent, thousands
+from pipeline.report.markdown import percent, thousands
 from pipeline.report.robust_claims import AT_CHANCE, doubt
 from pipeline.report.verdicts import Claim, Family
 

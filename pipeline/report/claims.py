@@ -11,7 +11,7 @@ import pandas as pd
 from pipeline.compared import ORIGINAL, OURS_AT_SIZE, at_size
 from pipeline.report.accuracy_claims import accuracy_families
 from pipeline.report.figures import LABELS
-from pipeline.report.page import counted, grid, literal, percent, section, table
+from pipeline.report.markdown import counted, grid, literal, percent, section, table
 from pipeline.report.robust_claims import doubt, gain, robust_families
 from pipeline.report.summary import footnotes, labelled, marked, over_seeds
 from pipeline.report.verdicts import TOGETHER, holm, judged

@@ -20,7 +20,7 @@ from pipeline.errors import InputError
 from pipeline.params.file import read_params
 from pipeline.report.figures import LABELS
 from pipeline.report.hits import more_hits, with_accuracy
-from pipeline.report.page import bullets, percent, table, thousands
+from pipeline.report.markdown import bullets, percent, table, thousands
 from pipeline.uncertainty import difference_interval
 
 _HEADER = "model | parameters, A | B | FLOPs, A | B | test accuracy, %, A | B | B less A, points"

@@ -10,11 +10,10 @@ import pandas as pd
 
 from pipeline.compared import OURS, variant_name
 from pipeline.report.hits import more_hits
-from pipeline.report.page import Names, bullets, grid, image, percent, section, table, thousands
+from pipeline.report.markdown import Names, bullets, grid, image, percent, section, table, thousands
 from pipeline.report.summary import how_trained, over_seeds
 from pipeline.report.verdicts import (
     EQUIVALENT,
-    HAIR,
     NO_CLAIM,
     REFUTED,
     SUPPORTED,
@@ -22,6 +21,7 @@ from pipeline.report.verdicts import (
     UNDECIDED,
     Claim,
     Family,
+    directions,
     judged,
 )
 
@@ -74,12 +74,8 @@ def comparison_section(results: Results) -> str:
         return ""
     # By method and step the rows of the seeds; the methods and sizes by their names for readers.
     methods = {name: label_of(name) for name in (OURS, *variants_of(compare), *compare.competitors)}
-    ours = results.rows("comparison", method=OURS).groupby("step")["params"].mean()
-    sizes = {str(step): f"{thousands(ours.loc[step])} parameters" for step in range(len(compare.fractions))}
-    found = {
-        (name, step): results.rows("comparison", method=name, step=int(step))
-        for name, step in product(methods, sizes)
-    }
+    sizes = {str(step): f"{thousands(size)} parameters" for step, size in step_sizes(results).items()}
+    found = {(name, step): method_rows(results, name, int(step)) for name, step in product(methods, sizes)}
     return section(
         "Ours and others at the same sizes",
         "Ours takes the pushed model through the sizes, one after another; at each, every criterion keeps as many "
@@ -188,7 +184,7 @@ def _differences(results: Results, found: _Rows, methods: Names, sizes: Names) -
             f"{ranked.index(OURS) + 1} of {len(ranked)} ({percent(means[OURS])} %)"
         )
     effects = [row["effect"] for row in rows.values() if row["verdict"] != NO_CLAIM]
-    ahead, behind = (sum(sign * each > HAIR for each in effects) for sign in (1, -1))
+    ahead, behind, level = directions(effects)
     return [
         "Ours less theirs, in points, on the same images seed by seed: above zero ours is better (bold where that, or "
         "the reverse, is decided after Holm's correction within the size; the intervals are not corrected):",
@@ -197,8 +193,8 @@ def _differences(results: Results, found: _Rows, methods: Names, sizes: Names) -
         f"Of {len(effects)} comparisons ours is better in {counts[SUPPORTED]}, worse in {counts[REFUTED]}, as good "
         f"within {percent(results.params.report.equivalence_margin)} points in {counts[EQUIVALENT]} and undecided at "
         f"this number of seeds and images in {counts[UNDECIDED]}; {counts[NO_CLAIM]} with a collapsed net are left "
-        f"out. By the means alone it is ahead in {ahead}, behind in {behind} and level in "
-        f"{len(effects) - ahead - behind}. Of methods without a collapsed net:",
+        f"out. By the means alone it is ahead in {ahead}, behind in {behind} and level in {level}. "
+        "Of methods without a collapsed net:",
         bullets(best),
     ]
 

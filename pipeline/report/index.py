@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 
 from pipeline.files import write_atomically
 from pipeline.report.html.render import render
-from pipeline.report.page import counted, literal
+from pipeline.report.markdown import counted, literal
 
 REPORTS = Path("reports")
 _PAGES = ("index.html", "report.md", "pruning.md", "summary.md")

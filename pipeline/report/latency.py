@@ -1,4 +1,4 @@
-"""The pruning report's section on time and bytes: whether fewer FLOPs are less time where a net runs (CVIU 5.5)."""
+"""The page's section on time and bytes: whether fewer FLOPs are less time where a net runs (CVIU 5.5)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from pipeline.compared import ORIGINAL
-from pipeline.report.page import bullets, counted, image, percent, section, table, thousands
+from pipeline.report.markdown import bullets, counted, image, percent, section, table, thousands
 from pipeline.report.published import LATENCIES
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The pruning report's sections on the latent space, with figures after CVIU 3 and 4 and thesis 3-19."""
+"""The page's sections on the latent space, with figures after CVIU 3 and 4 and thesis 3-19."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pandas as pd
 
 from pipeline.params.pruning import SensitivityChoice
 from pipeline.report.figures import PIPELINES, figure, label_axes
-from pipeline.report.page import image, percent, section, table
+from pipeline.report.markdown import image, percent, section, table
 
 if TYPE_CHECKING:
     from pipeline.report.results import Results

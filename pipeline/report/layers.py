@@ -1,4 +1,4 @@
-"""The pruning report's sections on layers: how much of each one is left, beside what the papers show."""
+"""The page's sections on layers: how much of each one is left, beside what the papers show."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from pipeline.report.figures import LABELS
-from pipeline.report.page import frame_table, image, percent, section, table
+from pipeline.report.markdown import frame_table, image, percent, section, table
 
 if TYPE_CHECKING:
     from pipeline.report.results import Results

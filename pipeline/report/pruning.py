@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.compared import ORIGINAL, PUSHED
 from pipeline.report.figures import LABELS, PIPELINES
-from pipeline.report.page import (
+from pipeline.report.markdown import (
     bullets,
     counted,
     frame_table,

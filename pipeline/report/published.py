@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from pipeline.compared import AFTER_THE_FACT
 from pipeline.report.figures import LABELS
-from pipeline.report.page import section, table, thousands
+from pipeline.report.markdown import section, table, thousands
 
 if TYPE_CHECKING:
     from pipeline.params.params import PublishedName

@@ -18,8 +18,8 @@ from pipeline.compared import AFTER_THE_FACT, ORIGINAL, OURS, PUSHED
 from pipeline.report.accuracy_claims import nearest_step
 from pipeline.report.claims import claims_table
 from pipeline.report.comparison import judged_contest, label_of, method_rows, step_sizes
+from pipeline.report.markdown import counted, percent, thousands
 from pipeline.report.model_rows import difference, drops_of, main_row, method_row
-from pipeline.report.page import counted, percent, thousands
 from pipeline.report.verdicts import EQUIVALENT, HAIR, NO_CLAIM, REFUTED, SUPPORTED
 
 if TYPE_CHECKING:

@@ -31,7 +31,7 @@ from pipeline.params.nets.sections import is_looked_at
 from pipeline.report.facts import Confidences, load_confidences, load_epochs
 from pipeline.report.figures import LABELS
 from pipeline.report.hits import hits_of, more_hits, with_accuracy
-from pipeline.report.page import literal
+from pipeline.report.markdown import literal
 from pipeline.robustness.conditions import CLEAN, Condition, list_conditions
 from pipeline.uncertainty import Interval, Values, accuracy_interval, difference_interval
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.compared import ORIGINAL, OURS_AT_SIZE, PUSHED, at_size
 from pipeline.report.hits import hits_of, more_hits
+from pipeline.report.layers import pruned_models
 from pipeline.report.results import counted_images
 from pipeline.report.verdicts import Claim, Family
 from pipeline.robustness.conditions import CLEAN
@@ -47,11 +48,6 @@ def robust_families(results: Results) -> list[Family]:
         Family("at the same size", [*_same_size(results)], "at the same size ours loses less than others"),
     ]
     return [each for each in found if each.claims]
-
-
-def pruned_models(results: Results) -> list[str]:
-    """The main flow's pruned models, chapter 3's too where it is run."""
-    return [name for name in results.main_models() if name.endswith(("accuracy_first", "parameter_first"))]
 
 
 def doubt(results: Results, models: tuple[str, ...], *conditions: str) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pipeline.params.perturbations import FoolboxAttack, ImpulseNoise, NewtonFoolAttack, PoissonNoise
 from pipeline.report import robustness_figures as draw
 from pipeline.report.claims import pairs_section, same_size_section
-from pipeline.report.page import counted, frame_table, grid, image, percent, section, spread, table
+from pipeline.report.markdown import counted, frame_table, grid, image, percent, section, spread, table
 from pipeline.report.published import published_drops
 from pipeline.report.results import counted_images
 from pipeline.report.strengths import corruption_section, sources_section, white_box_strengths_section

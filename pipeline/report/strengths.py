@@ -13,7 +13,7 @@ import pandas as pd
 
 from pipeline.compared import ORIGINAL, source_name
 from pipeline.report.hits import hits_of
-from pipeline.report.page import grid, section, table
+from pipeline.report.markdown import grid, section, table
 from pipeline.report.summary import labelled, over_seeds
 from pipeline.robustness.conditions import CLEAN, list_conditions
 from pipeline.robustness.strengths import norm_and_budget, survivors, unpack_distances

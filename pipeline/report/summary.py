@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.compared import ORIGINAL
 from pipeline.report.hits import more_hits
-from pipeline.report.page import bullets, counted, percent, table, thousands
+from pipeline.report.markdown import bullets, counted, percent, table, thousands
 
 if TYPE_CHECKING:
     import pandas as pd

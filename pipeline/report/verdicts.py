@@ -137,8 +137,7 @@ def _average(family: Family) -> Claim | None:
     kept = [each for each in family.claims if not each.doubt]
     if not family.together or len({each.values.shape for each in kept}) != 1 or len(kept) < 2:
         return None
-    means = np.array([each.values.mean() for each in kept])
-    ahead, behind = int((means > HAIR).sum()), int((means < -HAIR).sum())
+    ahead, behind, level = directions([float(each.values.mean()) for each in kept])
     return replace(
         kept[0],
         sentence=f"On average over {len(kept)} comparisons: {family.together}",
@@ -148,5 +147,11 @@ def _average(family: Family) -> Claim | None:
         null=0.0,
         unit=max(each.unit for each in kept),
         note=f"by the means as claimed in {ahead} of {len(kept)}, the other way in {behind}, "
-        f"level in {len(kept) - ahead - behind}",
+        f"level in {level}",
     )
+
+
+def directions(effects: Sequence[float]) -> tuple[int, int, int]:
+    """How many lie above zero, below it, and at it, whether decided or not."""
+    ahead, behind = (sum(sign * each > HAIR for each in effects) for sign in (1, -1))
+    return ahead, behind, len(effects) - ahead - behind

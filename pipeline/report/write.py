@@ -20,7 +20,7 @@ from pipeline.report.comparison import comparison_section
 from pipeline.report.hits import packed_again, without_hits
 from pipeline.report.html.first import models_table
 from pipeline.report.html.page import Part, alternative, markdown, page
-from pipeline.report.page import image, literal
+from pipeline.report.markdown import image, literal
 from pipeline.report.recommend import sentence, tables_of
 from pipeline.report.strengths import strengths_table
 from pipeline.report.summary import summary
@@ -38,13 +38,14 @@ def write_report(results: Results, folder: Path) -> None:
     tables, pictures = folder / "tables", folder / "figures"
     tables.mkdir(parents=True, exist_ok=True)
     judged = tables_of(results)
-    derived = _plotted(results) | {"strengths": strengths_table(results)} | judged
+    strengths = strengths_table(results)
+    derived = _plotted(results) | {"strengths": strengths} | judged
     for name, table in {**results.tables, **derived}.items():
         if len(table):
             # `make compare` pairs the models of two reports; everything else is for people.
             written = packed_again(table) if name == "scores" else without_hits(table)
             written.to_csv(tables / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
-    figures = {each.name: each for each in _charts(results, judged["recommendation"])}
+    figures = {each.name: each for each in _charts(results, judged["recommendation"], strengths)}
     for each in figures.values():
         each.write(pictures, dpi=results.params.report.dpi)
     latent.draw_covariances(results, pictures)
@@ -73,7 +74,7 @@ def write_report(results: Results, folder: Path) -> None:
         yaml.dump(results.params.model_dump(mode="json", by_alias=True, exclude={"runtime"}), file)
 
 
-def _charts(results: Results, recommended: pd.DataFrame) -> list[Figure]:
+def _charts(results: Results, recommended: pd.DataFrame, strengths: pd.DataFrame) -> list[Figure]:
     found = (
         trade_off.trade_off(results, recommended),
         trade_off.differences(results),
@@ -86,7 +87,7 @@ def _charts(results: Results, recommended: pd.DataFrame) -> list[Figure]:
         nets.sensitivity_figure(results),
         nets.pushing_figure(results),
         perturbed.drops_figure(results),
-        perturbed.severities_figure(results),
+        perturbed.severities_figure(results, strengths),
         perturbed.reliability_figure(results),
         perturbed.latency_figure(results),
     )

@@ -178,10 +178,10 @@ def shape(keys: Sequence[Key], field: str = "who") -> alt.Shape:
     return alt.Shape(f"{field}:N", scale=scale)
 
 
-def size_axis(field: str, title: str | None) -> alt.X:
-    """A logarithmic axis of parameters, FLOPs, bytes: `20k`, `1.5M`."""
+def size_axis(field: str, title: str | None, *, padding: int = 18) -> alt.X:
+    """A logarithmic axis of parameters, FLOPs, bytes: `20k`, `1.5M`; `padding`: pixels at its ends."""
     axis = alt.Axis(labelExpr=_SHORT_NUMBER, tickCount=5, labelOverlap=True, title=title)
-    return alt.X(f"{field}:Q", scale=alt.Scale(type="log", nice=False, padding=18), axis=axis)
+    return alt.X(f"{field}:Q", scale=alt.Scale(type="log", nice=False, padding=padding), axis=axis)
 
 
 def value_axis(field: str, title: str, **scale: Any) -> alt.Y:

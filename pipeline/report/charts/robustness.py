@@ -26,7 +26,7 @@ from pipeline.report.charts.chart import (
 )
 from pipeline.report.latency import EXPECTED_SHARE, Measured, measured, speedups, timed_models
 from pipeline.report.robustness_figures import KINDS, by_kind
-from pipeline.report.strengths import ITSELF, strengths_table
+from pipeline.report.strengths import ITSELF
 
 if TYPE_CHECKING:
     from pipeline.report.results import Results
@@ -59,13 +59,13 @@ def _drops(results: Results, condition: str) -> Iterator[dict[str, Any]]:
         yield {"label": label, "who": label, "mean": mean, "low": low, "high": high, "told": told}
 
 
-def severities_figure(results: Results) -> Figure | None:
-    """Test accuracy against strength, a panel for each noise and attack that comes in several; None without any.
+def severities_figure(results: Results, table: pd.DataFrame) -> Figure | None:
+    """`strengths_table`, a panel for each noise and attack that comes in several strengths; None without any.
 
     Attacks stand transferred and on the model itself, and last the worst of all on it. One without a budget has no
     place on such an axis; it has its row in the tables.
     """
-    table, names = strengths_table(results), results.main_models()
+    names = results.main_models()
     table = table[table["model"].isin(names)] if len(table) else table
     if table.empty:
         return None

@@ -22,11 +22,12 @@ from pipeline.report.charts.chart import (
     keys_of,
     layered,
     shape,
+    size_axis,
     value_axis,
 )
 from pipeline.report.comparison import label_of, variants_of
 from pipeline.report.hits import more_hits
-from pipeline.report.page import thousands
+from pipeline.report.markdown import thousands
 
 if TYPE_CHECKING:
     from pipeline.report.ablation import Effect
@@ -71,7 +72,7 @@ def trade_off(results: Results, models: pd.DataFrame) -> Figure:
         alt.Chart(data(rows))
         .transform_calculate(x="datum[measure] * datum.beside")
         .transform_filter("isValid(datum[measure]) && datum[measure] > 0")
-        .encode(x=_x())
+        .encode(x=size_axis("x", None, padding=22))
     )
     lines = [
         {"y": original["accuracy"], "label": f"{original['who']}: {original['accuracy']:.2f} %", "dash": 1},
@@ -112,12 +113,6 @@ def measured_by(models: pd.DataFrame) -> dict[str, str]:
     """The sizes that the figure can show: bytes and milliseconds where they were taken."""
     has = {name for name in ("bytes", "milliseconds") if name in models and models[name].notna().any()}
     return {name: words for name, words in MEASURES.items() if name in {"params", "flops"} | has}
-
-
-def _x() -> alt.X:
-    label = "replace(format(datum.value, '~s'), 'G', 'B')"
-    axis = alt.Axis(title=None, labelExpr=label, tickCount=5, labelOverlap=True)
-    return alt.X("x:Q", scale=alt.Scale(type="log", nice=False, padding=22), axis=axis)
 
 
 def _main(results: Results, models: pd.DataFrame) -> Iterator[dict[str, Any]]:

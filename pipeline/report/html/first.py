@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from pipeline.compared import ORIGINAL
-from pipeline.report.page import counted, literal, percent, table, thousands
+from pipeline.report.markdown import counted, literal, percent, table, thousands
 
 if TYPE_CHECKING:
     from pipeline.report.results import Results

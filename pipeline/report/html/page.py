@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from pipeline.report.charts.trade_off import measured_by
 from pipeline.report.html.render import HERE, render, to_html
-from pipeline.report.page import bullets, counted, literal
+from pipeline.report.markdown import bullets, counted, literal
 from pipeline.report.summary import over_seeds
 
 if TYPE_CHECKING:

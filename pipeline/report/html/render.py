@@ -39,11 +39,11 @@ def to_html(text: str, *, figures: Mapping[str, Figure], folder: Path) -> Markup
     """A section's Markdown; its headings one level lower, its images as charts or as pictures within the page.
 
     Args:
-        text: with images as `page.image` writes them.
+        text: with images as `markdown.image` writes them.
         figures: the charts by name; an image of another name is a picture below `folder`.
         folder: of the report.
     """
-    tokens, heading = list[Token](), ""
+    tokens, heading, end = list[Token](), "", ""
     parsed = _MARKDOWN.parse(text)
     for idx, token in enumerate(parsed):
         if token.type in ("heading_open", "heading_close"):
@@ -51,17 +51,17 @@ def to_html(text: str, *, figures: Mapping[str, Figure], folder: Path) -> Markup
         if token.type == "inline" and tokens and tokens[-1].type == "heading_open":
             heading = token.content
         if token.type == "table_open":
-            tokens.append(_html(_table_start(parsed[idx:], heading)))
+            start, end = _around_table(_n_rows(parsed, idx), heading)
+            tokens.append(_html(start))
         if token.type == "inline" and (image := _image_of(token)) is not None:
-            tokens[-1] = _html(
-                _figure(*image, figures=figures, folder=folder)
-            )  # in the place of its paragraph
+            # In the place of its paragraph.
+            tokens[-1] = _html(_figure(*image, figures=figures, folder=folder))
             continue
         if token.type == "paragraph_close" and tokens[-1].type == "html_block":
             continue
         tokens.append(token)
         if token.type == "table_close":
-            tokens.append(_html("</div></details>" if _n_rows(parsed, idx) > _FOLDED_ROWS else "</div>"))
+            tokens.append(_html(end))
     _mark_headers(tokens)
     return Markup(_MARKDOWN.renderer.render(tokens, _MARKDOWN.options, {}))
 
@@ -120,22 +120,20 @@ def _html(text: str) -> Token:
     return Token("html_block", "", 0, content=f"{text}\n")
 
 
-def _n_rows(parsed: Sequence[Token], close: int) -> int:
-    opened = max(idx for idx in range(close) if parsed[idx].type == "table_open")
-    return sum(token.type == "tr_open" for token in parsed[opened:close]) - 1
+def _n_rows(parsed: Sequence[Token], start: int) -> int:
+    """How many rows the table has that begins there, below its head."""
+    end = next(idx for idx in range(start, len(parsed)) if parsed[idx].type == "table_close")
+    return sum(token.type == "tr_open" for token in parsed[start:end]) - 1
 
 
-def _table_start(rest: Sequence[Token], heading: str) -> Markup:
-    close = next(idx for idx, token in enumerate(rest) if token.type == "table_close")
-    n = sum(token.type == "tr_open" for token in rest[:close]) - 1
-    place = Markup('<div class="table" role="region" tabindex="0" aria-label="{}">').format(
-        f"Table: {heading}" if heading else "Table"
-    )
-    return (
-        Markup("<details><summary>Table of {} rows</summary>{}").format(n, place)
-        if n > _FOLDED_ROWS
-        else place
-    )
+def _around_table(n_rows: int, heading: str) -> tuple[str, str]:
+    """What stands before a table and behind it: it scrolls by itself, and a long one is folded."""
+    name = f"Table: {heading}" if heading else "Table"
+    start = Markup('<div class="table" role="region" tabindex="0" aria-label="{}">').format(name)
+    if n_rows <= _FOLDED_ROWS:
+        return start, "</div>"
+    folded = Markup("<details><summary>Table of {} rows</summary>{}").format(n_rows, start)
+    return folded, "</div></details>"
 
 
 def _mark_headers(tokens: Sequence[Token]) -> None:
