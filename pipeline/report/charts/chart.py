@@ -80,6 +80,7 @@ _LEGEND = {
     "labelLimit": 300,
     "symbolLimit": 0,
     "symbolSize": 80,
+    "symbolOpacity": 1,
 }
 
 # A Vega-Lite specification of one view, its data within it.

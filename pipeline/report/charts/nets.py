@@ -107,12 +107,13 @@ def _layer_axis(layers: list[str]) -> alt.X:
 def profile_figure(results: Results) -> Figure:
     """The share of its filters that each layer keeps, from the first layer to the last: mean, and every seed."""
     names = {name: label for name, label in results.main_models().items() if name in pruned_models(results)}
-    keys, rows = keys_of(names), []
+    keys, rows, layers = keys_of(names), [], list[str]()
     for name, label in names.items():
         for seed, share in profile(results, name).items():
+            _merge(layers, [*map(str, share.index)])
             shares = [{"layer": layer, "seed": seed, "share": 100 * each} for layer, each in share.items()]
             rows += [row | {"who": label, "told": f"{label}, {row['layer']}, seed {seed}"} for row in shares]
-    x = _layer_axis([*dict.fromkeys(str(row["layer"]) for row in rows)])
+    x = _layer_axis(layers)
     base = alt.Chart(data(rows)).encode(x=x, xOffset=alt.XOffset("who:N", sort=[key.label for key in keys]))
     y = alt.Y("mean(share):Q", title="filters kept (%)", scale=alt.Scale(domain=[0, 100]))
     ranges = base.mark_rule(strokeWidth=1.5).encode(
@@ -122,6 +123,15 @@ def profile_figure(results: Results) -> Figure:
         y=y, color=color(keys), shape=shape(keys)
     )
     return Figure("profile", [layered(points, ranges, height=240)], keys)
+
+
+def _merge(layers: list[str], more: list[str]) -> None:
+    """Put layers that are not there yet behind those that they follow: seeds may have grown other modules."""
+    at = 0
+    for layer in more:
+        if layer not in layers:
+            layers.insert(at, layer)
+        at = layers.index(layer) + 1
 
 
 def discriminants_figure(results: Results) -> Figure:

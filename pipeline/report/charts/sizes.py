@@ -97,7 +97,9 @@ def growth_figure(results: Results) -> Figure | None:
         quick, full = (rows[rows["training"] == training] for training in ("quick", "full"))
         best = quick[quick["chosen"] == 1].set_index("iteration")
         who = np.where(quick["chosen"] == 1, keys[1].label, keys[0].label)
-        nodes = pd.concat([quick.assign(who=who), full.assign(who=keys[2].label)])
+        # The best lie above the others, and a net that was trained in full has its name below it.
+        quick = quick.assign(who=who, below=0).sort_values("chosen", kind="stable")
+        nodes = pd.concat([quick, full.assign(who=keys[2].label, below=1)])
         parents = [best.loc[n - 1] if n - 1 in best.index else None for n in quick["iteration"]]
         edges = [
             {"x": n, "y": y, "x2": n - 1, "y2": parent["percent"]}
@@ -105,16 +107,23 @@ def growth_figure(results: Results) -> Figure | None:
             if parent is not None
         ]
         x_title, y_title = "iteration: modules added", "validation accuracy (%)"
-        x = alt.X("iteration:Q", title=x_title, axis=alt.Axis(values=[*range(rows["iteration"].max() + 1)]))
+        x = alt.X(
+            "iteration:Q",
+            title=x_title,
+            axis=alt.Axis(values=[*range(rows["iteration"].max() + 1)], format="d"),
+        )
         y = value_axis("percent", y_title, padding=16)
         base = alt.Chart(data(nodes)).encode(x=x, y=y)
         layers = [
             base.mark_point(filled=True, size=70, opacity=1).encode(
                 color=color(keys), shape=shape(keys), tooltip="told:N"
             ),
-            base.transform_filter(f"datum.who != '{keys[0].label}'")
-            .mark_text(dx=8, align="left", fontSize=10)
-            .encode(text="stages:N"),
+            *(
+                base.transform_filter(f"datum.who != '{keys[0].label}' && datum.below == {below}")
+                .mark_text(dx=6, dy=dy, align="left", fontSize=10)
+                .encode(text="stages:N")
+                for below, dy in enumerate((-8, 10))
+            ),
         ]
         if edges:
             branches = alt.Chart(data(edges)).mark_rule(color=GREY, opacity=0.7)
