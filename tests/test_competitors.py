@@ -107,6 +107,12 @@ def references() -> list[Classifier]:
     return [entrant.model for entrant, _, _ in ours()]
 
 
+def do_not_retrain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """But the nets that the others follow, which are trained before: they are kept for all tests of a process."""
+    ours()
+    monkeypatch.setattr(Contest, "retrain", lambda *_: TRIED)
+
+
 def contest(folder: Path, method: str = "some", *, seed: int = 0, epochs_before: int = 2) -> Contest:
     params = tiny()
     assert params.compare is not None
@@ -234,7 +240,7 @@ OWN = {
 def test_at_its_own_widths_a_criterion_is_as_large_as_ours(
     criterion: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Contest, "retrain", lambda *_: TRIED)
+    do_not_retrain(monkeypatch)
     for entrant, reference in zip(play(contest(tmp_path, criterion)), references(), strict=True):
         assert entrant.params == pytest.approx(count_params(reference), rel=0.02)
         assert channels(entrant.model) != channels(reference)
@@ -262,7 +268,7 @@ def ours_by_the_rules() -> Classifier:
 def test_kept_layers_and_a_least_width_hold_for_every_method(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Contest, "retrain", lambda *_: TRIED)
+    do_not_retrain(monkeypatch)
     model, before = start(), channels(start())
     played = contest(tmp_path, method)
     played = replace(played, surgery=played.surgery.model_copy(update=RULES))
@@ -279,7 +285,7 @@ def test_kept_layers_and_a_least_width_hold_for_every_method(
 def test_where_ours_is_at_a_number_of_flops_or_milliseconds_the_others_match_its_flops(
     unit: SizeUnit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Contest, "retrain", lambda *_: TRIED)
+    do_not_retrain(monkeypatch)
     sizes = [Target(unit, 1.0), Target(unit, 0.5)]
     for entrant, reference in zip(play(contest(tmp_path, "l1_own"), sizes=sizes), references(), strict=True):
         assert entrant.flops == pytest.approx(measure_cost(reference, (1, 8, 8)).flops, rel=0.02)
@@ -288,7 +294,7 @@ def test_where_ours_is_at_a_number_of_flops_or_milliseconds_the_others_match_its
 def test_uniform_widths_take_the_same_share_of_every_layer_but_the_latent_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Contest, "retrain", lambda *_: TRIED)
+    do_not_retrain(monkeypatch)
     entrant = next(play(contest(tmp_path, "l1_own"), ours=references()[:1]))
     before, after = channels(start()), channels(entrant.model)
     inside = [name for name in after if "stages.2" not in name and "decision" not in name]
@@ -299,8 +305,7 @@ def test_uniform_widths_take_the_same_share_of_every_layer_but_the_latent_one(
 
 def test_criteria_keep_different_channels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without retraining: what differs is what the criterion kept."""
-    ours()  # which are trained
-    monkeypatch.setattr(Contest, "retrain", lambda *_: TRIED)
+    do_not_retrain(monkeypatch)
     kept = {
         criterion: states(play(contest(tmp_path, criterion), ours=references()[:1]))[0]
         for criterion in AT_OUR_WIDTHS
@@ -314,7 +319,6 @@ def test_taylor_is_accumulated_over_all_training_images_and_the_others_see_as_ma
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Thesis 3.3.3: over an epoch of training images, whatever the budget of tracing."""
-    ours()  # which are trained
     pruned_by: dict[str, dict[str, Tensor]] = {}
     for criterion in ("taylor", "apoz"):
 
@@ -324,8 +328,8 @@ def test_taylor_is_accumulated_over_all_training_images_and_the_others_see_as_ma
             pruned_by[name] = scores
             return model
 
+        do_not_retrain(monkeypatch)
         monkeypatch.setattr(competitors, "prune_like", record)
-        monkeypatch.setattr(Contest, "retrain", lambda *_: TRIED)
         list(play(contest(tmp_path, criterion), ours=references()[:1]))
     train = parts().train
     for criterion, on_all in (("taylor", True), ("apoz", False)):
@@ -338,7 +342,7 @@ def test_taylor_is_accumulated_over_all_training_images_and_the_others_see_as_ma
 
 
 def test_random_filters_follow_the_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Contest, "retrain", lambda *_: TRIED)
+    do_not_retrain(monkeypatch)
     one, again, other = (states(play(contest(tmp_path, "random", seed=seed))) for seed in (0, 0, 1))
     assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))
     assert not any(torch.equal(a, b) for a, b in zip(one, other, strict=True))
