@@ -34,8 +34,8 @@ def jobs(
     """One for each seed and method: ours, which the others follow, the competitors, the fixed nets."""
     if compare is None:
         return
-    shared: dict[str, Any] = {"numerics": numerics, "lda": lda, "sizes": compare.sizes}
-    shared |= {"retraining": compare.retraining, "auxiliary": train.auxiliary}
+    shared: dict[str, Any] = {"numerics": numerics, "lda": lda, "auxiliary": train.auxiliary}
+    shared |= {name: getattr(compare, name) for name in ("sizes", "retraining", "rate_factors")}
     variants = {variant_name(name): each for name, each in compare.variants.items()}
     surgeries = {name: surgery.varied(each) for name, each in variants.items()}
     others = sorted(compare.competitors, key=lambda name: name not in _LONGEST_FIRST)
@@ -67,6 +67,7 @@ def work(
     surgery: Surgery,
     sizes: Sizes,
     retraining: Retraining,
+    rate_factors: list[float],
     auxiliary: Auxiliary | None,
     training: Train | None,
     net: FixedNet | None,
@@ -88,6 +89,7 @@ def work(
     contest = Contest(
         parts=load_parts(prepared, device, workers=place.workers),
         retraining=retraining,
+        rate_factors=rate_factors,
         auxiliary=auxiliary,
         lda=lda,
         surgery=surgery,

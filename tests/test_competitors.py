@@ -119,6 +119,7 @@ def contest(folder: Path, method: str = "some", *, seed: int = 0, epochs_before:
     return Contest(
         parts=parts(),
         retraining=params.compare.retraining,
+        rate_factors=[1.0],
         auxiliary=params.train.auxiliary,
         lda=params.lda,
         surgery=params.surgery,
@@ -130,7 +131,7 @@ def contest(folder: Path, method: str = "some", *, seed: int = 0, epochs_before:
     )
 
 
-TRIED = Tried(collapsed=True, retried=True)
+TRIED = Tried(collapsed=True, retried=True, learning_rate=0.1)
 HEADS = Auxiliary(weight=0.3, batch_norm=False)
 
 

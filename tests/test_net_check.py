@@ -79,7 +79,10 @@ def test_what_is_left_whole_is_said_in_one_line_with_the_reason() -> None:
         (
             torchvision(
                 "mobilenet_v3_small",
-                ("compare.variants", {"papers": {"utility": "deconvolution", "widths": "layer"}}),
+                (
+                    "compare.variants",
+                    {"papers": {"utility": "deconvolution", "widths": "layer", "trace_images_per_class": 3}},
+                ),
             ),
             "compare.variants.papers.utility: expected layers that deconvolution can trace, got Hardswish",
         ),

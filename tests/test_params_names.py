@@ -18,7 +18,7 @@ OWN_NAMES: dict[str, Any] = {
     "noise": TINY["noise"]["gaussian"],
     "attacks": TINY["attacks"]["fgsm"],
     "push.variants": TINY["push"]["variants"]["ours"],
-    "compare.variants": {"utility": "saliency", "widths": "global"},
+    "compare.variants": {"utility": "saliency", "widths": "global", "trace_images_per_class": 3},
     "compare.fixed_nets": TINY["compare"]["fixed_nets"]["resnet6"],
 }
 OPTIONS = "attacks.pgd.options"

@@ -168,9 +168,22 @@ def test_a_bad_fixed_net_is_named_on_one_line(net: Any, key: str, words: tuple[s
 @pytest.mark.parametrize(
     ("variant", "key", "words"),
     [
-        ({"utility": "saliency"}, ".widths", ("missing",)),
-        ({"utility": "saliency", "widths": "global", "per_cost": "flops"}, ".per_cost", ("unknown key",)),
-        ({"utility": "saliency", "widths": "global", "round_to": 2}, ".round_to", ("unknown key",)),
+        ({"utility": "saliency", "trace_images_per_class": None}, ".widths", ("missing",)),
+        (
+            {"utility": "saliency", "widths": "global", "trace_images_per_class": 0},
+            ".trace_images_per_class",
+            ("got 0",),
+        ),
+        (
+            {"utility": "saliency", "widths": "global", "trace_images_per_class": 1, "per_cost": "flops"},
+            ".per_cost",
+            ("unknown key",),
+        ),
+        (
+            {"utility": "saliency", "widths": "global", "trace_images_per_class": 1, "round_to": 2},
+            ".round_to",
+            ("unknown key",),
+        ),
     ],
 )
 def test_a_bad_variant_of_ours_is_named_on_one_line(variant: Any, key: str, words: tuple[str, ...]) -> None:
@@ -183,9 +196,10 @@ def test_a_variant_takes_the_cost_of_channels_from_the_surgery_where_it_counts(
     widths: Any, per_cost: str | None
 ) -> None:
     surgery = params_of(("surgery.widths", "global"), ("surgery.per_cost", "flops")).surgery
-    found = surgery.varied(Widened(utility="saliency", widths=widths))
+    found = surgery.varied(Widened(utility="saliency", widths=widths, trace_images_per_class=7))
     assert found == Surgery.model_validate(
-        surgery.model_dump() | {"utility": "saliency", "widths": widths, "per_cost": per_cost}
+        surgery.model_dump()
+        | {"utility": "saliency", "widths": widths, "trace_images_per_class": 7, "per_cost": per_cost}
     )
 
 

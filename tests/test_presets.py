@@ -62,9 +62,7 @@ def test_a_preset_is_as_long_as_a_person_reads() -> None:
     assert len(_lines(ROOT / "params.yaml")) <= 260
 
 
-@pytest.mark.parametrize(
-    "preset", ["cifar10", "cifar100", "lfwa_gender", "lfwa_smile", "adience_age", "image_folder"]
-)
+@pytest.mark.parametrize("preset", ["cifar10", "cifar100", "lfwa", "adience_age", "image_folder"])
 def test_fixed_nets_start_from_imagenet_weights_where_the_base_does_and_torchvision_has_them(
     preset: str,
 ) -> None:

@@ -1,6 +1,7 @@
 """The comparison's tables from hand-made counts: cells, bold differences, verdicts, labels, fixed nets."""
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,9 @@ from tiny_params import Change, params_of
 
 from pipeline.compared import MODELS, OURS
 from pipeline.params.pruning import FILTER_CRITERIA
+from pipeline.report.charts.sizes import tracing_figure
 from pipeline.report.charts.trade_off import differences, trade_off
-from pipeline.report.comparison import comparison_section
+from pipeline.report.comparison import comparison_section, tracing_section
 from pipeline.report.results import Results
 
 N = 1000
@@ -221,7 +223,7 @@ def test_every_criterion_has_a_label(criterion: str) -> None:
 
 def test_a_variant_of_ours_stands_beside_ours() -> None:
     table = comparison(3).replace({"method": {"l1": "ours_saliency"}})
-    variants = {"saliency": {"utility": "saliency", "widths": "global"}}
+    variants = {"saliency": {"utility": "saliency", "widths": "global", "trace_images_per_class": 3}}
     changes: list[Change] = [
         ("compare.variants", variants),
         ("compare.competitors", []),
@@ -304,3 +306,50 @@ def test_differences_are_those_of_the_table_and_say_which_side_is_better() -> No
     assert first["L1 norm (Li et al.)"]["mean"] == pytest.approx(-1.0)
     assert first["single weights (Han et al.)"]["mean"] == pytest.approx(3.0)
     assert "right: ours better" in str(figure.specs()[0]["layer"])
+
+
+def test_variants_of_ours_that_trace_other_images_are_a_table_of_their_own() -> None:
+    """Thesis Figure 3-20; they are no rivals of ours, so nothing is claimed of them."""
+    own = params_of().surgery
+    few = {"utility": own.utility, "widths": own.widths, "trace_images_per_class": 2}
+    whole = few | {"trace_images_per_class": None}
+    other = few | {"widths": "uniform"}
+    changes = [("compare.variants", {"few": few, "whole": whole, "other": other})]
+    hits = {"ours_few": [[940, 940, 940], [880, 880, 880]], "ours_whole": [[951, 951, 951], [910, 910, 910]]}
+    hits |= {"ours_other": [[930, 930, 930], [870, 870, 870]]}
+    more = [
+        row
+        for method, steps in hits.items()
+        for step, of_step in enumerate(steps)
+        for row in rows(method, step, of_step, params=PARAMS[step])
+    ]
+    table = pd.concat([comparison(3), pd.DataFrame(more)])
+    found = replace(results(3, *changes, table=table), dataset={"train_counts": [30, 50]})
+    (shown,) = tables(tracing_section(found))
+    assert {name: means(cells) for name, cells in shown.items()} == {
+        "images of each class": ["5,000 parameters", "2,500 parameters"],
+        f"{own.trace_images_per_class}": ["95.00", "90.00"],
+        "2": ["94.00", "88.00"],
+        "all": ["95.10", "91.00"],
+    }
+    compared = tables(comparison_section(found))[0]
+    assert "ours, other" in compared
+    assert not {"ours, few", "ours, whole"} & {*compared}
+    figure = tracing_figure(found)
+    assert figure is not None
+    places = {row["n"] for row in drawn(figure.panels[0])}
+    # Of equal numbers of images the sizes stand side by side; all of them are 40 of each class, on average.
+    assert {round(each) for each in places} == {2, own.trace_images_per_class, 39, 41}
+
+
+def test_without_such_a_variant_there_is_no_figure_of_traced_images() -> None:
+    assert tracing_section(results()) == ""
+    assert tracing_figure(results()) is None
+
+
+def test_rates_are_listed_where_there_was_a_choice() -> None:
+    assert "learning rates" not in comparison_section(results())
+    table = comparison(3).assign(learning_rate=[0.1, 0.05, 0.1] * (len(comparison(3)) // 3))
+    text = comparison_section(results(3, ("compare.rate_factors", [1.0, 0.5]), table=table))
+    assert "Every training is tried at 1, 0.5 times its learning rate" in text
+    assert tables(text)[-1]["push and prune (ours)"] == ["0.1, 0.05, 0.1", "0.1, 0.05, 0.1"]

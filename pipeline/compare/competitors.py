@@ -8,7 +8,7 @@ where the params name it so: at our widths, and at the widths that are best for 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -25,7 +25,7 @@ from pipeline.prune import prune_like
 from pipeline.prune.rounds import limits, surgery_options
 from pipeline.prune.target_size import Target, measure_size, prune_to_size
 from pipeline.prune.task_utility import TaskUtility, discriminants_by, trace_images, unravel_utility
-from pipeline.training.again import Tried, once_more
+from pipeline.training.again import Tried, best_rate
 from pipeline.training.classifiers import build_classifier
 from pipeline.training.fresh import fresh_copy, train_plainly
 from pipeline.training.predict import hits_on
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from pipeline.params.machine import Numerics
     from pipeline.params.pruning import FixedNet, SizeUnit, Surgery, Widths
     from pipeline.params.training import Auxiliary, Lda, Retraining, ShuffledSchedule, Train
+    from pipeline.training.again import Settings
     from pipeline.training.fit import Outcome
     from pipeline.training.resume import ResumePoint
 
@@ -64,19 +65,14 @@ OWN_WIDTHS: dict[str, Widths] = {
 
 @dataclass(frozen=True)
 class Entrant:
-    """A method's model at one of the sizes.
-
-    `params` counts weights that are not zero, `epochs` all so far; `collapsed` is how its training ended
-    (`Outcome.collapsed`), `retried` whether a first one at the full learning rate had collapsed.
-    """
+    """A method's model at one of the sizes: its weights that are not zero, all epochs so far, the last training."""
 
     step: int
     model: Classifier
     params: int
     flops: int
     epochs: int
-    collapsed: bool
-    retried: bool
+    tried: Tried
 
 
 @dataclass(frozen=True)
@@ -84,11 +80,13 @@ class Contest:
     """What all methods share.
 
     `epochs_before` are those of the net before the first size. Retraining pushes ours as its schedule says, and
-    minimises cross-entropy for the others; `auxiliary` heads of deep Inception nets serve both.
+    minimises cross-entropy for the others; `auxiliary` heads of deep Inception nets serve both. Every training is
+    tried at each of `rate_factors` times its learning rate, and the best on validation is kept.
     """
 
     parts: Parts
     retraining: Retraining
+    rate_factors: Sequence[float]
     auxiliary: Auxiliary | None
     lda: Lda
     surgery: Surgery
@@ -135,7 +133,7 @@ class Contest:
                 numerics=self.numerics,
             )
 
-        return once_more(fit, model, self.retraining, self.resume.child(step))
+        return self._tuned(fit, model, self.retraining, step)
 
     def train(self, model: Classifier, training: Train, step: int, *, stream: int, point: object) -> Tried:
         """Train in place as the base was, for as many epochs as ours of this step has had."""
@@ -152,13 +150,27 @@ class Contest:
             )
 
         settings = training.training.model_copy(update={"epochs": self.epochs(step)})
-        return once_more(fit, model, settings, self.resume.child(point))
+        return self._tuned(fit, model, settings, point)
+
+    def _tuned(
+        self,
+        fit: Callable[[Settings, ResumePoint], Outcome],
+        model: Classifier,
+        settings: Settings,
+        point: object,
+    ) -> Tried:
+        resume, size = self.resume.child(point), self.numerics.eval_batch_size
+
+        def score() -> float:
+            return float(hits_on(model, self.parts.validation, batch_size=size).sum())
+
+        return best_rate(fit, model, settings, resume, factors=self.rate_factors, score=score)
 
     def enter(self, model: Classifier, step: int, tried: Tried, *, n_params: int | None = None) -> Entrant:
         """The record of a trained model."""
         cost = measure_cost(model, self.parts.image_set.image_shape)
         n_params = n_params or cost.params
-        return Entrant(step, model, n_params, cost.flops, self.epochs(step), tried.collapsed, tried.retried)
+        return Entrant(step, model, n_params, cost.flops, self.epochs(step), tried)
 
 
 def entrants(
@@ -292,7 +304,12 @@ def fixed_net(contest: Contest, net: FixedNet, training: Train, last: int) -> En
 def comparison_row(contest: Contest, entrant: Entrant) -> dict[str, Any]:
     """An entrant, scored, as a row of the comparison's table."""
     row: dict[str, Any] = {name: getattr(entrant, name) for name in ("step", "params", "flops", "epochs")}
-    row |= {"collapsed": int(entrant.collapsed), "retried": int(entrant.retried)}
+    tried = entrant.tried
+    row |= {
+        "collapsed": int(tried.collapsed),
+        "retried": int(tried.retried),
+        "learning_rate": tried.learning_rate,
+    }
     for name, part in (("validation_", contest.parts.validation), ("test_", contest.parts.test)):
         row |= counts_of(hits_on(entrant.model, part, batch_size=contest.numerics.eval_batch_size), name)
     return row

@@ -35,7 +35,7 @@ SizeUnit = Literal["params", "flops", "milliseconds"]
 
 
 class Widened(Section):
-    """Which reading of the kept discriminants ranks filters, and how wide each layer stays.
+    """Which reading of the kept discriminants ranks filters, from how many images, and how wide each layer stays.
 
     `widths`: `layer` is Eq. 3.13, eta times each layer's own standard deviation; `global` one threshold over all
     layers' scores, each layer's scaled to norm 1; `uniform` takes the same share of every layer.
@@ -43,10 +43,11 @@ class Widened(Section):
 
     utility: UtilityReading
     widths: Widths
+    trace_images_per_class: Images | None
 
 
 class Surgery(Widened):
-    """From utilities to channels: how latent neurons are chosen, how many images trace, what is cut.
+    """From utilities to channels: how latent neurons are chosen, what is cut.
 
     `per_cost` divides a score by the parameters or FLOPs that the channel costs, where widths are `global`; `round_to`
     keeps channel counts at multiples of it; `remove_branches` lets whole branches go. Layers of modules whose name a
@@ -55,7 +56,6 @@ class Surgery(Widened):
 
     per_cost: CostUnit | None
     latent: LatentChoiceRule
-    trace_images_per_class: Images | None
     round_to: Channels
     remove_branches: bool
     keep: list[Annotated[str, Field(min_length=1)]]
@@ -68,7 +68,7 @@ class Surgery(Widened):
         return self
 
     def varied(self, variant: Widened) -> Self:
-        """Another utility and other widths; scores go per cost where this does so and widths are still `global`."""
+        """By another utility, images or widths; scores go per cost where this does so and widths are still `global`."""
         per_cost = self.per_cost if variant.widths == "global" else None
         return self.model_copy(update={**dict(variant), "per_cost": per_cost})
 
@@ -201,13 +201,15 @@ class FixedNet(Section):
 class Compare(Section):
     """Ours at these fractions of the original, one after another, and who it is compared with.
 
-    Every competitor goes through the same sizes with the same retraining. `variants`: ours once more, from the same
-    pushed net, by another utility or other widths.
+    Every competitor goes through the same sizes with the same retraining, each training tried at `rate_factors` times
+    its learning rate; the best on validation is kept. `variants`: ours once more, from the same pushed net, by another
+    utility, other widths, or from other numbers of traced images (thesis Figure 3-20).
     """
 
     sizes: Annotated[Sizes, Field(min_length=1, max_length=1)]
     variants: dict[Slug, Widened]
     retraining: Retraining
+    rate_factors: Annotated[list[LearningRate], Field(min_length=1)]
     competitors: list[Competitor]
     fixed_nets: dict[Slug, FixedNet]
 

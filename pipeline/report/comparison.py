@@ -26,7 +26,8 @@ from pipeline.report.verdicts import (
 )
 
 if TYPE_CHECKING:
-    from pipeline.params.pruning import Compare
+    from pipeline.params.params import Params
+    from pipeline.params.pruning import Compare, Widened
     from pipeline.report.results import Results
 
 # A fixed net has its own name.
@@ -73,8 +74,8 @@ def comparison_section(results: Results) -> str:
     if compare is None:
         return ""
     # By method and step the rows of the seeds; the methods and sizes by their names for readers.
-    methods = {name: label_of(name) for name in (OURS, *variants_of(compare), *compare.competitors)}
-    sizes = {str(step): f"{thousands(size)} parameters" for step, size in step_sizes(results).items()}
+    methods = {name: label_of(name) for name in (OURS, *variants_of(results.params), *compare.competitors)}
+    sizes = _sizes(results)
     found = {(name, step): method_rows(results, name, int(step)) for name, step in product(methods, sizes)}
     return section(
         "Ours and others at the same sizes",
@@ -85,21 +86,87 @@ def comparison_section(results: Results) -> str:
         "and retrain with cross-entropy alone. Single weights (Han et al.) are zeros in the dense net: as many are "
         "left as ours has parameters, and no FLOP is saved. A net whose training "
         "collapses is tried again at a tenth of the learning rate, with the same seed and as many epochs, ours too. "
+        f"{_tuned(compare)}"
         "Test accuracy in %, "
         f"{over_seeds(results)}:",
         grid("method", methods, sizes, lambda *key: _accuracy(results, found[key])),
         *_differences(results, found, methods, sizes),
         *_fixed_nets(results, compare),
+        *_rates(results, compare, methods, sizes),
     )
+
+
+def _sizes(results: Results) -> Names:
+    return {str(step): f"{thousands(size)} parameters" for step, size in step_sizes(results).items()}
+
+
+def _tuned(compare: Compare) -> str:
+    if len(compare.rate_factors) == 1:
+        return ""
+    factors = ", ".join(f"{each:g}" for each in compare.rate_factors)
+    return (
+        f"Every training is tried at {factors} times its learning rate, and the best on validation is kept. "
+    )
+
+
+def _rates(results: Results, compare: Compare, methods: Names, sizes: Names) -> list[str]:
+    """The learning rates that were kept, where there was a choice."""
+    if len(compare.rate_factors) == 1:
+        return []
+
+    def cell(name: str, step: str) -> str:
+        return ", ".join(f"{each:g}" for each in method_rows(results, name, int(step))["learning_rate"])
+
+    return [
+        "The learning rates that were best on validation, seed by seed:",
+        grid("method", methods, sizes, cell),
+    ]
 
 
 def _accuracy(results: Results, rows: pd.DataFrame) -> str:
     return results.accuracy(rows, "test_").percent() + how_trained(rows)
 
 
-def variants_of(compare: Compare) -> list[str]:
-    """The methods that are ours by another utility or other widths."""
-    return [variant_name(name) for name in compare.variants]
+def variants_of(params: Params) -> list[str]:
+    """The methods that are ours by another utility or other widths; not those of `traced_of`, ours but for a sample."""
+    return [name for name in _variants(params) if name not in traced_of(params)]
+
+
+def traced_of(params: Params) -> dict[str, int | None]:
+    """By method, ours and its variants that differ in nothing else, how many images of each class trace; None: all.
+
+    Empty where there is no such variant.
+    """
+    own, same = params.surgery, dict[str, int | None]()
+    for name, each in _variants(params).items():
+        if (each.utility, each.widths) == (own.utility, own.widths):
+            same[name] = each.trace_images_per_class
+    return {OURS: own.trace_images_per_class} | same if same else {}
+
+
+def _variants(params: Params) -> dict[str, Widened]:
+    return (
+        {variant_name(name): each for name, each in params.compare.variants.items()} if params.compare else {}
+    )
+
+
+def tracing_section(results: Results) -> str:
+    """Accuracy against the images of a class that utilities are traced from (thesis 3.3.6); empty without variants."""
+    traced = {name: "all" if n is None else f"{n:,}" for name, n in traced_of(results.params).items()}
+    if not traced:
+        return ""
+    return section(
+        "Images in tracing",
+        "Ours once more, its utilities traced from fewer images of each class, drawn by seed, and all else the same "
+        f"(thesis 3.3.6). Test accuracy in %, {over_seeds(results)}:",
+        image("tracing", "Test accuracy against the images of each class in tracing, with intervals"),
+        grid(
+            "images of each class",
+            traced,
+            _sizes(results),
+            lambda name, step: _accuracy(results, method_rows(results, name, int(step))),
+        ),
+    )
 
 
 def step_sizes(results: Results) -> dict[int, float]:
@@ -119,7 +186,7 @@ def method_rows(results: Results, method: str, step: int) -> pd.DataFrame:
 def contest(results: Results) -> dict[tuple[str, int], Claim]:
     """By method and step: ours is more accurate. Empty where nothing was compared."""
     compare, sizes = results.params.compare, step_sizes(results)
-    methods = [] if compare is None else [*variants_of(compare), *compare.competitors]
+    methods = [] if compare is None else [*variants_of(results.params), *compare.competitors]
     claims = {}
     for (step, size), name in product(sizes.items(), methods):
         ours, theirs = (method_rows(results, each, step) for each in (OURS, name))

@@ -1,10 +1,10 @@
-"""A training that collapsed is tried again, more slowly: a net at chance says nothing about the method behind it."""
+"""Trainings repeated from their start: at several rates, the best kept; more slowly after a collapse."""
 
 from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import torch
@@ -27,10 +27,11 @@ SLOWER = 0.1
 
 
 class Tried(NamedTuple):
-    """Whether the last training collapsed, and whether it was the second one."""
+    """Whether the last training collapsed, whether it was the second one, and its learning rate."""
 
     collapsed: bool
     retried: bool
+    learning_rate: float
 
 
 def once_more(
@@ -40,14 +41,52 @@ def once_more(
 
     All else is the same, the seed and the epochs too. What the second try leaves counts, collapsed or not.
     """
-    weights, heads = copy.deepcopy(model.state_dict()), heads_of(model)
-    drawn = torch.get_rng_state()  # what fresh auxiliary heads draw from
+    rewind = _rewinding(model)
     if not fit(settings, resume).collapsed:
-        return Tried(collapsed=False, retried=False)
+        return Tried(collapsed=False, retried=False, learning_rate=settings.learning_rate)
     rate = SLOWER * settings.learning_rate
     log.warning("collapsed: trained again at a learning rate of %g", rate)
-    model.load_state_dict(weights)
-    set_heads(model, heads)
-    torch.set_rng_state(drawn)
+    rewind()
     again = fit(settings.model_copy(update={"learning_rate": rate}), resume.child("again"))
-    return Tried(again.collapsed, retried=True)
+    return Tried(again.collapsed, retried=True, learning_rate=rate)
+
+
+def best_rate(
+    fit: Callable[[Settings, ResumePoint], Outcome],
+    model: nn.Module,
+    settings: Settings,
+    resume: ResumePoint,
+    *,
+    factors: Sequence[float],
+    score: Callable[[], float],
+) -> Tried:
+    """Train `model` in place `once_more` at each of `factors` times the learning rate, and keep the best.
+
+    Every training starts from the same weights with the same seed. The best is that of the highest `score` of the model
+    as it stands then, on validation images, of those that did not collapse; the first of equals.
+    """
+    rewind, best = _rewinding(model), None
+    for n, factor in enumerate(factors):
+        rewind()
+        changed = settings.model_copy(update={"learning_rate": factor * settings.learning_rate})
+        tried = once_more(fit, model, changed, resume.child(f"rate{n}") if n else resume)
+        found = (not tried.collapsed, score())
+        if best is None or found > best[0]:
+            best = found, tried, _rewinding(model)
+    if best is None:
+        raise ValueError("expected at least one factor (got none)")
+    _, tried, come_back = best
+    come_back()
+    return tried
+
+
+def _rewinding(model: nn.Module) -> Callable[[], None]:
+    """What brings a model, its auxiliary heads and the random numbers that fresh heads draw back to where they are."""
+    weights, heads, drawn = copy.deepcopy(model.state_dict()), heads_of(model), torch.get_rng_state()
+
+    def rewind() -> None:
+        model.load_state_dict(weights)
+        set_heads(model, heads)
+        torch.set_rng_state(drawn)
+
+    return rewind

@@ -1,7 +1,8 @@
-"""Charts of what pruning and growing passed through: accuracy against size, and the tree of Algorithm 2."""
+"""Charts of pruning and growing: accuracy against size and against traced images, and the tree of Algorithm 2."""
 
 from __future__ import annotations
 
+from itertools import product
 from typing import TYPE_CHECKING
 
 import altair as alt
@@ -15,6 +16,7 @@ from pipeline.report.charts.chart import (
     INK,
     Figure,
     Key,
+    beside,
     color,
     data,
     floor_of,
@@ -24,7 +26,9 @@ from pipeline.report.charts.chart import (
     size_axis,
     value_axis,
 )
+from pipeline.report.comparison import method_rows, step_sizes, traced_of
 from pipeline.report.figures import PIPELINES, SIZES
+from pipeline.report.markdown import thousands
 
 if TYPE_CHECKING:
     from pipeline.report.results import Results
@@ -135,3 +139,31 @@ def growth_figure(results: Results) -> Figure | None:
             )
         panels.append(layered(*layers, title=f"seed {seed}", height=240))
     return Figure("growth", panels, keys, columns=3)
+
+
+def tracing_figure(results: Results) -> Figure | None:
+    """Test accuracy against the images of each class that utilities are traced from (thesis Figure 3-20)."""
+    traced = traced_of(results.params)
+    if not traced:
+        return None
+    every = np.mean(results.dataset["train_counts"])  # of each class, where all images trace
+    rows, keys = (
+        [],
+        keys_of({f"size{step}": f"{thousands(n)} parameters" for step, n in step_sizes(results).items()}),
+    )
+    for (step, key), (name, n) in product(enumerate(keys), traced.items()):
+        found = results.accuracy(method_rows(results, name, step), "test_")
+        shown = {each: 100 * getattr(found, each) for each in ("mean", "low", "high")}
+        told = f"{key.label}: {found.percent()} %, {'all' if n is None else n} images of each class"
+        rows.append(shown | {"n": every if n is None else n, "who": key.label, "told": told})
+    table = pd.DataFrame(rows)
+    table["n"] *= beside(table, "n", apart=1.06)
+    x = size_axis("n", "training images of each class in tracing (log scale)")
+    y, low = (value_axis(each, "test accuracy (%)") for each in ("mean", "low"))
+    base = alt.Chart(data(table)).encode(x=x, color=color(keys))
+    layers = (
+        base.mark_line(strokeWidth=1, opacity=0.7).encode(y=y),
+        base.mark_rule(opacity=0.55, strokeWidth=1.5).encode(y=low, y2="high:Q"),
+        base.mark_point(filled=True, size=85, opacity=1).encode(y=y, shape=shape(keys), tooltip="told:N"),
+    )
+    return Figure("tracing", [layered(*layers, height=280)], keys)

@@ -126,7 +126,7 @@ def _compared(results: Results, models: pd.DataFrame) -> Iterator[dict[str, Any]
     compare = results.params.compare
     if compare is None:
         return
-    for name in (OURS, *variants_of(compare), *compare.competitors, *compare.fixed_nets):
+    for name in (OURS, *variants_of(results.params), *compare.competitors, *compare.fixed_nets):
         label, fixed = label_of(name), name in compare.fixed_nets
         for step, rows in results.rows("comparison", method=name).groupby("step"):
             sizes = {each: float(rows[each].mean()) for each in ("params", "flops")}
@@ -162,9 +162,9 @@ def _row(
 def differences(results: Results) -> Figure | None:
     """Ours less every other method at each size, in points, on the same images; None where nothing is compared."""
     compare = results.params.compare
-    if compare is None or not (*variants_of(compare), *compare.competitors):
+    if compare is None or not (*variants_of(results.params), *compare.competitors):
         return None
-    names = {name: label_of(name) for name in (*variants_of(compare), *compare.competitors)}
+    names = {name: label_of(name) for name in (*variants_of(results.params), *compare.competitors)}
     panels, keys = dict[str, pd.DataFrame](), keys_of(names)
     for step, ours in results.rows("comparison", method=OURS).groupby("step"):
         rows = []
