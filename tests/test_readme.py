@@ -1,14 +1,43 @@
 """The README says what is: its table is the report's, and what it names exists."""
 
 import ast
+import csv
 import re
+import tomllib
+from collections.abc import Iterator
+from typing import Any
 
 from conftest import ROOT
+from page_numbers import (
+    ORDINALS,
+    WORDS,
+    accuracies,
+    assert_sourced,
+    cores_of,
+    csv_of,
+    from_nowhere,
+    method_mean,
+    minutes_of,
+    percent,
+    plus_minus,
+    prose,
+    rows_of,
+    seeds_of,
+    settings,
+    size_at,
+    text_of,
+)
 from ruamel.yaml import YAML
 
 from pipeline.params.file import read_params
+from pipeline.report.published import SCORES
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README = text_of("README.md")
+_PAPERS_OTHER = (
+    *("cifar10", "cifar100", "lfwa_gender", "lfwa_smile", "adience_age", "imagenet", "imagenet_mobilenet_v2"),
+)
+_SHOWN = ("mnist", "mnist_small", "cifar10_small", "image_folder_small", "image_folder", *_PAPERS_OTHER)
+_PARTS = {2: "half", 3: "a third", 4: "a quarter"}
 
 
 def test_result_table_is_the_reports_summary() -> None:
@@ -35,3 +64,99 @@ def test_report_holds_the_settings_of_the_digits_preset() -> None:
     preset = read_params(ROOT / "presets/digits.yaml")
     used = YAML(typ="safe").load((ROOT / "reports/digits/params.yaml").read_text(encoding="utf-8"))
     assert used == preset.model_dump(mode="json", by_alias=True, exclude={"runtime"})
+
+
+def test_every_number_comes_from_a_table_a_preset_or_the_project_file() -> None:
+    sentences = {*_setup_and_durations(), *_presets(), *_standings_on_digits(), *_standings_on_mnist()}
+    assert_sourced(prose(README), sentences)
+
+
+def test_a_number_that_was_typed_is_found() -> None:
+    """A changed digit, a changed word, a new number in prose, and one in a table."""
+    text, sourced = "It takes nine minutes for 1,797 images.", ["takes nine minutes", "1,797 images"]
+    assert from_nowhere(text, sourced) == []
+    for changed, n_wrong in (
+        (text.replace("1,797", "1,798"), 2),
+        (text.replace("nine", "ten"), 2),
+        (text + " Three runs failed.", 1),
+        (text + " | 3 |", 1),
+        (text + " Eq. 3.13 with ResNet-18 on CIFAR-10 (thesis 3.3, 4.3; CVIU 5.3).", 0),
+    ):
+        assert len(from_nowhere(changed, sourced)) == n_wrong, changed
+    assert prose("a `x1` [b](c2.md)\n```\n3\n```\n<!-- 4 --> d") == "a [b] d"
+
+
+def _setup_and_durations() -> Iterator[str]:
+    project = tomllib.loads(text_of("pyproject.toml"))["project"]
+    yield f"Python {project['requires-python'].removeprefix('>=')} or newer"
+    time = f"{minutes_of('digits_durations.csv')} minutes on {cores_of('digits/report.md')} cores"
+    yield f"{seeds_of('digits')} each: {time} without a GPU"
+    yield f"[{seeds_of('digits')}] , {time}"
+    time = f"{minutes_of('walk_durations.csv')} minutes on {cores_of('photographs/pruning.md')} cores"
+    yield f"[photographs] , {time}"
+    drills = list(csv.reader(text_of("benchmarks/drill.csv").splitlines()))[1:]
+    yield f"in {WORDS[len(drills)]} ways ([the last table]"
+
+
+def _presets() -> Iterator[str]:
+    """What the table of presets says of them, and of what was measured with MNIST's."""
+    of = {name: settings(f"presets/{name}.yaml") for name in _SHOWN}
+    narrower = of["mnist"]["model"]["hidden"][0] / of["mnist_small"]["model"]["hidden"][0]
+    yield f"{_PARTS[narrower]} of its width, {_training_images(of, 'mnist_small')} training images"
+    images = f"{_training_images(of, 'cifar10_small')} training images"
+    yield f"narrow Inception at {of['cifar10_small']['data']['crop_px']} pixels, {images}"
+    yield f"| MNIST | [{seeds_of('mnist_small')}] ; by"
+    yield f"[an earlier form of it] : {seeds_of('cifar10_small')}, fewer images"
+    small, large = (of[name]["data"]["crop_px"] for name in ("image_folder_small", "image_folder"))
+    # What it was made for stands in its first line.
+    assert text_of("presets/image_folder_small.yaml").startswith("# Your own images on two cores:")
+    yield f"your own images at {small} pixels on two cores, at {large} on a GPU"
+    (side,) = {of[name]["data"]["crop_px"] or of[name]["data"]["resize_px"] for name in _PAPERS_OTHER}
+    yield f"the papers' other experiments at {side} pixels"
+    published = {row.accuracy for row in SCORES["mnist"] if row.model == "ours"}
+    ours, saliency = (
+        plus_minus(accuracies(rows_of("mnist", "comparison", method=method, step=2), "test_"))
+        for method in ("ours", "ours_saliency")
+    )
+    yield (
+        f"[{seeds_of('mnist')}] on one GPU: {ours} % at {size_at('mnist', 2)} parameters the papers' way "
+        f"(published: {published.pop()} %), {saliency} % by saliency"
+    )
+
+
+def _training_images(of: dict[str, Any], preset: str) -> str:
+    """Of a set of ten classes, as the decision layer of its report has outputs."""
+    (n_classes,) = {
+        row["out"]
+        for row in rows_of(preset, "layers", model="base").to_dict("records")
+        if row["layer"].endswith("decision")
+    }
+    return f"{of[preset]['data']['images_per_class']['train'] * n_classes:,}"
+
+
+def _standings_on_digits() -> Iterator[str]:
+    methods = [*csv_of("digits", "comparison")["method"].unique()]
+    ranks = []
+    for step in (0, 1, 2):
+        means = {name: method_mean("digits", name, step) for name in methods}
+        assert means["scratch"] > means["ours"]
+        ranks.append(1 + sum(mean > means["ours"] for mean in means.values()))
+    found = csv_of("digits", "claims")
+    verdicts = found[found["family"].str.startswith("ours against others at ")]["verdict"]
+    assert (verdicts == "undecided").mean() > 0.5
+    standing = f"{ORDINALS[min(ranks)]} to {ORDINALS[max(ranks)]} of {WORDS[len(methods)]}"
+    yield f"On the digits ({seeds_of('digits')}, most differences undecided) ours is {standing}, behind"
+    at = {name: percent(method_mean("digits", name, 2)) for name in methods}
+    yield (
+        f"trained from scratch for as long: {at['scratch']} % at {size_at('digits', 2)} parameters; ours "
+        f"{at['ours']}, the papers' way {at['ours_papers']}, L1 {at['l1']}."
+    )
+
+
+def _standings_on_mnist() -> Iterator[str]:
+    names = ("ours_saliency", "l1", "scratch", "han")
+    ours, l1, scratch, han = (percent(method_mean("mnist", name, 2)) for name in names)
+    yield (
+        f"[On MNIST] at {size_at('mnist', 2)} (an earlier form of saliency) ours has {ours} %, L1 {l1}, "
+        f"scratch {scratch}, single weights {han}."
+    )
