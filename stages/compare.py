@@ -19,6 +19,8 @@ TRAINS = True
 
 # What fills the most time comes first, so that the last jobs are short.
 _LONGEST_FIRST = ("scratch", "han")
+# Of every epoch of the training that counts: objectives, which differ by method, are no matter here.
+_CURVE = ("epoch", "validation_n", "validation_n_correct", "validation_loss")
 
 
 def jobs(
@@ -76,7 +78,7 @@ def work(
     original: Path | None = None,
     ours: Path | None = None,
 ) -> str:
-    """From the net that a method starts from to `step0`, `step1`, ... and `comparison.csv`."""
+    """From the net that a method starts from to `step0`, `step1`, ..., `comparison.csv` and `history.csv`."""
     from pipeline.checkpoint import load_classifier, read_about, save_model
     from pipeline.compare.competitors import Contest, comparison_row, entrants
     from pipeline.files import write_csv
@@ -104,7 +106,7 @@ def work(
     if original:
         model = load_classifier(original).to(device)
         whole = measure_size(model, unit, contest.parts.image_set.image_shape)
-    rows = []
+    rows, curves = [], []
     for entrant in entrants(
         contest,
         load_classifier(start).to(device),
@@ -117,8 +119,12 @@ def work(
         n_steps=len(fractions),
     ):
         rows.append(comparison_row(contest, entrant))
+        curves += [
+            {"step": entrant.step, **{each: row[each] for each in _CURVE}} for row in entrant.tried.history
+        ]
         save_model(entrant.model, place.out / f"step{entrant.step}")
     write_csv(place.out / "comparison.csv", rows)
+    write_csv(place.out / "history.csv", curves)
     return ", ".join(f"{row['params']:,} parameters" for row in rows)
 
 

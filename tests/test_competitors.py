@@ -131,7 +131,7 @@ def contest(folder: Path, method: str = "some", *, seed: int = 0, epochs_before:
     )
 
 
-TRIED = Tried(collapsed=True, retried=True, learning_rate=0.1)
+TRIED = Tried(collapsed=True, retried=True, learning_rate=0.1, history=[])
 HEADS = Auxiliary(weight=0.3, batch_norm=False)
 
 

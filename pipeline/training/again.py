@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 
@@ -27,11 +27,12 @@ SLOWER = 0.1
 
 
 class Tried(NamedTuple):
-    """Whether the last training collapsed, whether it was the second one, and its learning rate."""
+    """Whether the last training collapsed, whether it was the second one, its learning rate, and a row an epoch."""
 
     collapsed: bool
     retried: bool
     learning_rate: float
+    history: list[dict[str, Any]]
 
 
 def once_more(
@@ -42,13 +43,14 @@ def once_more(
     All else is the same, the seed and the epochs too. What the second try leaves counts, collapsed or not.
     """
     rewind = _rewinding(model)
-    if not fit(settings, resume).collapsed:
-        return Tried(collapsed=False, retried=False, learning_rate=settings.learning_rate)
+    first = fit(settings, resume)
+    if not first.collapsed:
+        return Tried(False, False, settings.learning_rate, first.history)
     rate = SLOWER * settings.learning_rate
     log.warning("collapsed: trained again at a learning rate of %g", rate)
     rewind()
     again = fit(settings.model_copy(update={"learning_rate": rate}), resume.child("again"))
-    return Tried(again.collapsed, retried=True, learning_rate=rate)
+    return Tried(again.collapsed, True, rate, again.history)
 
 
 def best_rate(
