@@ -78,7 +78,7 @@ def work(
     original: Path | None = None,
     ours: Path | None = None,
 ) -> str:
-    """From the net that a method starts from to `step0`, `step1`, ..., `comparison.csv` and `history.csv`."""
+    """From the net that a method starts from to `step0`, `step1`, ..., `comparison.csv` and `curves.csv`."""
     from pipeline.checkpoint import load_classifier, read_about, save_model
     from pipeline.compare.competitors import Contest, comparison_row, entrants
     from pipeline.files import write_csv
@@ -124,7 +124,7 @@ def work(
         ]
         save_model(entrant.model, place.out / f"step{entrant.step}")
     write_csv(place.out / "comparison.csv", rows)
-    write_csv(place.out / "history.csv", curves)
+    write_csv(place.out / "curves.csv", curves)
     return ", ".join(f"{row['params']:,} parameters" for row in rows)
 
 

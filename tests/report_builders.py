@@ -39,6 +39,7 @@ _TABLES = (
     "pushing",
     "variants",
     "comparison",
+    "curves",
     "ablation",
     "accuracy",
     "reliability",
@@ -105,6 +106,7 @@ def write_run(root: Path, params: Params, *, diverged: tuple[tuple[int, str], ..
             ("grow/growth", _growth() if params.grow else ()),
             ("push/history", _history(params, seed, diverged)),
             ("compare/comparison", _comparison(params)),
+            ("compare/curves", _curves(params)),
             ("craft/crafted", _crafted(params)),
             ("white_box/white_box", _white_box(params, attacked)),
             ("robustness/accuracy", _accuracy(attacked, conditions, seed)),
@@ -224,6 +226,16 @@ def _comparison(params: Params) -> Iterator[Row]:
                 "test_n_correct": 71 - step,
             }
             yield {"method": method, "step": step, **size, **counts}
+
+
+def _curves(params: Params) -> Iterator[Row]:
+    """Of every net two epochs; those of the first competitor gain eleven points in the second."""
+    rising = params.compare.competitors[:1] if params.compare else []
+    for row in _comparison(params):
+        for epoch in (1, 2):
+            n_correct = row["validation_n_correct"] - (11 if row["method"] in rising and epoch == 1 else 0)
+            counts = {"validation_n": _N, "validation_n_correct": n_correct, "validation_loss": 0.5}
+            yield {"method": row["method"], "step": row["step"], "epoch": epoch, **counts}
 
 
 UNTOUCHED = {"n_attacked": 80, "n_untouched": 0, "n_vanished": 0, "n_idle": 0}

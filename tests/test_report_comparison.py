@@ -13,9 +13,11 @@ from tiny_params import Change, params_of
 
 from pipeline.compared import MODELS, OURS
 from pipeline.params.pruning import FILTER_CRITERIA
+from pipeline.report.charts.curves import curves_figure
 from pipeline.report.charts.sizes import tracing_figure
 from pipeline.report.charts.trade_off import differences, trade_off
 from pipeline.report.comparison import comparison_section, tracing_section
+from pipeline.report.curves import curves_section
 from pipeline.report.results import Results
 
 N = 1000
@@ -353,3 +355,28 @@ def test_rates_are_listed_where_there_was_a_choice() -> None:
     text = comparison_section(results(3, ("compare.rate_factors", [1.0, 0.5]), table=table))
     assert "Every training is tried at 1, 0.5 times its learning rate" in text
     assert tables(text)[-1]["push and prune (ours)"] == ["0.1, 0.05, 0.1", "0.1, 0.05, 0.1"]
+
+
+def test_nets_that_gained_in_their_last_epoch_are_named_as_not_flat() -> None:
+    """Of 500 images l1 gains 40, 4 and 6 in its last epoch, seed by seed: one point is five of them."""
+    last = {("l1", 0): [40, 4, 6], ("ours", 1): [1, 0, -3]}
+    curves = pd.DataFrame(
+        {"seed": seed, "method": method, "step": step, "epoch": epoch, "validation_n": 500}
+        | {"validation_n_correct": 400 + (gains[seed] if epoch == 3 else 0)}
+        for (method, step), gains in last.items()
+        for seed in range(3)
+        for epoch in (1, 2, 3)
+    )
+    found = results(3)
+    found = replace(found, tables={**found.tables, "curves": curves})
+    text = curves_section(found)
+    assert "more than 1.00 points in its last epoch is not flat" in text
+    assert "2 of 6 nets" in text
+    assert [line for line in text.splitlines() if line.startswith("* ")] == [
+        "* L1 norm (Li et al.) at 5,000 parameters: 2 of 3"
+    ]
+    figure = curves_figure(found)
+    assert figure is not None
+    assert {row["net"] for row in drawn(figure.panels[0])} == {"l10", "l11", "l12"}
+    assert {round(row["done"], 2) for row in drawn(figure.panels[0])} == {0.33, 0.67, 1.0}
+    assert curves_section(results()) == ""

@@ -69,6 +69,7 @@ def reported(folder: Path, *changes: Change) -> Path:
 EVERY_HEADING = [
     "## Claims",
     "## Ours and others at the same sizes",
+    "## Learning curves",
     "## How robustness is measured",
     "## Accuracy drop",
     "## Corruption error",
@@ -119,7 +120,7 @@ def test_a_whole_report_has_every_section_and_every_table(tmp_path: Path) -> Non
     assert set(tables) == {
         *("scores", "layers", "samples", "latent", "growth", "pushing", "variants", "comparison", "accuracy"),
         *("accuracy_means", "reliability", "pairs", "perturbations", "outcomes", "crafted", "white_box"),
-        *("claims", "recommendation"),
+        *("claims", "recommendation", "curves"),
         "strengths",
     }
     assert [name for name, table in tables.items() if "hits" in table or "test_hits" in table] == ["scores"]
@@ -176,7 +177,7 @@ NULLS: list[tuple[str, list[Change], set[str], set[str]]] = [
     (
         "compare",
         NO_COMPARISON,
-        {"## Ours and others at the same sizes", "## At the same size"},
+        {"## Ours and others at the same sizes", "## Learning curves", "## At the same size"},
         {"comparison"},
     ),
     ("lineup", [("lineup", None)], {"## At the same size"}, set()),
@@ -197,13 +198,14 @@ NULLS: list[tuple[str, list[Change], set[str], set[str]]] = [
         [*NO_COMPARISON, *NO_ATTACKS, ("grow", None), ("push.variants", {}), ("train.auxiliary", None)],
         {
             "## Ours and others at the same sizes",
+            "## Learning curves",
             "## At the same size",
             "## Collapse: the paper's separation term and ours",
             "## White box, a diagnostic",
             "## Who is fooled",
             "## Gallery",
         },
-        {"growth", "comparison", "white_box", "outcomes", "crafted"},
+        {"growth", "comparison", "curves", "white_box", "outcomes", "crafted"},
     ),
 ]
 

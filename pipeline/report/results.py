@@ -46,7 +46,7 @@ _TABLES = {
     "evaluate": ("scores", "layers"),
     "prune": ("samples", "latent"),
     "grow": ("growth",),
-    "compare": ("comparison",),
+    "compare": ("comparison", "curves"),
     "ablate": ("ablation",),
     "robustness": ("accuracy", "reliability", "pairs", "perturbations", "outcomes"),
     "craft": ("crafted",),
@@ -218,7 +218,8 @@ def load_results(params: Params, root: Path) -> Results:
     if params.after_the_fact is not None:
         pipelines[AFTER_THE_FACT] = params.after_the_fact.rounds
     # What the params leave out nothing has written, and no weights were brought where the base was fresh.
-    absent = {"growth": not params.grow, "comparison": not params.compare, "ablation": not params.ablate}
+    absent = {"growth": not params.grow, "ablation": not params.ablate}
+    absent |= dict.fromkeys(_TABLES["compare"], not params.compare)
     absent["brought"] = not is_looked_at(params.model, params.train.training.epochs)
     absent |= dict.fromkeys(_TABLES["latency"], not params.latency)
     absent |= {

@@ -15,8 +15,10 @@ from pipeline.report import pruning as models
 from pipeline.report.ablation import ablation_section, effects
 from pipeline.report.charts import nets, sizes, trade_off
 from pipeline.report.charts import robustness as perturbed
+from pipeline.report.charts.curves import curves_figure
 from pipeline.report.claims import claims_section
 from pipeline.report.comparison import comparison_section, tracing_section
+from pipeline.report.curves import curves_section
 from pipeline.report.hits import packed_again, without_hits
 from pipeline.report.html.first import models_table
 from pipeline.report.html.page import Part, alternative, markdown, page
@@ -82,6 +84,7 @@ def _charts(results: Results, recommended: pd.DataFrame, strengths: pd.DataFrame
         sizes.samples_figure(results),
         sizes.growth_figure(results),
         sizes.tracing_figure(results),
+        curves_figure(results),
         nets.layers_figure(results),
         nets.profile_figure(results),
         nets.discriminants_figure(results),
@@ -114,6 +117,7 @@ def _parts(
             "What ours was compared with, and how fairly",
             comparison_section(results),
             tracing_section(results),
+            curves_section(results),
             published.published_scores(results),
         ),
         part("parts", "Which part pays", ablation_section(results)),
