@@ -14,17 +14,17 @@ from tiny_params import Change, params_of
 
 from pipeline.compared import MODELS, OURS_AT_SIZE, at_size, pairs_of, source_name
 from pipeline.params.params import Params
-from pipeline.report import robustness as robustness_report
-from pipeline.report import robustness_figures
 from pipeline.report.charts.robustness import severities_figure
-from pipeline.report.claims import claims_section, claims_table, pairs_section, same_size_section
+from pipeline.report.claims.page import claims_section, claims_table
+from pipeline.report.claims.robustness import pruned_family
+from pipeline.report.claims.verdicts import judged
 from pipeline.report.figures import LABELS
 from pipeline.report.results import Results
-from pipeline.report.robust_claims import pruned_family
-from pipeline.report.robustness import calibration_section
-from pipeline.report.strengths import strengths_table
+from pipeline.report.robustness import gallery as pictures
+from pipeline.report.robustness.calibration import calibration_section
+from pipeline.report.robustness.page import pairs_section, robustness_report, same_size_section
+from pipeline.report.robustness.strengths import strengths_table
 from pipeline.report.summary import summary
-from pipeline.report.verdicts import judged
 from pipeline.robustness.conditions import CLEAN, list_conditions
 
 N = 200
@@ -153,14 +153,14 @@ def results_of(params: Params, hits: Hits = even, *, white_box: Hits = white_box
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages without their figures, which take longer than all else."""
-    monkeypatch.setattr(robustness_figures, "draw_gallery", lambda *_: True)
+    monkeypatch.setattr(pictures, "draw_gallery", lambda *_: True)
 
 
 def page_of(results: Results) -> str:
     sections = (
         claims_section(results, claims_table(results)),
-        robustness_report.robustness_report(results),
-        robustness_report.galleries_section(results, Path("figures")),
+        robustness_report(results),
+        pictures.galleries_section(results, Path("figures")),
     )
     return "\n".join(sections)
 
@@ -469,7 +469,7 @@ def test_with_two_sources_the_white_box_stands_beside_the_first() -> None:
 
 def test_the_galleries_are_drawn_where_they_are_shown(tmp_path: Path) -> None:
     results = results_of(params_of(seeds(1), headline("gaussian", "fgsm")))
-    page = robustness_report.galleries_section(results, tmp_path)
+    page = pictures.galleries_section(results, tmp_path)
     shown = {part.split(".png")[0] for part in page.split("(figures/")[1:] if ".png" in part[:80]}
     assert shown == {"gallery_fgsm_only_original"}
     assert {path.stem for path in tmp_path.glob("*.png")} == shown
@@ -515,7 +515,7 @@ def test_an_attack_without_a_budget_has_a_row_and_no_place_among_the_severities(
     }
     params = stronger(*((f"attacks.{name}", attack) for name, attack in minimising.items()))
     assert [*severities(params)] == ["gaussian"]
-    monkeypatch.setattr(robustness_figures, "draw_gallery", lambda *_: True)
+    monkeypatch.setattr(pictures, "draw_gallery", lambda *_: True)
     page = page_of(results_of(params))
     assert set(minimising) <= set(by_first_cell(tables(section(page, "Accuracy"))[0]))
     assert set(minimising) <= set(by_first_cell(tables(section(page, "Perturbations"))[0]))

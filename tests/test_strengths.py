@@ -15,10 +15,10 @@ from pipeline.attacks import craft
 from pipeline.compared import ORIGINAL
 from pipeline.params.perturbations import Attack, FgsmAttack, FoolboxAttack
 from pipeline.report.results import Results
-from pipeline.report.strengths import (
+from pipeline.report.robustness.corruption import corruption_errors
+from pipeline.report.robustness.strengths import (
     ITSELF,
     WORST,
-    corruption_errors,
     sources_section,
     strengths_table,
     white_box_strengths_section,

@@ -25,8 +25,8 @@ from pipeline.report.charts.chart import (
     value_axis,
 )
 from pipeline.report.latency import EXPECTED_SHARE, Measured, measured, speedups, timed_models
-from pipeline.report.robustness_figures import KINDS, by_kind
-from pipeline.report.strengths import ITSELF
+from pipeline.report.robustness.calibration import KINDS, by_kind
+from pipeline.report.robustness.strengths import ITSELF
 
 if TYPE_CHECKING:
     from pipeline.report.results import Results
