@@ -108,9 +108,8 @@ def severities_section(results: Results, *, drawn: bool) -> str:
     return section(
         "Strength by strength",
         image("severities", "Accuracy against the strength of every perturbation"),
-        f"Test accuracy against strength, {over_seeds(results)}; the bands are "
-        "the intervals of the original and of the parameter-first model. A line joins one model's "
-        "accuracies.",
+        f"Test accuracy against strength, {over_seeds(results)}; the bands are the intervals of the original and of "
+        "the parameter-first model. A line joins one model's accuracies.",
     )
 
 
