@@ -405,8 +405,29 @@ def test_calibration_shows_error_and_confidence_where_right_and_wrong() -> None:
     hits = hits_of({("original", CLEAN): [200] * 3})
     (found,) = tables(calibration_section(results_of(params_of(seeds()), hits)))
     clean, noisy, attacked = (by_first_cell(found)["original"][at : at + 3] for at in (0, 3, 6))
-    assert clean == ["12.50 (12.50 to 12.50)", "0.750", "-"]  # never wrong: no confidence to show
-    assert noisy == attacked == ["12.50 (12.50 to 12.50)", "0.750", "0.250"]
+    error = "12.50 (12.50 to 12.50)"
+    assert clean == [error, "0.750 (600)", "-"]  # never wrong: no confidence to show
+    # Of 200 images 170, three seeds under three kinds of noise and two attacks.
+    assert noisy == [error, "0.750 (1,530)", "0.250 (270, 0 sure)"]
+    assert attacked == [error, "0.750 (1,020)", "0.250 (180, 0 sure)"]
+
+
+def test_calibration_counts_those_wrong_in_the_highest_bin_as_sure() -> None:
+    results = results_of(params_of(seeds(), ("robustness.calibration_bins", 5)))
+    bins = results.tables["reliability"]
+    bins.loc[(bins["condition"] == "speckle") & (bins["model"] == "original"), "bin"] = 4
+    # Sure in two seeds of three; of a perturbation that is not in the headline; of a bin below.
+    bins.loc[(bins["condition"] == "fgsm") & (bins["model"] == "pushed") & (bins["seed"] > 0), "bin"] = 4
+    bins.loc[bins["condition"] == "pgd", "bin"] = 4
+    page = calibration_section(results)
+    assert "at least 80.00 %" in page
+    rows = by_first_cell(tables(page)[0])
+    assert [rows["original"][at] for at in (2, 5, 8)] == [
+        "0.250 (30, 0 sure)",
+        "0.250 (270, 90 sure)",
+        "0.250 (180, 0 sure)",
+    ]
+    assert rows[LABELS["pushed"]][8] == "0.250 (180, 60 sure)"
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -494,8 +515,8 @@ def severities(params: Params) -> dict[str, dict[str, list[float]]]:
 def test_severities_show_a_panel_for_each_method_and_no_empty_ones() -> None:
     found = severities(params_of(seeds()))
     transferred = ["gaussian", "poisson", "speckle", "fgsm", "newton_fool, eta 0.01", "LinfPGD, steps 2"]
-    itself = [f"{each}, on the model itself (Linf)" for each in ("LinfPGD, steps 2", "worst case")]
-    assert [*found] == [*transferred, *itself]
+    # The one attack in its norm is its own worst case, which would be the same panel again.
+    assert [*found] == [*transferred, "LinfPGD, steps 2, on the model itself (Linf)"]
     assert all(list(each) == LABELS_OF_MAIN for each in found.values())
 
 
