@@ -227,7 +227,12 @@ def test_the_worst_case_of_a_single_attack_is_not_shown_again() -> None:
     assert figure is not None
     titles = [spec["title"] for spec in figure.specs()]
     assert [each for each in titles if each.endswith("(L2)")] == ["FGM, on the model itself (L2)"]
-    assert "**worst case within 8**" in white_box_strengths_section(results)
+    # Of two budgets it stays in the table, even where one of them says the same.
+    white_box = results.tables["white_box"]
+    for idx in white_box.index[white_box["attack"] == "fgm"]:
+        white_box.at[idx, "hits"] = np.zeros(N, dtype=bool)
+    section = white_box_strengths_section(results)
+    assert all(f"| **worst case within {budget}** |" in section for budget in (8, 64))
 
 
 def test_corruption_errors_are_sums_of_errors_by_those_of_the_original() -> None:
