@@ -18,31 +18,31 @@ KINDS = {CLEAN: "clean", "noise": "noisy", "attack": "attacked"}
 
 def calibration_section(results: Results) -> str:
     """Expected calibration error, confidences and counts of every model on clean, noisy and attacked images."""
-    kinds, bins, rows = by_kind(results, "accuracy"), by_kind(results, "reliability"), []
-    n_bins = results.params.robustness.calibration_bins
-    for name, label in labelled(results, results.models()).items():
-        row = [label]
-        for kind, shown in kinds.items():
-            mine = shown[shown["model"] == name]
-            row.append(spread(mine.groupby("seed")["ece"].mean().tolist(), percent))
-            top = bins[kind][(bins[kind]["model"] == name) & (bins[kind]["bin"] == n_bins - 1)]
-            (n_hits, n), (sure_hits, n_sure) = (each[["n_correct", "n"]].sum() for each in (mine, top))
-            sure = f", {thousands(n_sure - sure_hits)} sure"
-            for what, count, more in (("hits", n_hits, ""), ("misses", n - n_hits, sure)):
-                confidence = mine[f"confidence_of_{what}"].sum() / max(count, 1)
-                row.append(f"{confidence:.3f} ({thousands(count)}{more})" if count else "-")
-        rows.append(row)
-    columns = [f"ECE, %, {KINDS[kind]} | confidence, right | wrong" for kind in kinds]
+    n_bins, bins = results.params.robustness.calibration_bins, by_kind(results, "reliability")
+    header, blocks = (
+        "model | ECE, % | right | their confidence | wrong | their confidence | of these sure",
+        [],
+    )
+    for kind, shown in by_kind(results, "accuracy").items():
+        top, rows = bins[kind][bins[kind]["bin"] == n_bins - 1], []
+        for name, label in labelled(results, results.models()).items():
+            mine, surest = (each[each["model"] == name] for each in (shown, top))
+            (n_hits, n), (n_sure_hits, n_sure) = (each[["n_correct", "n"]].sum() for each in (mine, surest))
+            row = [label, spread(mine.groupby("seed")["ece"].mean().tolist(), percent)]
+            for what, count in (("hits", n_hits), ("misses", n - n_hits)):
+                row.append(thousands(count))
+                row.append(f"{mine[f'confidence_of_{what}'].sum() / count:.3f}" if count else "-")
+            rows.append([*row, thousands(n_sure - n_sure_hits)])
+        blocks += [f"{KINDS[kind].capitalize()} images:", table(header, rows)]
     return section(
         "Confidence and calibration",
         image("reliability", "Accuracy against confidence of the main models"),
         "Expected calibration error in % (mean over seeds; in parentheses the lowest and the highest seed), "
-        f"{n_bins} bins, and the mean softmax confidence where the model is right and where it is wrong, over the "
-        "headline conditions of each kind. In parentheses how many images that is, over all seeds and these "
-        f"conditions; *sure* are those of the wrong ones whose confidence lies in the highest bin, at least "
-        f"{percent(1 - 1 / n_bins)} %. In the figure a perfectly calibrated model follows the diagonal; bins with "
-        "fewer than ten images over all seeds are left out.",
-        table(" | ".join(["model", *columns]), rows),
+        f"{n_bins} bins; how many images the model gets right and wrong, and its mean softmax confidence in them. They "
+        "are those of all seeds and of the headline conditions of each kind. *Sure*: a confidence in the highest bin, "
+        f"at least {percent(1 - 1 / n_bins)} %. In the figure a perfectly calibrated model follows the diagonal; bins "
+        "with fewer than ten images over all seeds are left out.",
+        *blocks,
     )
 
 
