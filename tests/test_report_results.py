@@ -235,8 +235,9 @@ def test_what_the_params_leave_out_is_left_out(
         ("Ours less theirs, in points" in text) == ("comparisons ours is better" in text) == bool(competitors)
     )
     assert ("Fixed nets, trained" in text) == bool(params.compare and params.compare.fixed_nets)
-    (calibration,) = [line for line in text.splitlines() if line.startswith("| model | ECE")]
-    assert calibration.count("confidence, right") == 1 + bool(params.attacks) + bool(params.noise)
+    calibration = text.partition("## Confidence and calibration")[2].partition("\n## ")[0]
+    kinds = re.findall(r"^(\w+) images:\n\n\| model \| ECE", calibration, re.MULTILINE)
+    assert kinds == ["Clean", *["Noisy"] * bool(params.noise), *["Attacked"] * bool(params.attacks)]
 
 
 @pytest.mark.usefixtures("unrendered")

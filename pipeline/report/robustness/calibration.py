@@ -19,9 +19,9 @@ KINDS = {CLEAN: "clean", "noise": "noisy", "attack": "attacked"}
 def calibration_section(results: Results) -> str:
     """Expected calibration error, confidences and counts of every model on clean, noisy and attacked images."""
     n_bins, bins = results.params.robustness.calibration_bins, by_kind(results, "reliability")
-    header, blocks = (
-        "model | ECE, % | right | their confidence | wrong | their confidence | of these sure",
+    blocks, header = (
         [],
+        "model | ECE, % | right | their confidence | wrong | their confidence | of these sure",
     )
     for kind, shown in by_kind(results, "accuracy").items():
         top, rows = bins[kind][bins[kind]["bin"] == n_bins - 1], []
