@@ -19,10 +19,8 @@ KINDS = {CLEAN: "clean", "noise": "noisy", "attack": "attacked"}
 def calibration_section(results: Results) -> str:
     """Expected calibration error, confidences and counts of every model on clean, noisy and attacked images."""
     n_bins, bins = results.params.robustness.calibration_bins, by_kind(results, "reliability")
-    blocks, header = (
-        [],
-        "model | ECE, % | right | their confidence | wrong | their confidence | of these sure",
-    )
+    header = "model | ECE, % | right | their confidence | wrong | their confidence | of these sure"
+    blocks = list[str]()
     for kind, shown in by_kind(results, "accuracy").items():
         top, rows = bins[kind][bins[kind]["bin"] == n_bins - 1], []
         for name, label in labelled(results, results.models()).items():
