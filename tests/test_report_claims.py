@@ -23,10 +23,10 @@ from test_report_robustness import (
 from tiny_params import params_of
 
 from pipeline.compared import OURS, OURS_AT_SIZE, at_size
-from pipeline.report.claims import same_size_section
 from pipeline.report.comparison import comparison_section
 from pipeline.report.figures import LABELS
 from pipeline.report.results import Results
+from pipeline.report.robustness.page import same_size_section
 from pipeline.report.summary import expectations, summary
 from pipeline.robustness.conditions import CLEAN
 
@@ -97,7 +97,7 @@ def test_each_column_is_of_its_own_number_of_images() -> None:
 
 
 def page_of_head(results: Results) -> str:
-    from pipeline.report.robustness import head_section
+    from pipeline.report.robustness.page import head_section
 
     return head_section(results)
 

@@ -13,7 +13,7 @@ from test_report_robustness import Hits, even, hits_of, results_of, seeds
 from tiny_params import params_of
 
 from pipeline.compared import MODELS, ORIGINAL, OURS, PUSHED
-from pipeline.report.claims import claims_section, claims_table
+from pipeline.report.claims.page import claims_section, claims_table
 from pipeline.report.hits import with_accuracy
 from pipeline.report.recommend import recommendation_table, sentence, tables_of
 from pipeline.report.results import Results

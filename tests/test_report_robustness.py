@@ -14,17 +14,17 @@ from tiny_params import Change, params_of
 
 from pipeline.compared import MODELS, OURS_AT_SIZE, at_size, pairs_of, source_name
 from pipeline.params.params import Params
-from pipeline.report import robustness as robustness_report
-from pipeline.report import robustness_figures
 from pipeline.report.charts.robustness import severities_figure
-from pipeline.report.claims import claims_section, claims_table, pairs_section, same_size_section
+from pipeline.report.claims.page import claims_section, claims_table
+from pipeline.report.claims.robustness import pruned_family
+from pipeline.report.claims.verdicts import judged
 from pipeline.report.figures import LABELS
 from pipeline.report.results import Results
-from pipeline.report.robust_claims import pruned_family
-from pipeline.report.robustness import calibration_section
-from pipeline.report.strengths import strengths_table
+from pipeline.report.robustness import gallery as pictures
+from pipeline.report.robustness.calibration import calibration_section
+from pipeline.report.robustness.page import pairs_section, robustness_report, same_size_section
+from pipeline.report.robustness.strengths import strengths_table
 from pipeline.report.summary import summary
-from pipeline.report.verdicts import judged
 from pipeline.robustness.conditions import CLEAN, list_conditions
 
 N = 200
@@ -153,14 +153,14 @@ def results_of(params: Params, hits: Hits = even, *, white_box: Hits = white_box
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages without their figures, which take longer than all else."""
-    monkeypatch.setattr(robustness_figures, "draw_gallery", lambda *_: True)
+    monkeypatch.setattr(pictures, "draw_gallery", lambda *_: True)
 
 
 def page_of(results: Results) -> str:
     sections = (
         claims_section(results, claims_table(results)),
-        robustness_report.robustness_report(results),
-        robustness_report.galleries_section(results, Path("figures")),
+        robustness_report(results),
+        pictures.galleries_section(results, Path("figures")),
     )
     return "\n".join(sections)
 
@@ -403,10 +403,27 @@ def test_pairs_show_each_headline_condition_pruned_model_and_seed() -> None:
 
 def test_calibration_shows_error_and_confidence_where_right_and_wrong() -> None:
     hits = hits_of({("original", CLEAN): [200] * 3})
-    (found,) = tables(calibration_section(results_of(params_of(seeds()), hits)))
-    clean, noisy, attacked = (by_first_cell(found)["original"][at : at + 3] for at in (0, 3, 6))
-    assert clean == ["12.50 (12.50 to 12.50)", "0.750", "-"]  # never wrong: no confidence to show
-    assert noisy == attacked == ["12.50 (12.50 to 12.50)", "0.750", "0.250"]
+    found = tables(calibration_section(results_of(params_of(seeds()), hits)))
+    clean, noisy, attacked = (by_first_cell(of_kind)["original"] for of_kind in found)
+    error = "12.50 (12.50 to 12.50)"
+    assert clean == [error, "600", "0.750", "0", "-", "0"]  # never wrong: no confidence to show
+    # Of 200 images 170, three seeds under three kinds of noise and two attacks.
+    assert noisy == [error, "1,530", "0.750", "270", "0.250", "0"]
+    assert attacked == [error, "1,020", "0.750", "180", "0.250", "0"]
+
+
+def test_calibration_counts_those_wrong_in_the_highest_bin_as_sure() -> None:
+    results = results_of(params_of(seeds(), ("robustness.calibration_bins", 5)))
+    bins = results.tables["reliability"]
+    bins.loc[(bins["condition"] == "speckle") & (bins["model"] == "original"), "bin"] = 4
+    # Sure in two seeds of three; of a perturbation that is not in the headline; of a bin below.
+    bins.loc[(bins["condition"] == "fgsm") & (bins["model"] == "pushed") & (bins["seed"] > 0), "bin"] = 4
+    bins.loc[bins["condition"] == "pgd", "bin"] = 4
+    page = calibration_section(results)
+    assert "at least 80.00 %" in page
+    found = [by_first_cell(of_kind) for of_kind in tables(page)]
+    assert [of_kind["original"][5] for of_kind in found] == ["0", "90", "0"]
+    assert [of_kind[LABELS["pushed"]][5] for of_kind in found] == ["0", "0", "60"]
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -469,7 +486,7 @@ def test_with_two_sources_the_white_box_stands_beside_the_first() -> None:
 
 def test_the_galleries_are_drawn_where_they_are_shown(tmp_path: Path) -> None:
     results = results_of(params_of(seeds(1), headline("gaussian", "fgsm")))
-    page = robustness_report.galleries_section(results, tmp_path)
+    page = pictures.galleries_section(results, tmp_path)
     shown = {part.split(".png")[0] for part in page.split("(figures/")[1:] if ".png" in part[:80]}
     assert shown == {"gallery_fgsm_only_original"}
     assert {path.stem for path in tmp_path.glob("*.png")} == shown
@@ -494,8 +511,8 @@ def severities(params: Params) -> dict[str, dict[str, list[float]]]:
 def test_severities_show_a_panel_for_each_method_and_no_empty_ones() -> None:
     found = severities(params_of(seeds()))
     transferred = ["gaussian", "poisson", "speckle", "fgsm", "newton_fool, eta 0.01", "LinfPGD, steps 2"]
-    itself = [f"{each}, on the model itself (Linf)" for each in ("LinfPGD, steps 2", "worst case")]
-    assert [*found] == [*transferred, *itself]
+    # The one attack in its norm is its own worst case, which would be the same panel again.
+    assert [*found] == [*transferred, "LinfPGD, steps 2, on the model itself (Linf)"]
     assert all(list(each) == LABELS_OF_MAIN for each in found.values())
 
 
@@ -515,7 +532,7 @@ def test_an_attack_without_a_budget_has_a_row_and_no_place_among_the_severities(
     }
     params = stronger(*((f"attacks.{name}", attack) for name, attack in minimising.items()))
     assert [*severities(params)] == ["gaussian"]
-    monkeypatch.setattr(robustness_figures, "draw_gallery", lambda *_: True)
+    monkeypatch.setattr(pictures, "draw_gallery", lambda *_: True)
     page = page_of(results_of(params))
     assert set(minimising) <= set(by_first_cell(tables(section(page, "Accuracy"))[0]))
     assert set(minimising) <= set(by_first_cell(tables(section(page, "Perturbations"))[0]))

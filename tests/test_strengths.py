@@ -8,17 +8,19 @@ import pandas as pd
 import pytest
 import torch
 from report_builders import UNTOUCHED, results_with
+from scipy.stats import t as student
 from tiny_params import Change, params_of
 from torch import Tensor, nn
 
 from pipeline.attacks import craft
 from pipeline.compared import ORIGINAL
 from pipeline.params.perturbations import Attack, FgsmAttack, FoolboxAttack
+from pipeline.report.charts.robustness import severities_figure
 from pipeline.report.results import Results
-from pipeline.report.strengths import (
+from pipeline.report.robustness.corruption import corruption_errors, corruption_section
+from pipeline.report.robustness.strengths import (
     ITSELF,
     WORST,
-    corruption_errors,
     sources_section,
     strengths_table,
     white_box_strengths_section,
@@ -203,6 +205,36 @@ def test_every_curve_begins_at_the_clean_images_and_holds_every_strength() -> No
     assert section.count("**worst case within") == 3
 
 
+def test_the_worst_case_of_a_single_attack_is_not_shown_again() -> None:
+    results = results_of()
+    white_box, clean = results.tables["white_box"], results.tables["accuracy"]
+    clean = clean[clean["condition"] == CLEAN].set_index(["seed", "model"])["hits"]
+    for idx, row in white_box[white_box["attack"] == "fgm"].iterrows():
+        white_box.at[idx, "hits"] = row["hits"] & clean[row["seed"], row["model"]]
+    section = white_box_strengths_section(results)
+    assert section.count("**worst case within") == 2
+    assert "| **worst case within 64** |" not in section
+    assert "| fgm within 64 |" in section
+
+    figure = severities_figure(results, strengths_table(results))
+    assert figure is not None
+    titles = [spec["title"] for spec in figure.specs()]
+    assert "worst case, on the model itself (Linf)" in titles
+    weak = {"method": "foolbox", "attack": "FGM", "epsilon": 8.0, "options": {}}
+    two_budgets = ("attacks", results.params.model_dump(mode="json")["attacks"] | {"weak_fgm": weak})
+    results = results_of(two_budgets, ("white_box", ["fgsm_4", "fgsm", "fmn", "fgm", "weak_fgm"]))
+    figure = severities_figure(results, strengths_table(results))
+    assert figure is not None
+    titles = [spec["title"] for spec in figure.specs()]
+    assert [each for each in titles if each.endswith("(L2)")] == ["FGM, on the model itself (L2)"]
+    # Of two budgets it stays in the table, even where one of them says the same.
+    white_box = results.tables["white_box"]
+    for idx in white_box.index[white_box["attack"] == "fgm"]:
+        white_box.at[idx, "hits"] = np.zeros(N, dtype=bool)
+    section = white_box_strengths_section(results)
+    assert all(f"| **worst case within {budget}** |" in section for budget in (8, 64))
+
+
 def test_corruption_errors_are_sums_of_errors_by_those_of_the_original() -> None:
     results = results_of()
     models = [*results.models()]
@@ -235,6 +267,91 @@ def test_an_original_that_never_errs_is_no_reference() -> None:
     for idx in perfect.index[(perfect["model"] == ORIGINAL) & (perfect["condition"] != CLEAN)]:
         perfect.at[idx, "hits"] = np.ones(N, dtype=bool)
     assert corruption_errors(results, "pushed")["mean"].n == 0
+
+
+NOISES: list[Change] = [
+    ("seeds", [*range(6)]),
+    (
+        "noise",
+        {"gaussian": {"kind": "gaussian", "std": 5.0}, "strong": {"kind": "gaussian", "std": 25.0}}
+        | {"salt": {"kind": "salt", "amount": 0.1}},
+    ),
+]
+
+
+def results_of_better_when_clean() -> tuple[Results, dict[tuple[int, str, str], np.ndarray]]:
+    """Every model is right on most clean images; and the hits by seed, model and condition."""
+    results = results_of(*NOISES)
+    table = results.tables["accuracy"]
+    for idx in table.index[table["condition"] == CLEAN]:
+        table.at[idx, "hits"] = table.at[idx, "hits"] | (np.arange(N) < 24)
+    keys = zip(table["seed"], table["model"], table["condition"], strict=True)
+    return results, dict(zip(keys, table["hits"], strict=True))
+
+
+def test_relative_corruption_errors_are_the_growth_of_errors_by_that_of_the_original() -> None:
+    results, hits = results_of_better_when_clean()
+    severities = {"gaussian": ("gaussian", "strong"), "salt": ("salt",)}
+    found = corruption_errors(results, "pushed", relative=True)
+
+    def growth(model: str, kind: str) -> np.ndarray:
+        of_seed = [
+            np.mean(
+                [hits[seed, model, CLEAN] * 1.0 - hits[seed, model, each] for each in severities[kind]], 0
+            )
+            for seed in range(6)
+        ]
+        return np.array(of_seed)
+
+    def half(values: np.ndarray, image: float) -> float:
+        seeds, images = values.mean(1), np.concatenate([values.mean(0), [image, -image]])
+        p = (1 + results.params.report.confidence) / 2
+        parts = [student.ppf(p, len(x) - 1) ** 2 * x.var(ddof=1) / len(x) for x in (seeds, images)]
+        return float(np.sqrt(sum(parts)))
+
+    ratios, rests, weights = [], [], []
+    for kind in severities:
+        mine, original = growth("pushed", kind), growth(ORIGINAL, kind)
+        ratios.append(mine.sum() / original.sum())
+        weights.append(1 / original.mean())
+        rests.append((mine - ratios[-1] * original) * weights[-1])
+        assert found[kind].mean == pytest.approx(ratios[-1])
+        wide = half(rests[-1], weights[-1])
+        assert (found[kind].low, found[kind].high) == pytest.approx((ratios[-1] - wide, ratios[-1] + wide))
+    wide = half(np.mean(rests, axis=0), float(np.mean(weights)))
+    assert found["mean"].mean == pytest.approx(np.mean(ratios))
+    assert (found["mean"].low, found["mean"].high) == pytest.approx(
+        (np.mean(ratios) - wide, np.mean(ratios) + wide)
+    )
+    assert corruption_errors(results, ORIGINAL, relative=True)["mean"].mean == 1
+
+
+def test_relative_corruption_errors_may_be_negative() -> None:
+    results, hits = results_of_better_when_clean()
+    table = results.tables["accuracy"]
+    for idx, row in table[(table["model"] == "pushed") & (table["condition"] != CLEAN)].iterrows():
+        table.at[idx, "hits"] = hits[row["seed"], "pushed", CLEAN] | (np.arange(N) > 26)
+    found = corruption_errors(results, "pushed", relative=True)["mean"]
+    assert found.low < found.mean < 0 < corruption_errors(results, "pushed")["mean"].mean
+
+
+def test_no_relative_corruption_error_where_the_original_does_not_surely_err_more() -> None:
+    results, hits = results_of_better_when_clean()
+    table = results.tables["accuracy"]
+    for idx, row in table[(table["model"] == ORIGINAL) & (table["condition"] == "salt")].iterrows():
+        table.at[idx, "hits"] = hits[row["seed"], ORIGINAL, CLEAN] & (np.arange(N) > 0)  # a little more
+    found = corruption_errors(results, "pushed", relative=True)
+    assert (found["gaussian"].n, found["salt"].n, found["mean"].n) == (6, 0, 0)
+    assert corruption_errors(results, "pushed")["salt"].n == 6
+    _, plain, relative = corruption_section(results).split("| noise")
+    rows = {line.split(" | ")[0]: line.split(" | ")[1:] for line in relative.splitlines()}
+    assert set(rows["| salt"]) == set(rows["| **mean (mCE)**"]) == {"-", "- |"}
+    assert rows["| gaussian"][0] == "1"
+    assert "-" not in plain.split("| salt | ")[1].splitlines()[0].split(" | ")
+    # Where no noise costs the original anything there is no table, and the page says so.
+    page = corruption_section(results_of())
+    assert "Here that is so of every noise." in page
+    assert page.count("| noise") == 1
 
 
 def test_with_two_sources_every_attack_has_a_matrix_of_source_against_victim() -> None:

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 from tiny_params import params_of
 
-from pipeline.report.verdicts import TOGETHER, Claim, Family, holm, judged
+from pipeline.report.claims.verdicts import TOGETHER, Claim, Family, holm, judged
 from pipeline.uncertainty import difference_interval, p_equivalence, p_value
 
 Values = npt.NDArray[np.float64]

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from pipeline.report.claims.verdicts import REFUTED, SUPPORTED, Claim, Family, judged
 from pipeline.report.markdown import grid, image, section, table, thousands
 from pipeline.report.summary import how_trained, over_seeds
-from pipeline.report.verdicts import REFUTED, SUPPORTED, Claim, Family, judged
 from pipeline.uncertainty import NOTHING, Interval, Values
 
 if TYPE_CHECKING:

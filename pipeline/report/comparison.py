@@ -9,10 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from pipeline.compared import OURS, variant_name
-from pipeline.report.hits import more_hits
-from pipeline.report.markdown import Names, bullets, grid, image, percent, section, table, thousands
-from pipeline.report.summary import how_trained, over_seeds
-from pipeline.report.verdicts import (
+from pipeline.report.claims.verdicts import (
     EQUIVALENT,
     NO_CLAIM,
     REFUTED,
@@ -24,6 +21,9 @@ from pipeline.report.verdicts import (
     directions,
     judged,
 )
+from pipeline.report.hits import more_hits
+from pipeline.report.markdown import Names, bullets, grid, image, percent, section, table, thousands
+from pipeline.report.summary import how_trained, over_seeds
 
 if TYPE_CHECKING:
     from pipeline.params.params import Params

@@ -15,12 +15,12 @@ import numpy as np
 import pandas as pd
 
 from pipeline.compared import AFTER_THE_FACT, ORIGINAL, OURS, PUSHED
-from pipeline.report.accuracy_claims import nearest_step
-from pipeline.report.claims import claims_table
+from pipeline.report.claims.accuracy import nearest_step
+from pipeline.report.claims.page import claims_table
+from pipeline.report.claims.verdicts import EQUIVALENT, HAIR, NO_CLAIM, REFUTED, SUPPORTED
 from pipeline.report.comparison import judged_contest, label_of, method_rows, step_sizes
 from pipeline.report.markdown import counted, percent, thousands
 from pipeline.report.model_rows import difference, drops_of, main_row, method_row
-from pipeline.report.verdicts import EQUIVALENT, HAIR, NO_CLAIM, REFUTED, SUPPORTED
 
 if TYPE_CHECKING:
     from pipeline.report.results import Results

@@ -10,13 +10,13 @@ import pandas as pd
 from ruamel.yaml import YAML
 
 from pipeline.files import write_atomically
-from pipeline.report import latency, latent, layers, published, robustness
+from pipeline.report import latency, latent, layers, published
 from pipeline.report import pruning as models
 from pipeline.report.ablation import ablation_section, effects
 from pipeline.report.charts import nets, sizes, trade_off
 from pipeline.report.charts import robustness as perturbed
 from pipeline.report.charts.curves import curves_figure
-from pipeline.report.claims import claims_section
+from pipeline.report.claims.page import claims_section
 from pipeline.report.comparison import comparison_section, tracing_section
 from pipeline.report.curves import curves_section
 from pipeline.report.hits import packed_again, without_hits
@@ -24,7 +24,9 @@ from pipeline.report.html.first import models_table
 from pipeline.report.html.page import Part, alternative, markdown, page
 from pipeline.report.markdown import image, literal
 from pipeline.report.recommend import sentence, tables_of
-from pipeline.report.strengths import strengths_table
+from pipeline.report.robustness.gallery import galleries_section
+from pipeline.report.robustness.page import robustness_report
+from pipeline.report.robustness.strengths import strengths_table
 from pipeline.report.summary import summary
 
 if TYPE_CHECKING:
@@ -124,7 +126,7 @@ def _parts(
         part(
             "robustness",
             "Robustness under noise and attacks",
-            robustness.robustness_report(results, drawn="severities" in drawn),
+            robustness_report(results, drawn="severities" in drawn),
         ),
         part("latent", "The latent space", *(section(results) for section in latent.SECTIONS)),
         part("layers", "Layer by layer", layers.profile_section(results), layers.layers_section(results)),
@@ -137,7 +139,7 @@ def _parts(
             models.selected_section(results),
             latency.latency_section(results),
         ),
-        part("pictures", "Attacked images", robustness.galleries_section(results, pictures)),
+        part("pictures", "Attacked images", galleries_section(results, pictures)),
         part("provenance", "Provenance", models.head_section(results), models.settings_section(results)),
     )
 

@@ -25,8 +25,8 @@ from pipeline.report.charts.chart import (
     value_axis,
 )
 from pipeline.report.latency import EXPECTED_SHARE, Measured, measured, speedups, timed_models
-from pipeline.report.robustness_figures import KINDS, by_kind
-from pipeline.report.strengths import ITSELF
+from pipeline.report.robustness.calibration import KINDS, by_kind
+from pipeline.report.robustness.strengths import ITSELF, WORST
 
 if TYPE_CHECKING:
     from pipeline.report.results import Results
@@ -62,13 +62,16 @@ def _drops(results: Results, condition: str) -> Iterator[dict[str, Any]]:
 def severities_figure(results: Results, table: pd.DataFrame) -> Figure | None:
     """`strengths_table`, a panel for each noise and attack that comes in several strengths; None without any.
 
-    Attacks stand transferred and on the model itself, and last the worst of all on it. One without a budget has no
-    place on such an axis; it has its row in the tables.
+    Attacks stand transferred and on the model itself, and last the worst of all on it where a norm has several. One
+    without a budget has no place on such an axis; it has its row in the tables.
     """
     names = results.main_models()
     table = table[table["model"].isin(names)] if len(table) else table
     if table.empty:
         return None
+    # Of a single curve the worst case would be that curve once more.
+    n_curves = table[table["source"] == ITSELF].groupby("norm")["family"].nunique()
+    table = table[(table["family"] != WORST) | table["norm"].isin(n_curves.index[n_curves > 2])]
     keys, banded = keys_of(names), [results.labels[name] for name in (ORIGINAL, "parameter_first")]
     told = (
         f"{names[m]}, {c}: {100 * a:.2f} %"

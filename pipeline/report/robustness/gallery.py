@@ -11,14 +11,34 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from pipeline.report.figures import figure, literal
-from pipeline.robustness.conditions import CLEAN
+from pipeline.report.markdown import image, section
 
 if TYPE_CHECKING:
     from pipeline.report.results import Results
 
 # Of a class's name above an image of the gallery.
 _LETTERS = 14
-KINDS = {CLEAN: "clean", "noise": "noisy", "attack": "attacked"}
+_FOOLED = {"only_original": "fooled the original, not the pruned model", "only_pruned": "the reverse"}
+
+
+def galleries_section(results: Results, figures: Path) -> str:
+    """Draw the galleries (thesis Figures 5-2 to 5-5); empty without attacks."""
+    headline, blocks = results.headline(), []
+    for attack in [
+        each.name for each in results.conditions() if each.kind == "attack" and each.name in headline
+    ]:
+        for fooled, words in _FOOLED.items():
+            name, title = f"gallery_{attack}_{fooled}", f"{attack}: {words}"
+            drawn = draw_gallery(results, attack, fooled, name, figures)
+            blocks += [f"### {title}", image(name, title) if drawn else "No image."]
+    if not blocks:
+        return ""
+    return section(
+        "Gallery",
+        f"Drawn at random by seed, from seed {results.params.seeds[0]}'s models; in parentheses the softmax "
+        "confidence (thesis Figures 5-2 to 5-5).",
+        *blocks,
+    )
 
 
 def draw_gallery(results: Results, attack: str, fooled: str, name: str, folder: Path) -> bool:
@@ -62,11 +82,3 @@ def _show(ax: Axes, image: npt.NDArray[np.float32], low: float, high: float) -> 
     ax.set(xticks=[], yticks=[])
     ax.grid(visible=False)
     ax.spines[:].set_visible(False)
-
-
-def by_kind(results: Results, table: str) -> dict[str, pd.DataFrame]:
-    """The rows of clean images and of the headline's conditions, by kind of condition."""
-    shown = {CLEAN, *results.headline()}
-    kinds = {each.name: each.kind for each in results.conditions() if each.name in shown}
-    of_rows = results.tables[table]["condition"].map(kinds)
-    return {kind: results.tables[table][of_rows == kind] for kind in dict.fromkeys(kinds.values())}

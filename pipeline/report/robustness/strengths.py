@@ -1,23 +1,22 @@
-"""Accuracy against strength: every noise, transferred and white-box attack, the worst case, and corruption errors."""
+"""Accuracy against strength: every noise, transferred and white-box attack, and the worst case."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import cache, partial
-from math import isfinite, isnan
+from math import isnan
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from pipeline.compared import ORIGINAL, source_name
+from pipeline.compared import source_name
 from pipeline.report.hits import hits_of
 from pipeline.report.markdown import grid, section, table
 from pipeline.report.summary import labelled, over_seeds
 from pipeline.robustness.conditions import CLEAN, list_conditions
 from pipeline.robustness.strengths import norm_and_budget, survivors, unpack_distances
-from pipeline.uncertainty import NOTHING, Interval, Values, accuracy_interval
+from pipeline.uncertainty import Values, accuracy_interval
 
 if TYPE_CHECKING:
     from pipeline.params.foolbox_attacks import Norm
@@ -52,26 +51,22 @@ def strengths_table(results: Results) -> pd.DataFrame:
     rows = []
     for curve, strength, condition, model, hits in _measured(results):
         found = accuracy_interval(hits > 0, confidence=results.params.report.confidence)
-        counts = {"seeds": found.n, "n": hits.size, "n_correct": int(hits.sum())}
-        interval = {"accuracy": found.mean, "low": found.low, "high": found.high}
-        rows.append(
-            asdict(curve)
-            | {"strength": strength, "condition": condition, "model": model, "images": found.n_images}
-            | counts
-            | interval
-        )
+        row = asdict(curve) | {"strength": strength, "condition": condition, "model": model}
+        row |= {"images": found.n_images, "seeds": found.n, "n": hits.size, "n_correct": int(hits.sum())}
+        rows.append(row | {"accuracy": found.mean, "low": found.low, "high": found.high})
     return pd.DataFrame(rows)
 
 
 def _measured(results: Results) -> Iterator[tuple[Curve, float, str, str, Values]]:
     """A curve, a strength, the entry, a model and its hits (seeds, images)."""
-    clean = _hits_by_model(results, CLEAN)
+    clean = _hits_by_model(results, "accuracy", condition=CLEAN)
     by_curve: dict[Curve, dict[float, tuple[str, dict[str, Values]]]] = {}
     for each in results.conditions()[1:]:
         if not isnan(each.strength):
             norm = norm_and_budget(results.params.attacks[each.key])[0] if each.kind == "attack" else None
             curve = Curve(each.kind, each.family, each.source, norm or "", each.unit)
-            by_curve.setdefault(curve, {})[each.strength] = (each.key, _hits_by_model(results, each.name))
+            hits = _hits_by_model(results, "accuracy", condition=each.name)
+            by_curve.setdefault(curve, {})[each.strength] = (each.key, hits)
     for curve, strength, key, hits in white_box_curves(results):
         by_curve.setdefault(curve, {})[strength] = (key, hits)
     for curve, found in by_curve.items():
@@ -81,9 +76,8 @@ def _measured(results: Results) -> Iterator[tuple[Curve, float, str, str, Values
                     yield curve, strength, key, model, by_model[model]
 
 
-def _hits_by_model(results: Results, condition: str) -> dict[str, Values]:
-    rows = results.rows("accuracy", condition=condition)
-    return {str(model): hits_of(of_model) for model, of_model in rows.groupby("model")}
+def _hits_by_model(results: Results, table: str, **values: str) -> dict[str, Values]:
+    return {str(model): hits_of(rows) for model, rows in results.rows(table, **values).groupby("model")}
 
 
 def white_box_curves(results: Results) -> Iterator[tuple[Curve, float, str, dict[str, Values]]]:
@@ -96,39 +90,33 @@ def white_box_curves(results: Results) -> Iterator[tuple[Curve, float, str, dict
         if norm is not None and budget is not None:
             budgets.setdefault(norm, set()).add(budget)
     for name, attack in attacks.items():
-        norm, budget = norm_and_budget(attack)
-        each = about[name]
+        (norm, budget), each = norm_and_budget(attack), about[name]
         if budget is not None:
             curve = Curve("attack", each.family, ITSELF, norm or "", each.unit)
-            yield curve, budget, name, _robust(results, norm, budget, [name], every=False)
+            yield curve, budget, name, _hits_by_model(results, "white_box", attack=name)
         elif norm is not None:
             curve = Curve("attack", name, ITSELF, norm, _unit(norm))
             for own in sorted(budgets.get(norm, ())):
-                yield curve, own, name, _robust(results, norm, own, [name])
+                yield curve, own, name, _robust(results, own, [name])
     for norm, found in budgets.items():
         of_norm = [name for name, attack in attacks.items() if norm_and_budget(attack)[0] == norm]
         for budget in sorted(found):
             curve = Curve("attack", WORST, ITSELF, norm, _unit(norm))
-            yield curve, budget, WORST, _robust(results, norm, budget, of_norm)
+            yield curve, budget, WORST, _robust(results, budget, of_norm)
 
 
 def _unit(norm: Norm) -> str:
     return "epsilon, of 255" if norm == "Linf" else f"{norm} epsilon, 0-255 scale"
 
 
-def _robust(
-    results: Results, norm: Norm | None, budget: float, names: list[str], *, every: bool = True
-) -> dict[str, Values]:
-    """By model: who survives these attacks within a budget; not `every`: who is right under the only one."""
+def _robust(results: Results, budget: float, names: list[str]) -> dict[str, Values]:
+    """By model: who survives these attacks within a budget (seeds, images)."""
     found = {}
     for model in results.models():
         of_model = results.rows("white_box", model=model)
         if of_model.empty:
             continue
         clean = hits_of(results.rows("accuracy", model=model, condition=CLEAN)) > 0
-        if not every:
-            found[model] = hits_of(of_model[of_model["attack"] == names[0]])
-            continue
         masks = []
         for seed, right in zip(sorted(results.params.seeds), clean, strict=True):
             within, smallest = [], []
@@ -144,7 +132,10 @@ def _robust(
 
 
 def white_box_strengths_section(results: Results) -> str:
-    """Accuracy of every model by white-box attack and budget, and the worst case, a table for each norm."""
+    """Accuracy of every model by white-box attack and budget, and the worst case, a table for each norm.
+
+    Of a norm with one attack and budget the worst case is that row again, and left out if it says the same.
+    """
     by_norm: dict[str, dict[str, dict[str, str]]] = {}
     confidence = results.params.report.confidence
     for curve, strength, key, hits in white_box_curves(results):
@@ -157,6 +148,9 @@ def white_box_strengths_section(results: Results) -> str:
         return ""
     models, blocks = labelled(results, results.models()), []
     for norm, rows in by_norm.items():
+        attack, *more, worst = rows
+        if not more and rows[attack] == rows[worst]:
+            del rows[worst]
         shown = [[name, *(of_attack.get(model, "-") for model in models)] for name, of_attack in rows.items()]
         header = " | ".join(["attack", *models.values()])
         blocks += [f"{norm}, budgets on the 0-255 scale:", table(header, shown)]
@@ -176,84 +170,19 @@ def sources_section(results: Results) -> str:
     if len(params.sources) < 2:
         return ""
     found, models = results.estimates("accuracy", "model", "condition"), labelled(results, results.models())
-    blocks = []
+    blocks, conditions = [], results.conditions()
+    source_of = {each.name: each.source for each in conditions}
+
+    def cell(condition: str, model: str) -> str:
+        itself = " (itself)" if model == source_name(source_of[condition]) else ""
+        return f"{found[model, condition].percent()}{itself}"
+
     for key in params.attacks:
-        names = {each.source: each.name for each in results.conditions() if each.key == key}
-        rows = [
-            [
-                source,
-                *(
-                    found[model, name].percent() + (" (itself)" if model == source_name(source) else "")
-                    for model in models
-                ),
-            ]
-            for source, name in names.items()
-        ]
-        blocks += [f"{key}:", table(" | ".join(["source", *models.values()]), rows)]
+        names = {each.name: each.source for each in conditions if each.key == key}
+        blocks += [f"{key}:", grid("source", names, models, cell)]
     return section(
         "Source against victim",
         f"Accuracy in %, {over_seeds(results)}, of every model under each attack from each source: whether what one "
         "source shows holds for another.",
         *blocks,
-    )
-
-
-def corruption_errors(results: Results, model: str) -> dict[str, Interval]:
-    """CE of a model by kind of noise and, as `mean`, their mean (Hendrycks and Dietterich 2019, section 4.1).
-
-    CE is the sum of errors over severities by that of the reference, which is the original here and AlexNet there:
-    below 1 the model errs less under this noise than the original does. Nothing where the original never errs.
-    """
-    of_family: dict[str, list[str]] = {}
-    for each in results.conditions():
-        if each.kind == "noise":
-            of_family.setdefault(each.family, []).append(each.name)
-    pairs = {}
-    for family, names in of_family.items():
-        misses = (
-            np.mean(
-                [1 - hits_of(results.rows("accuracy", model=name, condition=each)) for each in names], axis=0
-            )
-            for name in (model, ORIGINAL)
-        )
-        pairs[family] = tuple(misses)
-    found = {family: _ratio(results, [pair]) for family, pair in pairs.items()}
-    return found | {"mean": _ratio(results, [*pairs.values()])}
-
-
-def _ratio(results: Results, pairs: list[tuple[Values, ...]]) -> Interval:
-    """The mean of ratios of mean errors (seeds, images), linearised: what an image errs more than its ratio's share."""
-    scales = [float(reference.mean()) for _, reference in pairs]
-    if not pairs or min(scales) == 0:
-        return NOTHING
-    ratios = [float(errors.mean()) / scale for (errors, _), scale in zip(pairs, scales, strict=True)]
-    # In units of an image that errs in every noise, as `difference_interval` adds two of these.
-    unit = 1 / float(np.mean([1 / scale for scale in scales]))
-    parts = zip(pairs, ratios, scales, strict=True)
-    more = np.mean([(errors - ratio * ref) * unit / scale for (errors, ref), ratio, scale in parts], axis=0)
-    half = results.difference(more)
-    mean = float(np.mean(ratios))
-    return Interval(mean, max(0.0, mean + half.low / unit), mean + half.high / unit, half.n, half.n_images)
-
-
-def corruption_section(results: Results) -> str:
-    """Corruption errors of the main models, by kind of noise, and their mean; without noise empty."""
-    if not results.params.noise:
-        return ""
-    errors = cache(partial(corruption_errors, results))
-    names = {name: name for name in errors(ORIGINAL)}
-    names["mean"] = "**mean (mCE)**"
-
-    def cell(name: str, model: str) -> str:
-        found = errors(model)[name]
-        if model == ORIGINAL or not isfinite(found.mean):
-            return "1" if isfinite(found.mean) else "-"
-        return f"{found.mean:.2f} [{found.low:.2f}, {found.high:.2f}]"
-
-    return section(
-        "Corruption error",
-        "Errors under all strengths of a noise over those of the original (Hendrycks and Dietterich 2019, with the "
-        f"original as reference), {over_seeds(results)}: below 1 a model errs less than the original does. It counts "
-        "errors, not their growth: the drops above are taken from each model's own clean accuracy.",
-        grid("noise", names, labelled(results, results.main_models()), cell),
     )

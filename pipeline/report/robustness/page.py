@@ -1,18 +1,22 @@
-"""The page's sections on what noise and attacks do to the original, pushed and pruned models."""
+"""The page's sections on what noise and attacks do to the models, and pairs of models within a seed."""
 
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
+from itertools import product
 from typing import TYPE_CHECKING
 
+from pipeline.compared import ORIGINAL, OURS_AT_SIZE, at_size
 from pipeline.params.perturbations import FoolboxAttack, ImpulseNoise, NewtonFoolAttack, PoissonNoise
-from pipeline.report import robustness_figures as draw
-from pipeline.report.claims import pairs_section, same_size_section
-from pipeline.report.markdown import counted, frame_table, grid, image, percent, section, spread, table
+from pipeline.report.claims.robustness import doubt, gain
+from pipeline.report.claims.verdicts import holm
+from pipeline.report.figures import LABELS
+from pipeline.report.markdown import counted, frame_table, grid, image, percent, section, table
 from pipeline.report.published import published_drops
 from pipeline.report.results import counted_images
-from pipeline.report.strengths import corruption_section, sources_section, white_box_strengths_section
+from pipeline.report.robustness.calibration import calibration_section
+from pipeline.report.robustness.corruption import corruption_section
+from pipeline.report.robustness.strengths import sources_section, white_box_strengths_section
 from pipeline.report.summary import (
     ALL_TEST_IMAGES,
     INTERVALS,
@@ -24,12 +28,13 @@ from pipeline.report.summary import (
     over_seeds,
 )
 from pipeline.robustness.conditions import budget_unit
+from pipeline.robustness.paired import CONFIDENCE_LEVEL
 
 if TYPE_CHECKING:
     from pipeline.report.results import Results
     from pipeline.robustness.conditions import Condition
 
-_FOOLED = {"only_original": "fooled the original, not the pruned model", "only_pruned": "the reverse"}
+_PRUNED = ("accuracy_first", "parameter_first")
 
 
 def robustness_report(results: Results, *, drawn: bool = True) -> str:
@@ -103,10 +108,61 @@ def severities_section(results: Results, *, drawn: bool) -> str:
     return section(
         "Strength by strength",
         image("severities", "Accuracy against the strength of every perturbation"),
-        f"Test accuracy against strength, {over_seeds(results)}; the bands are "
-        "the intervals of the original and of the parameter-first model. A line joins one model's "
-        "accuracies.",
+        f"Test accuracy against strength, {over_seeds(results)}; the bands are the intervals of the original and of "
+        "the parameter-first model. A line joins one model's accuracies.",
     )
+
+
+def same_size_section(results: Results) -> str:
+    """Ours against its competitors at one size: whose accuracy drops less; empty where there are none."""
+    lineup = results.params.lineup
+    if lineup is None or not lineup.competitors:
+        return ""
+
+    def cell(condition: str, model: str) -> str:
+        if model == OURS_AT_SIZE:
+            return _drop(results, model, condition)
+        why = doubt(results, (OURS_AT_SIZE, model), condition)
+        better = results.difference(gain(results, OURS_AT_SIZE, model, condition)).percent(signed=True)
+        return f"{_drop(results, model, condition)} ({f'no claim, {why}' if why else better})"
+
+    models = [OURS_AT_SIZE, *map(at_size, lineup.competitors)]
+    columns = labelled(results, {name: label for name, label in results.models().items() if name in models})
+    return section(
+        "At the same size",
+        f"Models of {percent(lineup.fraction)} % of the original's parameters, with as many filters in every layer: "
+        "mean change of accuracy in points, and in parentheses how much less ours loses, above zero where it does "
+        f"({over_seeds(results)}). The verdicts, corrected for their number, are among the claims.",
+        grid("perturbation", {name: marked(results, name) for name in results.headline()}, columns, cell),
+    )
+
+
+def pairs_section(results: Results) -> str:
+    """Within a seed: the images' interval, pair by pair, and McNemar's test."""
+    pairs = results.rows("pairs", first=ORIGINAL)
+    pairs = pairs[pairs["condition"].isin(results.headline()) & pairs["second"].isin(_PRUNED)]
+    pairs = pairs.assign(corrected=holm(pairs["p_value"]))
+    rows = []
+    for condition, name in product(results.headline(), _PRUNED):
+        for _, row in pairs[(pairs["condition"] == condition) & (pairs["second"] == name)].iterrows():
+            change, low, high = (percent(row[each], signed=True) for each in ("change", "low", "high"))
+            cells = [condition, LABELS[name], row["seed"], f"{change} [{low}, {high}]"]
+            p = [f"{row[each]:.3g}" for each in ("p_value", "corrected")]
+            rows.append([*cells, row["only_first"], row["only_second"], *p])
+    header = "perturbation | against the original | seed | change, points | "
+    header += "right: only original | right: only pruned | McNemar p | p, Holm"
+    return section(
+        "Pair by pair, on the same images",
+        f"Change: how much less accuracy the pruned model loses than the original, with the {CONFIDENCE_LEVEL:.0%} "
+        "interval of the images within the seed, image by image. McNemar's exact test compares the two models' hits "
+        f"on the perturbed images; Holm's correction is over the {len(rows)} tests of this table. A seed's test is of "
+        "its two nets, not of pruning. All pairs and conditions, uncorrected: `tables/pairs.csv`.",
+        table(header, rows),
+    )
+
+
+def _drop(results: Results, name: str, condition: str) -> str:
+    return percent(results.drop(name, condition).mean, signed=True)
 
 
 def white_box_section(results: Results) -> str:
@@ -215,49 +271,4 @@ def outcomes_section(results: Results) -> str:
             results.tables["outcomes"],
             "condition seed only_first only_second both neither",
         ),
-    )
-
-
-def galleries_section(results: Results, figures: Path) -> str:
-    """Draw the galleries (thesis Figures 5-2 to 5-5); empty without attacks."""
-    headline, blocks = results.headline(), []
-    for attack in [
-        each.name for each in results.conditions() if each.kind == "attack" and each.name in headline
-    ]:
-        for fooled, words in _FOOLED.items():
-            name, title = f"gallery_{attack}_{fooled}", f"{attack}: {words}"
-            drawn = draw.draw_gallery(results, attack, fooled, name, figures)
-            blocks += [f"### {title}", image(name, title) if drawn else "No image."]
-    if not blocks:
-        return ""
-    return section(
-        "Gallery",
-        f"Drawn at random by seed, from seed {results.params.seeds[0]}'s models; in parentheses the softmax "
-        "confidence (thesis Figures 5-2 to 5-5).",
-        *blocks,
-    )
-
-
-def calibration_section(results: Results) -> str:
-    """Expected calibration error and confidences of every model on clean, noisy and attacked images."""
-    by_kind = draw.by_kind(results, "accuracy")
-    rows = []
-    for name, label in labelled(results, results.models()).items():
-        row = [label]
-        for shown in by_kind.values():
-            mine = shown[shown["model"] == name]
-            row.append(spread(mine.groupby("seed")["ece"].mean().tolist(), percent))
-            n_hits = mine["n_correct"].sum()
-            for what, n in (("hits", n_hits), ("misses", mine["n"].sum() - n_hits)):
-                row.append(f"{mine[f'confidence_of_{what}'].sum() / n:.3f}" if n else "-")
-        rows.append(row)
-    columns = [f"ECE, %, {draw.KINDS[kind]} | confidence, right | wrong" for kind in by_kind]
-    return section(
-        "Confidence and calibration",
-        image("reliability", "Accuracy against confidence of the main models"),
-        "Expected calibration error in % (mean over seeds; in parentheses the lowest and the highest seed), "
-        f"{results.params.robustness.calibration_bins} bins, and the mean softmax confidence where the model is "
-        "right and where it is wrong, over the headline conditions of each kind. In the figure a perfectly "
-        "calibrated model follows the diagonal; bins with fewer than ten images over all seeds are left out.",
-        table(" | ".join(["model", *columns]), rows),
     )

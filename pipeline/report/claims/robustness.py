@@ -10,10 +10,10 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from pipeline.compared import ORIGINAL, OURS_AT_SIZE, PUSHED, at_size
+from pipeline.report.claims.verdicts import Claim, Family
 from pipeline.report.hits import hits_of, more_hits
 from pipeline.report.layers import pruned_models
 from pipeline.report.results import counted_images
-from pipeline.report.verdicts import Claim, Family
 from pipeline.robustness.conditions import CLEAN
 
 if TYPE_CHECKING:
