@@ -91,8 +91,11 @@ def test_files_stay_under_three_hundred_lines_and_functions_under_about_sixty() 
 
 
 def test_the_product_stays_small() -> None:
-    """As large as its method, and no larger: whoever raises the bound says what came for it."""
-    assert sum(len(_text(source).splitlines()) for source in SOURCES) <= 24_000
+    """As large as its method, and no larger: whoever raises the bound says what came for it.
+
+    Last: rates tuned on validation, learning curves, images in tracing, relative corruption errors.
+    """
+    assert sum(len(_text(source).splitlines()) for source in SOURCES) <= 24_200
 
 
 def test_nothing_is_pickled_printed_or_evaluated() -> None:

@@ -222,11 +222,8 @@ def load_results(params: Params, root: Path) -> Results:
     absent |= dict.fromkeys(_TABLES["compare"], not params.compare)
     absent["brought"] = not is_looked_at(params.model, params.train.training.epochs)
     absent |= dict.fromkeys(_TABLES["latency"], not params.latency)
-    absent |= {
-        "outcomes": not params.attacks,
-        "crafted": not params.attacks,
-        "white_box": not params.white_box,
-    }
+    absent |= dict.fromkeys(("outcomes", "crafted"), not params.attacks)
+    absent["white_box"] = not params.white_box
     try:
         tables = {
             name: pd.DataFrame() if absent.get(name) else _read(root / stage / f"{name}.csv")
