@@ -1,7 +1,7 @@
 """The crossing of `ablate` by itself, where the rest of a preset takes hours: `python -m benchmarks.crossing`.
 
-After `python -m pipeline.jobs.repro ablate` it writes what the report would say of that stage for params.yaml, its table
-and its figure, to benchmarks/crossings/<name>/.
+After `python -m pipeline.jobs.repro ablate` it writes what the report would say of that stage for params.yaml, its
+tables and its figure, to benchmarks/crossings/<name>/.
 """
 
 from __future__ import annotations
@@ -25,8 +25,15 @@ def main() -> None:
     results = Results(params, {"ablation": table}, {}, {}, {}, {}, {}, {}, {}, {})
     folder = Path("benchmarks/crossings", params.name)
     folder.mkdir(parents=True, exist_ok=True)
-    without_hits(table).to_csv(folder / "ablation.csv", index=False, float_format="%.6g", lineterminator="\n")
-    effects_figure([*effects(results)]).write(folder / "figures", dpi=params.report.dpi)
+    found = [*effects(results)]
+    rows = [
+        {"part": each.words, "change": each.change.mean, "low": each.change.low, "high": each.change.high}
+        | {"pairs": each.n_pairs, "left_out": each.n_collapsed}
+        for each in found
+    ]
+    for name, written in (("ablation", without_hits(table)), ("effects", pd.DataFrame(rows))):
+        written.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
+    effects_figure(found).write(folder / "figures", dpi=params.report.dpi)
     (folder / "README.md").write_text(ablation_section(results), encoding="utf-8")
 
 

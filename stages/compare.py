@@ -80,7 +80,8 @@ def work(
 ) -> str:
     """From the net that a method starts from to `step0`, `step1`, ..., `comparison.csv` and `curves.csv`."""
     from pipeline.checkpoint import load_classifier, read_about, save_model
-    from pipeline.compare.competitors import Contest, comparison_row, entrants
+    from pipeline.compare.competitors import entrants
+    from pipeline.compare.contest import Contest, comparison_row
     from pipeline.files import write_csv
     from pipeline.images.parts import load_parts
     from pipeline.machine.device import configure_torch

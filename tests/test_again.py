@@ -10,7 +10,6 @@ import torch
 from test_competitors import HEADS, NUMERICS, base_training, contest, parts, play, start, state
 from torch import Tensor
 
-from pipeline.compare import competitors
 from pipeline.compared import OURS
 from pipeline.params.training import ShuffledSchedule
 from pipeline.training import again
@@ -156,7 +155,7 @@ def test_every_method_of_a_contest_tries_the_same_rates_and_is_chosen_on_validat
         seen.append(1)
         return np.arange(5) < [3, 5, 4][len(seen) - 1]
 
-    monkeypatch.setattr(competitors, "hits_on", hits)
+    monkeypatch.setattr("pipeline.compare.contest.hits_on", hits)
     monkeypatch.setattr(again, "once_more", lambda *args: Tried(False, False, args[2].learning_rate, []))
     entrant = next(iter(play(played)))
     own = base_training().training if method == "scratch" else played.retraining

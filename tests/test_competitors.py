@@ -16,12 +16,8 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from pipeline.compare import competitors
-from pipeline.compare.competitors import (
-    Contest,
-    Entrant,
-    comparison_row,
-    entrants,
-)
+from pipeline.compare.competitors import entrants
+from pipeline.compare.contest import Contest, Entrant, comparison_row
 from pipeline.compare.criteria import score_filters
 from pipeline.compared import OURS, is_ours
 from pipeline.cost import count_params, measure_cost

@@ -33,9 +33,7 @@ from pipeline.params.file import read_params
 from pipeline.report.published import SCORES
 
 README = text_of("README.md")
-_PAPERS_OTHER = (
-    *("cifar10", "cifar100", "lfwa_gender", "lfwa_smile", "adience_age", "imagenet", "imagenet_mobilenet_v2"),
-)
+_PAPERS_OTHER = (*("cifar10", "cifar100", "lfwa", "adience_age", "imagenet", "imagenet_mobilenet_v2"),)
 _SHOWN = ("mnist", "mnist_small", "cifar10_small", "image_folder_small", "image_folder", *_PAPERS_OTHER)
 _PARTS = {2: "half", 3: "a third", 4: "a quarter"}
 

@@ -54,8 +54,8 @@ def found(rows: pd.DataFrame) -> dict[str, Effect]:
 
 
 PUSH = "the push before pruning"
-SALIENCY = "saliency in the place of deconvolution"
-GLOBAL = "one threshold over all layers in the place of Eq. 3.13"
+SALIENCY = "saliency, not deconvolution"
+GLOBAL = "one threshold over all layers, not Eq. 3.13"
 RAMPED = "the ramped push in retraining"
 
 
@@ -75,8 +75,8 @@ def test_an_effect_is_the_mean_change_between_matching_nets_with_its_interval_ov
 
 def test_tracing_on_noise_is_held_against_tracing_on_clean_images_on_both() -> None:
     by_words = found(table())
-    on_clean = by_words["saliency traced on images under gaussian, on clean images"]
-    on_noise = by_words["saliency traced on images under gaussian, on images under gaussian"]
+    on_clean = by_words["saliency traced under gaussian, tested clean"]
+    on_noise = by_words["saliency traced under gaussian, tested under gaussian"]
     assert on_clean.change.mean == pytest.approx(-0.003)
     assert on_noise.change.mean == pytest.approx(-0.003 + 0.06)
     assert not [each for each in effects(results(table(), noise=None)) if "gaussian" in each.words]
@@ -152,7 +152,7 @@ def test_uniform_widths_from_scratch_are_held_against_the_retrained_net_of_their
     scratch = retrained.assign(training="scratch", test_n_correct=retrained["test_n_correct"] - 5)
     both = pd.concat([rows, scratch], ignore_index=True)
     by_words = found(both)
-    from_scratch = by_words["training the same architecture from scratch, as long in all"]
+    from_scratch = by_words["the same nets from scratch, trained as long in all"]
     assert from_scratch.change.mean == pytest.approx(-0.005)
     assert from_scratch.n_pairs == len(scratch)
     assert by_words[SALIENCY] == found(rows)[SALIENCY]

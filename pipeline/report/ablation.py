@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 _KEYS = ("step", "start", "score", "widths", "training")
 _WORDS = {
     "pushed": "the push before pruning",
-    "saliency": "saliency in the place of deconvolution",
-    "lda_after_the_fact": "Eq. 3.8 in the place of Eq. 12",
-    "l1": "L1 norm in the place of deconvolution",
-    "taylor": "Taylor in the place of deconvolution",
-    "random": "random filters in the place of deconvolution",
-    "global": "one threshold over all layers in the place of Eq. 3.13",
-    "uniform": "uniform widths in the place of Eq. 3.13",
+    "saliency": "saliency, not deconvolution",
+    "lda_after_the_fact": "Eq. 3.8, not Eq. 12",
+    "l1": "L1 norm, not deconvolution",
+    "taylor": "Taylor, not deconvolution",
+    "random": "random filters, not deconvolution",
+    "global": "one threshold over all layers, not Eq. 3.13",
+    "uniform": "uniform widths, not Eq. 3.13",
     "ramped": "the ramped push in retraining",
-    "scratch": "training the same architecture from scratch, as long in all",
+    "scratch": "the same nets from scratch, trained as long in all",
 }
 
 
@@ -105,8 +105,8 @@ def effects(results: Results) -> Iterator[Effect]:
     noise = results.params.ablate.noise if results.params.ablate else None
     for score in ("deconvolution", "saliency") if noise else ():
         pair = ablation[(ablation["training"] != "scratch")]
-        for part, on in (("test", "clean images"), ("noisy", f"images under {noise}")):
-            words = f"{score} traced on images under {noise}, on {on}"
+        for part, on in (("test", "clean"), ("noisy", f"under {noise}")):
+            words = f"{score} traced under {noise}, tested {on}"
             yield _effect(results, pair, "score", f"{score}_noisy", score, part, words)
 
 
@@ -137,7 +137,7 @@ def parts_family(results: Results) -> Family:
         )
         claims.append(
             Claim(
-                f"{each.words[0].upper()}{each.words[1:]} {helps}",
+                f"{each.words[0].upper()}{each.words[1:]}: {helps}",
                 "CVIU 5.3.2 (C:358)" if each.level == "scratch" else "ours",
                 "change of test accuracy by this part alone, all others being equal"
                 + (", with its sign turned" if sign < 0 else ""),

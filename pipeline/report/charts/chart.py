@@ -59,6 +59,8 @@ _MORE = [
 ]
 _SHORT_NUMBER = "replace(format(datum.value, '~s'), 'G', 'B')"
 _WITHOUT_AUTHORS = "replace(datum.label, / [(][^)]*[)]/, '')"
+_LONG = 28  # letters, that a line of the margin holds
+_IN_TWO_LINES = f"length(datum.label) > {_LONG} ? split({_WITHOUT_AUTHORS}, ', ') : {_WITHOUT_AUTHORS}"
 _WIDTHS = {1: 620, 2: 330, 3: 230}
 _FONT = "Liberation Sans, Arial, sans-serif"
 _CONFIG: dict[str, Any] = {
@@ -209,7 +211,7 @@ def forest(
         "label:N",
         sort=order,
         title=None,
-        axis=alt.Axis(labelLimit=175, grid=True, labelExpr=_WITHOUT_AUTHORS),
+        axis=alt.Axis(labelLimit=195, grid=True, labelExpr=_IN_TWO_LINES),
     )
     x_scale = alt.Scale(domain=[low, high], nice=True)
     base = alt.Chart(data(rows)).encode(y=y)
@@ -224,7 +226,13 @@ def forest(
     points = base.mark_point(filled=True, size=70, opacity=1).encode(
         x=alt.X("mean:Q", scale=x_scale, title=axis), color=color(keys), shape=shape(keys), tooltip="told:N"
     )
-    return layered(zero, bars, points, title=title, height=22 * max(len(order), 2))
+    return layered(
+        zero,
+        bars,
+        points,
+        title=title,
+        height=(30 if max(map(len, order)) > _LONG else 22) * max(len(order), 2),
+    )
 
 
 def beside(rows: pd.DataFrame, group: str, *, apart: float) -> pd.Series[float]:
