@@ -162,7 +162,6 @@ def tracing_figure(results: Results) -> Figure | None:
     y, low = (value_axis(each, "test accuracy (%)") for each in ("mean", "low"))
     base = alt.Chart(data(table)).encode(x=x, color=color(keys))
     layers = (
-        base.mark_line(strokeWidth=1, opacity=0.7).encode(y=y),
         base.mark_rule(opacity=0.55, strokeWidth=1.5).encode(y=low, y2="high:Q"),
         base.mark_point(filled=True, size=85, opacity=1).encode(y=y, shape=shape(keys), tooltip="told:N"),
     )
