@@ -34,7 +34,7 @@ def module_files(module: str, root: Path) -> Iterator[Path]:
     parts = module.split(".")
     for depth in range(1, len(parts) + 1):
         base = Path(*parts[:depth])
-        for candidate in (base / "__init__.py", base.with_suffix(".py")):
+        for candidate in (base / "__init__.py", base.parent / f"{base.name}.py"):
             if (root / candidate).is_file():
                 yield candidate
 

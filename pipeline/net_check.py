@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError
@@ -20,7 +21,7 @@ from pipeline.files import read_json, write_json
 from pipeline.jobs.code import code_digest
 from pipeline.jobs.worker import limit_threads
 from pipeline.params.file import PARAMS_FILE, read_params
-from pipeline.params.nets.sections import GROWABLE, TorchvisionModel
+from pipeline.params.nets.sections import GROWABLE, OwnModel, TorchvisionModel
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,6 +68,9 @@ def _check(params: Params, image_shape: Shape, n_classes: int) -> str:
     model = _build(params.model, image_shape, n_classes)
     _check_patterns(params, model)
     images = torch.rand(2, *image_shape)
+    with torch.no_grad():
+        if not model(images).isfinite().all():
+            raise InputError("model: expected finite logits of random images (got NaN, or infinite ones)")
     readings = {reading: place for place, reading in reversed([*_readings(params)])}
     traced = [_trace(model, images, reading, place) for reading, place in readings.items()]
     n_latent = decision_layer(model).in_features // 2 or 1
@@ -82,6 +86,9 @@ def _check(params: Params, image_shape: Shape, n_classes: int) -> str:
         )
     except ValueError as error:
         raise InputError(f"model: {error}") from None
+    if isinstance(params.model, OwnModel):
+        for net in (model, half):
+            _check_file(net, images)
     whole: dict[str, list[str]] = {}
     for row in rows:
         if row.left_whole:
@@ -93,6 +100,27 @@ def _check(params: Params, image_shape: Shape, n_classes: int) -> str:
         )
     _check_sizes(params, model, image_shape, n_classes)
     return f"left whole: {said}" if said else ""
+
+
+def _check_file(model: Classifier, images: Tensor) -> None:
+    """Refuse a net that its own file does not bring back: what it has learned could not be kept."""
+    import torch
+
+    from pipeline.checkpoint import load_model, save_model
+
+    with TemporaryDirectory() as folder:
+        try:
+            save_model(model, Path(folder, "model"))
+            again = load_model(Path(folder, "model")).eval()
+        except (InputError, RuntimeError, ValueError) as error:
+            reason = str(error).replace(f"{folder}/", "").splitlines()[0]
+            raise InputError(f"model: expected a net that can be stored and read back ({reason})") from None
+    with torch.no_grad():
+        if not torch.allclose(again(images), model(images), rtol=1e-4, atol=1e-5):
+            raise InputError(
+                "model: expected a net that its weights bring back, got other logits from its stored copy; layers "
+                "in a plain list or dictionary are not stored: nn.ModuleList, nn.ModuleDict are for them"
+            )
 
 
 def _describe(reason: str, names: list[str]) -> str:

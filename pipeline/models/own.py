@@ -58,7 +58,7 @@ def build_from_factory(
     trust(factory)
     try:
         net = make(**(options or {}))
-    except Exception as error:  # whatever a user's code raises
+    except (Exception, SystemExit) as error:  # whatever a user's code raises
         raise FactoryError(f"{factory} raised {_first_line(error)}") from None
     if not isinstance(net, nn.Module):
         raise FactoryError(f"{factory}: expected it to return a torch.nn.Module (got {type(net).__name__})")
@@ -182,7 +182,7 @@ def _function(module: str, function: str, factory: str, code: str | None) -> Any
     try:
         invalidate_caches()
         found = import_module(module)
-    except Exception as error:  # whatever a user's code raises while it is imported
+    except (Exception, SystemExit) as error:  # whatever a user's code raises while it is imported
         raise FactoryError(
             f"{factory}: expected a module that can be imported (got {_first_line(error)}); start Python in the "
             "folder where it lies, or install it"
@@ -204,5 +204,5 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:_SHOWN]) + more
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"

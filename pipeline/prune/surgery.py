@@ -53,7 +53,9 @@ class Surgery(Generic[Net]):
         whole = whole_layers(self._smaller, example_input)
         model.whole_layers = whole  # type: ignore[assignment]
         whole = {**whole, **kept_layers(model, keep)}
-        self._trainable = {name: each.requires_grad for name, each in self._smaller.named_parameters()}
+        self._trainable = {
+            name: each.requires_grad for name, each in self._smaller.named_parameters(remove_duplicate=False)
+        }
         self._smaller.requires_grad_(True)  # the graph of layers is read off autograd's
         self._example_input = example_input
         self.plan = ChannelPlan(self._smaller, layers, example_input, whole=whole)

@@ -140,8 +140,13 @@ class _Trial:
     ) -> None:
         self.model, self.images = copy.deepcopy(probe), images
         self.plan = ChannelPlan(self.model, layers, images[:1], whole=whole)
-        score = torch.rand(self.plan.n_channels, generator=torch.Generator().manual_seed(0)).double()
-        self.selection = self.plan.select(score, score < score.median() if len(score) else score < 0)
+        random, orders = torch.Generator().manual_seed(0), [torch.zeros(0)]
+        for group, at in zip(self.plan.groups, self.plan.slices, strict=True):
+            # A place goes from all parts of a grouped convolution or from none: drawn by channel, hardly any would.
+            places = torch.rand((at.stop - at.start) // group.n_parts, generator=random)
+            orders.append((places.argsort().argsort() / len(places)).repeat(group.n_parts))
+        score = torch.cat(orders).double()
+        self.selection = self.plan.select(score, score < 0.5)
         self.layers = weight_layers(self.model)
 
     def misread(self) -> dict[str, str]:

@@ -103,7 +103,7 @@ def build_net(
                 f"{place}: expected a net for images with {image_shape[0]} channels, got {net.image_shape[0]}"
             )
     else:
-        name, options = _build_call(params, image_shape)
+        name, options = _build_call(params, image_shape, place)
         try:
             net = build_model(name, num_classes, **options)
             if isinstance(params, OwnModel) and params.weights is not None:
@@ -172,13 +172,17 @@ def _reorder_decision(model: Classifier, trained_for: Sequence[str], place: str)
             )
 
 
-def _build_call(params: Architecture, image_shape: Sequence[int]) -> tuple[str, dict[str, Any]]:
+def _build_call(params: Architecture, image_shape: Sequence[int], place: str) -> tuple[str, dict[str, Any]]:
     """The name and options of `build_model` for a section and the images that the net is to take."""
     if isinstance(params, PythonModel):
         return f"python/{params.factory}", params.model_dump(
             include={"options", "decision", "factory_sha256"}
         )
     if isinstance(params, TimmModel):
+        if taken := sorted({"name", "num_classes", "decision", "in_chans"} & {*params.options}):
+            raise InputError(
+                f"{place}.options: expected none of what the name, the data and `decision` say (got {taken[0]!r})"
+            )
         return f"timm/{params.name}", {
             "in_chans": image_shape[0],
             **params.options,
