@@ -118,4 +118,41 @@ def all_convolutions() -> nn.Module:
     return nn.Sequential(nn.Conv2d(1, 3, 8), nn.Flatten())
 
 
+class Unregistered(HeadFirst):
+    """Keeps a convolution in a plain list, where no `state_dict` finds it."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(classes)
+        self.more = [nn.Conv2d(8, 8, 3, padding=1)]
+        self.pool = nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, 1, h, w) to (n, classes)."""
+        maps = self.more[0](self.relu(self.conv(x)))
+        logits: Tensor = self.head(self.relu(self.embed(self.pool(maps).flatten(1))))
+        return logits
+
+
+def unregistered(classes: int = 3) -> nn.Module:
+    return Unregistered(classes)
+
+
+def weight_normed(classes: int = 3) -> nn.Module:
+    """Its convolution's weight is computed from two others."""
+    net = HeadFirst(classes)
+    net.pool = nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
+    nn.utils.parametrizations.weight_norm(net.conv)
+    return net
+
+
+def not_finite(classes: int = 3) -> nn.Module:
+    net = HeadFirst(classes)
+    nn.init.constant_(net.embed.weight, torch.nan)
+    return net
+
+
+def exits(classes: int = 3) -> nn.Module:
+    raise SystemExit(classes)
+
+
 NOT_A_FUNCTION = 3

@@ -103,6 +103,7 @@ def test_an_order_that_the_decision_layer_does_not_have_is_refused(tmp_path: Pat
     ("changes", "words"),
     [
         ({"factory": "own_nets:raising"}, "model: own_nets:raising raised KeyError: 'no such net"),
+        ({"factory": "own_nets:exits"}, "model: own_nets:exits raised SystemExit: 3"),
         ({"factory": "own_nets:no_module"}, "expected it to return a torch.nn.Module (got list)"),
         ({"factory": "own_nets:all_convolutions"}, "expected a net with a linear layer"),
         ({"options": {"classes": 4}}, "logits for 3 classes, of shape (2, 3) for two images (got (2, 4))"),

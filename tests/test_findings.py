@@ -42,7 +42,7 @@ NOT_KEPT = (
 
 def test_every_number_comes_from_a_table() -> None:
     sentences = {*_how_sure(), *_accuracy_on_digits(), *_robustness_on_digits(), *_mnist(), *_photographs()}
-    sentences |= {*_other_nets(), *_digits_crossing()}
+    sentences |= {*_other_nets(), *_digits_crossing(), *_mnist_crossing()}
     assert_sourced(prose(PAGE), sentences, f"{NOT_KEPT}|{NAMES}")
 
 
@@ -173,16 +173,19 @@ def _mnist() -> Iterator[str]:
     (both,) = {percent(float(np.mean(accuracies(models[model])))) for model in ("control", "pushed")}
     yield f"MNIST: {both} for both"
     yield _mnist_by_score(share)
-    scratch, _ = _effect_on_mnist("training", "scratch", "none")
-    yield f"{scratch} on average on MNIST"
-    saliency, n_pairs = _effect_on_mnist("score", "saliency", "deconvolution")
-    yield f"gains {saliency} points ({n_pairs} pairs of nets that differ in nothing else)"
+
+
+def _crossed(name: str, table: str) -> pd.DataFrame:
+    found = pd.read_csv(
+        ROOT / f"benchmarks/crossings/{name}/{table}.csv", keep_default_na=False, na_values=[""]
+    )
+    return found.assign(accuracy=accuracies(found, "test_")) if table == "ablation" else found
 
 
 def _mnist_by_score(share: str) -> str:
     """Pushed and retrained without the push: by the score, from the least to the most accurate widths."""
-    rows = rows_of("mnist", "ablation", start="pushed", training="none")
-    rows = rows.assign(accuracy=accuracies(rows, "test_"))
+    rows = _crossed("mnist", "ablation")
+    rows = rows[(rows["start"] == "pushed") & (rows["training"] == "none")]
     means = rows.groupby(["score", "widths"])["accuracy"].mean()
     ends = {
         score: f"{percent(means[score].min())} to {percent(means[score].max())}"
@@ -194,20 +197,49 @@ def _mnist_by_score(share: str) -> str:
     )
 
 
-def _effect_on_mnist(column: str, level: str, counterpart: str) -> tuple[str, int]:
-    """Change of test accuracy between nets that differ in `column` alone, where neither collapsed, and their number."""
-    rows = rows_of("mnist", "ablation", collapsed=0)
+def _effect_on_mnist(column: str, level: str, counterpart: str, scores: list[str]) -> tuple[str, int]:
+    """Change of test accuracy between nets of these scores that differ in `column` alone, and their number."""
+    rows = _crossed("mnist", "ablation")
+    rows = rows[rows["score"].isin(scores)]
+    assert not rows["collapsed"].any()
     if level != "scratch":
         rows = rows[rows["training"] != "scratch"]
-    rows = rows.assign(accuracy=accuracies(rows, "test_"))
     keys = [each for each in ("seed", "start", "score", "widths", "step", "training") if each != column]
     first, second = (rows[rows[column] == each].set_index(keys)["accuracy"] for each in (level, counterpart))
     change = (first - second).dropna()
     return plus_minus(change.groupby("seed").mean()), len(change)
 
 
+def _mnist_crossing() -> Iterator[str]:
+    preset, rows = settings("presets/mnist.yaml"), _crossed("mnist", "ablation")
+    (size,) = preset["ablate"]["sizes"]["params"]
+    (n_images,) = set(rows["test_n"])
+    yield f"On MNIST, at {100 * size:g} % of its net and on {n_images:,} test images"
+    l1 = rows[rows["score"] == "l1"]["collapsed"]
+    yield f"{l1.sum()} of the {len(l1)} nets cut by L1 collapse"
+    calm = ["deconvolution", "saliency", "taylor"]
+    push, n_pairs = _effect_on_mnist("start", "pushed", "control", calm)
+    yield f"the push gains {push} points ({n_pairs} pairs)"
+    ramped, one, uniform = (
+        _effect_on_mnist(column, level, counterpart, calm)[0]
+        for column, level, counterpart in (
+            ("training", "ramped", "none"),
+            ("widths", "global", "layer"),
+            ("widths", "uniform", "layer"),
+        )
+    )
+    yield f"in retraining {ramped}, one threshold {one} on Eq. 3.13's own, uniform widths {uniform}"
+    scratch, _ = _effect_on_mnist("training", "scratch", "none", ["saliency"])
+    yield f"{scratch} more than those cut by saliency on MNIST"
+    parts = _crossed("mnist", "effects").set_index("part")
+    saliency, taylor = (parts.loc[f"{each}, not deconvolution"].to_dict() for each in ("saliency", "Taylor"))
+    assert abs(saliency["change"] - taylor["change"]) < 0.001
+    change = interval(saliency, "change", "low", "high", signed=True)
+    yield f"gains {change} points ({saliency['pairs']:.0f} pairs of nets that differ in nothing else)"
+
+
 def _digits_crossing() -> Iterator[str]:
-    parts = pd.read_csv(ROOT / "benchmarks/crossings/digits_full/effects.csv").set_index("part")
+    parts = _crossed("digits_full", "effects").set_index("part")
 
     def change(part: str) -> str:
         return interval(parts.loc[part].to_dict(), "change", "low", "high", signed=True)

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import ROOT
-from tiny_params import ABLATE, TINY, TORCHVISION, Change, edited, params_of
+from tiny_params import ABLATE, PYTHON, TINY, TORCHVISION, Change, edited, params_of
 
 from pipeline.cost import measure_cost
 from pipeline.errors import InputError
 from pipeline.images.expected import expected_images
+from pipeline.imports import own_code_digest
 from pipeline.models import build_model
 from pipeline.net_check import check_net
 from pipeline.prune.target_size import smallest_cost
@@ -105,6 +106,26 @@ def test_what_is_left_whole_is_said_in_one_line_with_the_reason() -> None:
 def test_what_cannot_be_pruned_is_refused_by_name(changes: list[Change], words: str) -> None:
     line = said(*changes)
     assert line.startswith(f"refused: {words}")
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        ("unregistered", "expected a net that its weights bring back, got other logits from its stored copy"),
+        ("weight_normed", "expected a net that can be stored and read back ("),
+        ("not_finite", "expected finite logits of random images (got NaN"),
+        ("exits", "own_nets:exits raised SystemExit: 10"),
+    ],
+)
+def test_a_net_that_could_not_be_kept_is_refused_before_it_is_trained(function: str, words: str) -> None:
+    own = {**PYTHON, "factory": f"own_nets:{function}", "factory_sha256": own_code_digest("own_nets")}
+    line = said(
+        ("model", own | {"options": {"classes": 10}, "decision": None if function == "exits" else "head"}),
+        ("grow", None),
+        ("surgery.utility", "saliency"),
+    )
+    assert line.startswith(f"refused: model: {words}")
     assert "\n" not in line
 
 
