@@ -22,7 +22,9 @@ def curves_figure(results: Results) -> Figure | None:
         return None
     names = {name: label_of(name) for name in curves["method"].unique()}
     keys = keys_of(names)
-    floor = floor_of([*(100 * curves["accuracy"])], least_spread=5.0)
+    # What happens at the end is the question: where lines begin lies below the axis for most of them.
+    ends = curves.groupby(["method", "step", "seed"])["accuracy"].last()
+    floor = max(0.0, floor_of([*(100 * ends)], least_spread=5.0))
     curves = curves.assign(
         who=curves["method"].map(names),
         net=curves["method"] + curves["seed"].astype(str),

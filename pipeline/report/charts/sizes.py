@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import cycle, product
 from typing import TYPE_CHECKING
 
 import altair as alt
@@ -147,9 +147,11 @@ def tracing_figure(results: Results) -> Figure | None:
     if not traced:
         return None
     every = np.mean(results.dataset["train_counts"])  # of each class, where all images trace
+    sizes = {f"size{step}": f"{thousands(n)} parameters" for step, n in step_sizes(results).items()}
+    shapes = cycle(("circle", "square", "diamond", "cross"))
     rows, keys = (
         [],
-        keys_of({f"size{step}": f"{thousands(n)} parameters" for step, n in step_sizes(results).items()}),
+        [Key(key.label, key.color, each) for key, each in zip(keys_of(sizes), shapes, strict=False)],
     )
     for (step, key), (name, n) in product(enumerate(keys), traced.items()):
         found = results.accuracy(method_rows(results, name, step), "test_")
@@ -158,7 +160,9 @@ def tracing_figure(results: Results) -> Figure | None:
         rows.append(shown | {"n": every if n is None else n, "who": key.label, "told": told})
     table = pd.DataFrame(rows)
     table["n"] *= beside(table, "n", apart=1.06)
-    x = size_axis("n", "training images of each class in tracing (log scale)")
+    axis = alt.Axis(values=sorted({row["n"] for row in rows}), format=".0f")
+    title = "training images of each class in tracing (log scale)"
+    x = alt.X("n:Q", title=title, scale=alt.Scale(type="log", nice=False, padding=24), axis=axis)
     y, low = (value_axis(each, "test accuracy (%)") for each in ("mean", "low"))
     base = alt.Chart(data(table)).encode(x=x, color=color(keys))
     layers = (
