@@ -512,6 +512,7 @@ def test_a_row_of_the_comparison_holds_counts_on_validation_and_test(tmp_path: P
         "epochs": 4,
         "collapsed": 1,
         "retried": 1,
+        "learning_rate": 0.1,
         "validation_n": 50,
         "validation_n_correct": validation.n_correct,
         "test_n": 50,

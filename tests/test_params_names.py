@@ -171,11 +171,16 @@ def test_repeats_are_refused(key: str, values: list[Any]) -> None:
 
 
 def test_every_list_of_values_that_name_jobs_is_in_the_test_of_repeats() -> None:
-    """Of the schema's other lists none names jobs: filters, patterns, formats, folds, notes. Sizes are by unit."""
+    """Of the schema's other lists none names jobs: filters, patterns, formats, folds, factors, notes. Sizes are by unit."""
     lists = {key for key, kind in KEYS.items() if get_origin(kind) is list}
     nets = {key for key in lists if key.split(".")[-1] in {"hidden", "stages", "base", "mean", "std"}}
     folds = {f"data.{part}_folds" for part in ("train", "validation", "test")}
-    assert lists - nets - folds - {"report.notes", "surgery.keep", "select.formats"} == {
+    assert lists - nets - folds - {
+        "report.notes",
+        "surgery.keep",
+        "select.formats",
+        "compare.rate_factors",
+    } == {
         *("seeds", "prune.etas", "compare.competitors"),
         *("after_the_fact.etas", "ablate.scores", "ablate.widths"),
         *("lineup.competitors", "white_box", "report.headline", "latency.batches"),

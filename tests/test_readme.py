@@ -103,7 +103,7 @@ def _presets() -> Iterator[str]:
     yield f"{_PARTS[narrower]} of its width, {_training_images(of, 'mnist_small')} training images"
     images = f"{_training_images(of, 'cifar10_small')} training images"
     yield f"narrow Inception at {of['cifar10_small']['data']['crop_px']} pixels, {images}"
-    yield f"| MNIST | [{seeds_of('mnist_small')}] ; by"
+    yield f"| MNIST | [{seeds_of('mnist_small')}] , latency included"
     yield f"[an earlier form of it] : {seeds_of('cifar10_small')}, fewer images"
     small, large = (of[name]["data"]["crop_px"] for name in ("image_folder_small", "image_folder"))
     # What it was made for stands in its first line.
