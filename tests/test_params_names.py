@@ -171,7 +171,7 @@ def test_repeats_are_refused(key: str, values: list[Any]) -> None:
 
 
 def test_every_list_of_values_that_name_jobs_is_in_the_test_of_repeats() -> None:
-    """Of the schema's other lists none names jobs: filters, patterns, formats, folds, factors, notes. Sizes are by unit."""
+    """Of the other lists none names jobs: filters, patterns, formats, folds, factors, notes; sizes are by unit."""
     lists = {key for key, kind in KEYS.items() if get_origin(kind) is list}
     nets = {key for key in lists if key.split(".")[-1] in {"hidden", "stages", "base", "mean", "std"}}
     folds = {f"data.{part}_folds" for part in ("train", "validation", "test")}
