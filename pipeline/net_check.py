@@ -10,6 +10,7 @@ import argparse
 import hashlib
 import json
 import sys
+import warnings
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -38,6 +39,8 @@ _FOUND, _REMEMBERED = Path(".jobs/net_check.json"), 16
 _SECTIONS = {"data", "model", "grow", "surgery", "prune", "after_the_fact", "compare", "ablate"}
 _LIBRARIES = ("torch", "torchvision", "torch-pruning")
 _ROOT = Path(__file__).resolve().parents[1]
+# Where the data do not say it yet: what can be cut of a net that is built for them does not go by it.
+_SOME_CLASSES = 10
 # Names of layers that a line gives before it only counts.
 _NAMED = 3
 
@@ -50,10 +53,10 @@ def check_net(params: Params) -> str:
     """
     from pipeline.images.expected import expected_images
 
-    expected = expected_images(params.data)
-    if expected is None:
+    image_shape, n_classes = expected_images(params.data) or (None, None)
+    if image_shape is None or (n_classes is None and isinstance(params.model, OwnModel)):
         return "data: not there yet, so that the net is not checked"
-    return _check(params, *expected)
+    return _check(params, image_shape, n_classes or _SOME_CLASSES)
 
 
 def _check(params: Params, image_shape: Shape, n_classes: int) -> str:
@@ -63,8 +66,17 @@ def _check(params: Params, image_shape: Shape, n_classes: int) -> str:
     from pipeline.models.classifier import decision_layer
     from pipeline.prune import prune_model
     from pipeline.prune.rounds import limits
+    from pipeline.training.classifiers import check_normalization
 
     torch.manual_seed(0)
+    if isinstance(params.model, OwnModel):
+        if params.model.normalization is not None:
+            check_normalization(params.model.normalization, image_shape[0], "model")
+        if (known := params.model.classes) and len(set(known)) != n_classes:
+            raise InputError(
+                f"model.classes: expected the {n_classes} classes of the data, in the order of the net's logits (got "
+                f"{len(set(known))})"
+            )
     model = _build(params.model, image_shape, n_classes)
     _check_patterns(params, model)
     images = torch.rand(2, *image_shape)
@@ -95,8 +107,9 @@ def _check(params: Params, image_shape: Shape, n_classes: int) -> str:
             whole.setdefault(row.left_whole, []).append(row.name.removeprefix("net."))
     said = "; ".join(_describe(reason, names) for reason, names in whole.items())
     if count_params(half) == count_params(model):
+        least = f"all layers are too narrow for min_channels {params.surgery.min_channels}, round_to "
         raise InputError(
-            f"model: expected a net with channels to prune, got none: {said or 'narrow layers alone'}"
+            f"model: expected a net with channels to prune, got none: {said or least + str(params.surgery.round_to)}"
         )
     _check_sizes(params, model, image_shape, n_classes)
     return f"left whole: {said}" if said else ""
@@ -179,6 +192,9 @@ def _trace(model: Classifier, images: Tensor, reading: str, place: str) -> dict[
     except ValueError as error:
         reason = str(error).replace(" in net.", " in ")
         raise InputError(f"{place}: {reason} (got {reading}; take saliency)") from None
+    except RuntimeError as error:  # autograd's own
+        reason = str(error).partition(". ")[0].splitlines()[0]
+        raise InputError(f"model: expected a net that {reading} can be traced through ({reason})") from None
 
 
 def _check_patterns(params: Params, model: Classifier) -> None:
@@ -247,6 +263,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m pipeline.net_check", description=__doc__)
     parser.add_argument("file", nargs="?", type=Path, default=PARAMS_FILE)
     file = parser.parse_args().file
+    warnings.simplefilter("ignore")  # of a net's own code; the stages show them
     try:
         params = read_params(file)
         limit_threads(params.numerics.threads)

@@ -109,6 +109,13 @@ def test_what_cannot_be_pruned_is_refused_by_name(changes: list[Change], words: 
     assert "\n" not in line
 
 
+def own(function: str, **keys: Any) -> list[Change]:
+    """Changes to a net of tests/own_nets.py, with ten classes where nothing else is said."""
+    factory = {"factory": f"own_nets:{function}", "factory_sha256": own_code_digest("own_nets")}
+    model = {**PYTHON, **factory, "options": {"classes": 10}, **keys}
+    return [("model", model), ("grow", None), ("surgery.utility", "saliency")]
+
+
 @pytest.mark.parametrize(
     ("function", "words"),
     [
@@ -116,17 +123,56 @@ def test_what_cannot_be_pruned_is_refused_by_name(changes: list[Change], words: 
         ("weight_normed", "expected a net that can be stored and read back ("),
         ("not_finite", "expected finite logits of random images (got NaN"),
         ("exits", "own_nets:exits raised SystemExit: 10"),
+        ("checkpointed", "expected a net that saliency can be traced through (When use_reentrant=True"),
+        (
+            "lazy",
+            "own_nets:lazy: expected parameters with shapes (got conv.weight, conv.bias of lazy modules)",
+        ),
     ],
 )
 def test_a_net_that_could_not_be_kept_is_refused_before_it_is_trained(function: str, words: str) -> None:
-    own = {**PYTHON, "factory": f"own_nets:{function}", "factory_sha256": own_code_digest("own_nets")}
-    line = said(
-        ("model", own | {"options": {"classes": 10}, "decision": None if function == "exits" else "head"}),
-        ("grow", None),
-        ("surgery.utility", "saliency"),
-    )
+    line = said(*own(function, decision=None if function == "exits" else "head"))
     assert line.startswith(f"refused: model: {words}")
     assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        (
+            "classes",
+            [*"abcdefghi", "i"],
+            "expected the 10 classes of the data, in the order of the net's logits",
+        ),
+        (
+            "normalization",
+            {"mean": [0.5] * 3, "std": [0.2]},
+            "expected a mean and a std for each of 1 channels",
+        ),
+    ],
+)
+def test_what_is_said_of_a_net_fits_the_data_before_they_are_read(key: str, value: Any, words: str) -> None:
+    assert said(*own("head_first", decision="head", **{key: value})).startswith(
+        f"refused: model.{key}: {words}"
+    )
+
+
+def test_a_net_of_ones_own_waits_for_the_folders_that_say_how_many_classes_there_are(tmp_path: Path) -> None:
+    folders = {"train": "train", "validation": None, "test": None}
+    section: dict[str, Any] = {"source": "image_folder", "root": os.fspath(tmp_path), "folders": folders}
+    section |= {"split_seed": 0, "validation_fraction": 0.2, "test_fraction": 0.2, "store": "pixels"}
+    section |= {"images_per_class": None, "resize_px": 8, "crop_px": None, "copies": "refuse"}
+    data = section | {"max_unreadable_share": 0.01}
+    net = own("viewed", options={"classes": 3, "channels": 3})
+    assert said(("data", data), *net) == "data: not there yet, so that the net is not checked"
+    for name in "abc":
+        tmp_path.joinpath("train", name).mkdir(parents=True)
+    assert said(("data", data), *net) == ""
+
+
+def test_limits_that_leave_no_room_are_named() -> None:
+    line = said(*own("head_first", decision="head"), ("surgery.min_channels", 99))
+    assert line.endswith("got none: all layers are too narrow for min_channels 99, round_to 1")
 
 
 @pytest.mark.parametrize(

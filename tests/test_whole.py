@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.cost import measure_cost
+from pipeline.deconv import Utility
 from pipeline.prune import n_channels, prune_like, prune_model
 from pipeline.prune.surgery import Surgery
 from pipeline.prune.whole import kept_layers, whole_layers
@@ -71,6 +72,18 @@ class Twice(Odd):
 class Bounded(Odd):
     def middle(self, x: Tensor) -> Tensor:
         return self.seen("first", functional.hardtanh(x, 0.0, 0.5))
+
+
+class AsksForWidth(Odd):
+    """Computes otherwise where it has no more than some channels, or just so many."""
+
+    def __init__(self, least: int, odd: int = 0) -> None:
+        super().__init__()
+        self.least, self.odd = least, odd
+
+    def middle(self, x: Tensor) -> Tensor:
+        x = self.seen("first", x)
+        return 2 * x if x.shape[1] < self.least or x.shape[1] == self.odd else x
 
 
 class Gate(Odd):
@@ -213,6 +226,9 @@ CASES = {
     "shared by running twice": Case(Twice, cut={"first": 4, "again": 4, "last": 3}),
     "one bias for two": Case(OneBias, cut={"first": 4, "again": 4, "last": 3}),
     "hardtanh": Case(Bounded, cut={"first": 4, "last": 3}),
+    "asks for less than half": Case(
+        lambda: AsksForWidth(4), whole={"first": "counts channels"}, cut={"last": 3}
+    ),
     "squeeze and excite": Case(Gate, cut={"first": 4, "squeeze": 2, "excite": 4, "last": 3}),
     "channel attention": Case(ChannelAttention, cut={"first": 4, "inner": 2, "outer": 4, "last": 3}),
     "one output channel": Case(SpatialGate, whole={"first": "", "gate": ""}, cut={"last": 3}),
@@ -322,6 +338,16 @@ def test_a_pruned_net_has_the_same_layers_whole() -> None:
         pruned, _ = prune_model(net, random_utilities(net), 0.5, images, widths="uniform")
         del pruned.whole_layers
         assert whole_layers(pruned, images).keys() == CASES[name].whole.keys(), name
+
+
+def test_a_cut_to_the_one_width_that_no_trial_had_is_refused_unless_the_layer_is_kept() -> None:
+    net, images = AsksForWidth(0, odd=5), torch.rand(1, 3, SIDE, SIDE)
+    utilities = random_utilities(net)
+    utilities["first"] = Utility(torch.tensor([9.0, 8, 7, 6, 5, 1, 1, 1]).double().view(8, 1, 1))
+    with pytest.raises(ValueError, match=r"AsksForWidth cannot: something in it computes otherwise at these"):
+        prune_model(net, utilities, 1.2, images)
+    pruned, _ = prune_model(net, utilities, 1.2, images, keep=["first"])
+    assert n_channels(pruned)["first"] == 8
 
 
 def test_layers_that_share_one_weight_are_refused_by_name() -> None:

@@ -29,14 +29,13 @@ _KNOWN: dict[str, tuple[Shape, int]] = {
 }
 _AGE_GROUPS = 8
 _IMAGENET_CLASSES = 1000
-# Where the class folders are not there yet: what can be cut does not go by how many classes there are.
-_SOME_CLASSES = 10
 
 
-def expected_images(data: Data) -> tuple[Shape, int] | None:
+def expected_images(data: Data) -> tuple[Shape, int | None] | None:
     """(channels, height, width) of what a net will see, and the number of classes; None where only the images say it.
 
-    Of an .npz archive the headers are read, of class folders the names.
+    Of an .npz archive the headers are read, of class folders the names; where these are not there yet, the number of
+    classes is None.
     """
     try:
         found = _found(data)
@@ -47,7 +46,7 @@ def expected_images(data: Data) -> tuple[Shape, int] | None:
     return ((shape[0], side, side) if side else shape), n_classes
 
 
-def _found(data: Data) -> tuple[Shape, int]:
+def _found(data: Data) -> tuple[Shape, int | None]:
     if isinstance(data, BenchmarkData):
         archive = Path(data.root).expanduser() / f"{data.source}.npz"
         return _of_archive(archive) if archive.exists() else _KNOWN[data.source]
@@ -60,7 +59,7 @@ def _found(data: Data) -> tuple[Shape, int]:
     if isinstance(data, ImageFolderData):
         train = root / data.folders.train
         folders = [each for each in train.iterdir() if each.is_dir()] if train.is_dir() else []
-        return shape, len(folders) or _SOME_CLASSES
+        return shape, len(folders) or None
     if isinstance(data, ImageNetData):
         return shape, _IMAGENET_CLASSES
     return shape, _AGE_GROUPS if isinstance(data, AdienceData) and data.attribute == "age" else 2

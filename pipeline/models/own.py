@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from pipeline.imports import may_be_called, own_code_digest, trust
 from pipeline.models.classifier import load_state
@@ -112,12 +113,17 @@ def build_timm(
 
 
 def check_decision(net: nn.Module, decision: str | None, whose: str) -> None:
-    """Refuse a net without a linear layer, or without the one that is to decide.
+    """Refuse a net without a linear layer, or without the one that is to decide, and one that is not whole yet.
 
     Raises:
         FactoryError: naming the net, and the linear layers that it has.
     """
     linears = [name for name, module in net.named_modules() if isinstance(module, nn.Linear)]
+    if lazy := [name for name, parameter in net.named_parameters() if is_lazy(parameter)]:
+        raise FactoryError(
+            f"{whose}: expected parameters with shapes (got {_some(lazy)} of lazy modules); give their numbers of "
+            "inputs, or call the net once on a blank image where it is made"
+        )
     if not linears:
         raise FactoryError(
             f"{whose}: expected a net with a linear layer, whose outputs are the classes (got none)"

@@ -25,6 +25,11 @@ class Member:
     own_idx: list[int]
     root_idx: list[int]
 
+    def gone(self, removed: Tensor) -> list[int]:
+        """Its own channels, of those of the group's root that a mask (n_channels,) removes."""
+        goes = removed[torch.tensor(self.root_idx)].tolist()
+        return [own for own, is_gone in zip(self.own_idx, goes, strict=True) if is_gone]
+
 
 @dataclass(frozen=True)
 class ChannelGroup:

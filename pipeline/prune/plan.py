@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from pipeline.models.classifier import Classifier, output_layer
+from pipeline.models.classifier import Classifier, output_layer, weight_layers
 from pipeline.models.inception import Inception
 from pipeline.prune.costs import PlannedCosts
 from pipeline.prune.groups import ChannelGroup, best_first, read_groups, rounding_step
@@ -134,6 +134,16 @@ class ChannelPlan:
         """Parameters and FLOPs of the net without what goes, as `measure_cost` counts them in the net that is cut."""
         return self.costs.without(self.costs.lost(self.gone(selection)), self.left(selection))
 
+    def silence(self, removed: Tensor) -> None:
+        """Set to zero, in the model itself, the weights by which the channels of a mask (N,) are read.
+
+        Without these channels the model has to compute the same.
+        """
+        layers = weight_layers(self.model)
+        for group, at in zip(self.groups, self.slices, strict=True):
+            for reader in group.readers:
+                _silence(layers[reader.name], reader.gone(removed[at]))
+
     def cut(self, selection: Selection, kept: KeptChannels) -> None:
         """Cut the model itself, once, keeping account in `kept`; branches are left."""
         for group, at in zip(self.groups, self.slices, strict=True):
@@ -202,6 +212,14 @@ def _branches(model: nn.Module) -> dict[str, list[str]]:
         branch: [names[end] for end in module.branch_ends(branch.rpartition(".")[2])]
         for branch, module in net.removable_branches().items()
     }
+
+
+def _silence(layer: nn.Conv2d | nn.Linear, inputs: list[int]) -> None:
+    """Set the weights of some inputs to zero; a grouped convolution has them in the rows of their group."""
+    n_parts = layer.groups if isinstance(layer, nn.Conv2d) else 1
+    rows = layer.weight.data.view(n_parts, -1, *layer.weight.shape[1:])
+    at = torch.tensor(inputs, dtype=torch.long, device=rows.device)
+    rows[at // rows.shape[2], :, at % rows.shape[2]] = 0
 
 
 def _spare(group: ChannelGroup, score: Tensor, removed: Tensor, round_to: int, min_channels: int) -> Tensor:

@@ -15,7 +15,7 @@ from pipeline.prune.groups import ChannelGroup, cannot_cut, dependency_graph
 from pipeline.prune.kept_channels import KeptChannels
 from pipeline.prune.library import torch_pruning
 from pipeline.prune.plan import ChannelPlan, Selection
-from pipeline.prune.whole import kept_layers, whole_layers
+from pipeline.prune.whole import computes_alike, kept_layers, random_images, whole_layers
 
 
 @dataclass(frozen=True)
@@ -64,16 +64,26 @@ class Surgery(Generic[Net]):
         """The model without the selected channels and branches, in evaluation mode.
 
         Raises:
-            ValueError: if the cut net does not run.
+            ValueError: if the cut net does not run, or computes something else than the net whose removed channels
+                are read with weights of zero.
         """
         smaller, plan, kept = self._smaller, self.plan, KeptChannels(self._smaller)
+        images = random_images(self._example_input.shape[1:], torch.Generator().manual_seed(0))
+        images = images.to(self._example_input)
         try:
+            plan.silence(plan.gone(selection))
+            with torch.no_grad():
+                expected = smaller(images)
             plan.cut(selection, kept)
             if selection.branches:
                 _remove_branches(smaller, selection.branches, self._example_input, kept)
             kept.note()
             with torch.no_grad():
-                smaller(self._example_input)  # a cut that the graph got wrong shows here, not after hours
+                logits = smaller(images)
+            if not computes_alike(logits, expected):
+                raise ValueError(
+                    "something in it computes otherwise at these widths; surgery.keep can name it"
+                )
         except (RuntimeError, ValueError, ZeroDivisionError, IndexError, AssertionError) as error:
             raise cannot_cut(smaller, error) from error
         for name, parameter in smaller.named_parameters():

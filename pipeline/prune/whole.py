@@ -7,6 +7,9 @@ set to zero. That is tried, on a copy with random weights, as dead neurons of a 
    to the weights that write them says that something else reads them, too: attention, a layer norm, a shuffle.
 2. They are cut. Other logits, or an error, say that a function between the layers counts channels (a `view` to a fixed
    width). Which groups these are is found by halving.
+3. The same with all channels but one of every layer, as a function may ask for some width.
+
+What is cut in earnest is tried by `computes_alike` once more, as it is.
 """
 
 from __future__ import annotations
@@ -27,6 +30,8 @@ from pipeline.prune.plan import ChannelPlan, Selection
 _TOLERANCE = 1e-3
 # Random images: more of small ones, so that no rectifier is silent for all of them.
 _IMAGES, _PIXELS = 8, 2 * 224 * 224
+# Shares of a layer's channels that go in a trial; the best one stays whatever is asked for.
+_HALF, _ALL = 0.5, 1.0
 
 
 def whole_layers(model: nn.Module, example_input: Tensor) -> dict[str, str]:
@@ -76,30 +81,49 @@ def _find(model: nn.Module, image_shape: Sequence[int]) -> dict[str, str]:
         if (owner := owners.setdefault(id(layer.weight), name)) != name:
             raise cannot_cut(model, ValueError(f"{name} shares the weights of {owner}"))
     random = torch.Generator().manual_seed(0)
-    n_pixels = max(1, torch.Size(image_shape).numel())
-    images = torch.rand(max(2, min(_IMAGES, _PIXELS // n_pixels)), *image_shape, generator=random)
+    images = random_images(image_shape, random)
     probe = _redrawn(model, images, random)
     whole: dict[str, str] = {}
-    while True:
-        trial = _Trial(probe, layers, images, whole)
-        if not (found := trial.misread()):
-            break
-        whole |= found
-    if trial.miscut():
-        names = [group.members[0].name for group in trial.plan.groups]
-        del trial
-        whole |= _halve(probe, layers, images, whole, names)
+    for share in (_HALF, _ALL):
+        while True:
+            trial = _Trial(probe, layers, images, whole, share)
+            if not (found := trial.misread()):
+                break
+            whole |= found
+        if trial.miscut():
+            names = [group.members[0].name for group in trial.plan.groups]
+            del trial
+            whole |= _halve(probe, layers, images, whole, names, share)
     return whole
 
 
+def random_images(image_shape: Sequence[int], random: torch.Generator) -> Tensor:
+    """Some images (n, channels, height, width) on the CPU to try a net on."""
+    n_pixels = max(1, torch.Size(image_shape).numel())
+    return torch.rand(max(2, min(_IMAGES, _PIXELS // n_pixels)), *image_shape, generator=random)
+
+
+def computes_alike(logits: Tensor, expected: Tensor) -> bool:
+    """Whether logits (n, classes) of a cut net are those of the net whose channels were silenced instead."""
+    if logits.shape != expected.shape:
+        return False
+    atol = _TOLERANCE * float(expected.nan_to_num().abs().max())
+    return torch.allclose(logits, expected, rtol=0, atol=atol, equal_nan=True)
+
+
 def _halve(
-    probe: nn.Module, layers: Collection[str], images: Tensor, whole: Mapping[str, str], names: list[str]
+    probe: nn.Module,
+    layers: Collection[str],
+    images: Tensor,
+    whole: Mapping[str, str],
+    names: list[str],
+    share: float,
 ) -> dict[str, str]:
     """Those of the named groups without which all others are cut right."""
 
     def fails(tried: Collection[str]) -> dict[str, str]:
         others = {name: "" for name in names if name not in tried}
-        return _Trial(probe, layers, images, {**whole, **others}).miscut()
+        return _Trial(probe, layers, images, {**whole, **others}, share).miscut()
 
     def search(tried: list[str]) -> dict[str, str]:
         if not (found := fails(tried)) or len(tried) == 1:
@@ -133,10 +157,15 @@ def _redrawn(model: nn.Module, images: Tensor, random: torch.Generator) -> nn.Mo
 
 
 class _Trial:
-    """Half of the channels of every group that is not whole, silenced and then cut, in a copy of the probe."""
+    """A share of the channels of every group that is not whole, silenced and then cut, in a copy of the probe."""
 
     def __init__(
-        self, probe: nn.Module, layers: Collection[str], images: Tensor, whole: Mapping[str, str]
+        self,
+        probe: nn.Module,
+        layers: Collection[str],
+        images: Tensor,
+        whole: Mapping[str, str],
+        share: float,
     ) -> None:
         self.model, self.images = copy.deepcopy(probe), images
         self.plan = ChannelPlan(self.model, layers, images[:1], whole=whole)
@@ -146,7 +175,7 @@ class _Trial:
             places = torch.rand((at.stop - at.start) // group.n_parts, generator=random)
             orders.append((places.argsort().argsort() / len(places)).repeat(group.n_parts))
         score = torch.cat(orders).double()
-        self.selection = self.plan.select(score, score < 0.5)
+        self.selection = self.plan.select(score, score < share)
         self.layers = weight_layers(self.model)
 
     def misread(self) -> dict[str, str]:
@@ -156,9 +185,8 @@ class _Trial:
         written: list[tuple[ChannelGroup, Member, list[int]]] = []
         for group, at in zip(self.plan.groups, self.plan.slices, strict=True):
             removed = self.selection.removed[at]
-            for reader in group.readers:
-                _silence(self.layers[reader.name], _own(reader, removed))
-            written += [(group, writer, _own(writer, removed)) for writer in group.writers]
+            written += [(group, writer, writer.gone(removed)) for writer in group.writers]
+        self.plan.silence(self.selection.removed)
         written = [each for each in written if each[2]]
         with torch.enable_grad():
             logits = self.model(self.images)
@@ -194,16 +222,14 @@ class _Trial:
         n_left = {name: len(layer.weight) for name, layer in self.layers.items()}
         for group, at in zip(self.plan.groups, self.plan.slices, strict=True):
             for writer in group.writers:
-                n_left[writer.name] -= len(_own(writer, self.selection.removed[at]))
+                n_left[writer.name] -= len(writer.gone(self.selection.removed[at]))
         try:
             if not hasattr(self, "silenced") and (found := self.misread()):
                 return found
             self.plan.cut(Selection(self.selection.removed), KeptChannels(self.model))
             with torch.no_grad():
                 logits = self.model(self.images)
-            difference = float((logits - self.silenced).abs().max())  # other shapes are an error
-            right = difference <= _TOLERANCE * float(self.silenced.abs().max())
-            right &= logits.shape == self.silenced.shape
+            right = computes_alike(logits, self.silenced)
             right &= n_left == {name: len(layer.weight) for name, layer in weight_layers(self.model).items()}
         except Exception as failed:  # whatever a net's own code runs into
             right, error = False, " ".join(str(failed).split())[:100]
@@ -212,17 +238,3 @@ class _Trial:
 
 def _reasons(groups: Collection[ChannelGroup], otherwise: str) -> dict[str, str]:
     return {writer.name: group.between or otherwise for group in groups for writer in group.writers}
-
-
-def _own(member: Member, removed: Tensor) -> list[int]:
-    """A member's own channels that are removed."""
-    gone = removed[torch.tensor(member.root_idx)].tolist()
-    return [own for own, goes in zip(member.own_idx, gone, strict=True) if goes]
-
-
-def _silence(layer: nn.Conv2d | nn.Linear, inputs: list[int]) -> None:
-    """Set the weights of some inputs to zero; a grouped convolution has them in the rows of their group."""
-    n_parts = layer.groups if isinstance(layer, nn.Conv2d) else 1
-    rows = layer.weight.data.view(n_parts, -1, *layer.weight.shape[1:])
-    for part, column in (divmod(idx, rows.shape[2]) for idx in inputs):
-        rows[part, :, column] = 0

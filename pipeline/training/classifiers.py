@@ -24,6 +24,7 @@ from pipeline.models.own import fill_with_weights, read_weights
 from pipeline.params.nets.sections import (
     Architecture,
     FcModel,
+    Normalization,
     OwnModel,
     PythonModel,
     SavedModel,
@@ -60,17 +61,26 @@ def build_classifier(params: Architecture, data: ImageSet, *, wanted_for: str) -
         trained_for, net = net.classes, net.net
     elif isinstance(params, OwnModel):
         if params.normalization is not None:
+            check_normalization(params.normalization, data.image_shape[0], place)
             mean, std = params.normalization.mean, params.normalization.std
-            if {len(mean), len(std)} != {data.image_shape[0]}:
-                raise InputError(
-                    f"{place}.normalization: expected a mean and a std for each of {data.image_shape[0]} channels "
-                    f"(got {len(mean)} and {len(std)})"
-                )
         trained_for = tuple(params.classes or data.classes)
     model = Classifier(net, image_shape=data.image_shape, mean=mean, std=std, classes=data.classes)
     if trained_for != data.classes:
         _reorder_decision(model, trained_for, place)
     return model
+
+
+def check_normalization(known: Normalization, n_channels: int, place: str) -> None:
+    """Refuse a user's normalisation of other images than those of `n_channels`.
+
+    Raises:
+        InputError: naming the key.
+    """
+    if {len(known.mean), len(known.std)} != {n_channels}:
+        raise InputError(
+            f"{place}.normalization: expected a mean and a std for each of {n_channels} channels (got "
+            f"{len(known.mean)} and {len(known.std)})"
+        )
 
 
 def build_net(
