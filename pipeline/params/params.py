@@ -103,7 +103,7 @@ class Params(Section):
                 for section in ("prune", "after_the_fact", "ablate")
                 for unit, fractions in getattr(getattr(self, section), "sizes", {}).items()
             ),
-            ("compare.competitors", self.compare.competitors if self.compare else ()),
+            *((f"compare.{key}", getattr(self.compare, key, ())) for key in ("competitors", "rate_factors")),
             *((f"ablate.{key}", getattr(self.ablate, key, ())) for key in ("scores", "widths")),
             ("lineup.competitors", self.lineup.competitors if self.lineup else ()),
             ("white_box", self.white_box),

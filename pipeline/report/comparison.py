@@ -97,7 +97,7 @@ def comparison_section(results: Results) -> str:
 
 
 def _sizes(results: Results) -> Names:
-    return {str(step): f"{thousands(size)} parameters" for step, size in step_sizes(results).items()}
+    return {str(step): label for step, label in step_labels(results).items()}
 
 
 def _tuned(compare: Compare) -> str:
@@ -178,6 +178,11 @@ def step_sizes(results: Results) -> dict[int, float]:
     return dict(zip(map(int, sizes.index), map(float, sizes), strict=True))
 
 
+def step_labels(results: Results) -> dict[int, str]:
+    """By step its size for readers."""
+    return {step: f"{thousands(size)} parameters" for step, size in step_sizes(results).items()}
+
+
 def method_rows(results: Results, method: str, step: int) -> pd.DataFrame:
     """A method's rows at a size, one for each seed."""
     return results.rows("comparison", method=method, step=step)
@@ -185,7 +190,7 @@ def method_rows(results: Results, method: str, step: int) -> pd.DataFrame:
 
 def contest(results: Results) -> dict[tuple[str, int], Claim]:
     """By method and step: ours is more accurate. Empty where nothing was compared."""
-    compare, sizes = results.params.compare, step_sizes(results)
+    compare, sizes = results.params.compare, step_labels(results)
     methods = [] if compare is None else [*variants_of(results.params), *compare.competitors]
     claims = {}
     for (step, size), name in product(sizes.items(), methods):
@@ -193,7 +198,7 @@ def contest(results: Results) -> dict[tuple[str, int], Claim]:
         # A net at chance says nothing about its method, and leaving its seed out would choose among seeds.
         collapsed = ours["collapsed"].any() or theirs["collapsed"].any()
         claims[name, step] = Claim(
-            f"At {thousands(size)} parameters ours is more accurate than {label_of(name)}",
+            f"At {size} ours is more accurate than {label_of(name)}",
             _SOURCES.get(name.removesuffix("_own"), "ours"),
             "test accuracy less the other's, on the same images",
             more_hits(ours, theirs, "test_"),
@@ -202,13 +207,13 @@ def contest(results: Results) -> dict[tuple[str, int], Claim]:
     return claims
 
 
-def contest_families(claims: dict[tuple[str, int], Claim], sizes: dict[int, float]) -> list[Family]:
+def contest_families(claims: dict[tuple[str, int], Claim], sizes: dict[int, str]) -> list[Family]:
     """Ours against every method, a family for each size."""
     return [
         Family(
-            f"ours against others at {thousands(size)} parameters",
+            f"ours against others at {size}",
             [each for (_, at), each in claims.items() if at == step],
-            f"ours is more accurate, at {thousands(size)} parameters",
+            f"ours is more accurate, at {size}",
         )
         for step, size in sizes.items()
     ]
@@ -217,7 +222,7 @@ def contest_families(claims: dict[tuple[str, int], Claim], sizes: dict[int, floa
 def judged_contest(results: Results) -> dict[tuple[str, int], dict[Any, Any]]:
     """By method and step the row of its claim among the judged: `effect` above zero where ours is better."""
     claims = contest(results)
-    table = judged(contest_families(claims, step_sizes(results)), results.params.report)
+    table = judged(contest_families(claims, step_labels(results)), results.params.report)
     rows = table[table["family"] != TOGETHER].to_dict("records") if claims else []
     return dict(zip(claims, rows, strict=True))
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from pipeline.compared import OURS
-from pipeline.report.comparison import label_of, step_sizes
-from pipeline.report.markdown import bullets, image, percent, section, thousands
+from pipeline.report.comparison import label_of, step_labels
+from pipeline.report.markdown import bullets, image, percent, section
 
 if TYPE_CHECKING:
     from pipeline.report.results import Results
@@ -31,7 +31,7 @@ def curves_section(results: Results) -> str:
     nets = curves.groupby(["method", "step", "seed"], sort=False)["accuracy"]
     gains, margin = nets.agg(_last_gain), results.params.report.equivalence_margin
     rising = (gains > margin).groupby(level=["method", "step"], sort=False).agg(["sum", "size"]).reset_index()
-    sizes = {step: f"{thousands(size)} parameters" for step, size in step_sizes(results).items()}
+    sizes = step_labels(results)
     lines = [
         f"{label_of(str(row['method']))} at {sizes[row['step']]}: {row['sum']} of {row['size']}"
         for row in rising[rising["sum"] > 0].to_dict("records")

@@ -145,10 +145,16 @@ def _parts(
 
 
 def _plotted(results: Results) -> dict[str, pd.DataFrame]:
-    """What `dvc plots` needs in a column: accuracies; models and conditions together, seeds averaged."""
+    """What `dvc plots` needs in a column: accuracies; models and conditions together, seeds averaged.
+
+    Beside them the change to the accuracy of clean images, with its interval.
+    """
     accuracy, comparison = results.tables["accuracy"], results.tables["comparison"]
-    keyed = accuracy.assign(what=accuracy["condition"] + ", " + accuracy["model"])
-    means = keyed.groupby("what", sort=False)["accuracy"].mean().reset_index()
+    means = accuracy.groupby(["condition", "model"], sort=False)["accuracy"].mean().reset_index()
+    drops = [results.drop(row["model"], row["condition"]) for row in means.to_dict("records")]
+    means.insert(0, "what", means["condition"] + ", " + means["model"])
+    for name, part in (("drop", "mean"), ("drop_low", "low"), ("drop_high", "high")):
+        means[name] = [getattr(each, part) for each in drops]
     if len(comparison):
         comparison = comparison.assign(test_accuracy=comparison["test_n_correct"] / comparison["test_n"])
     return {"accuracy_means": means, "comparison": comparison}

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 import altair as alt
 
 from pipeline.report.charts.chart import Figure, color, data, floor_of, keys_of, layered, value_axis
-from pipeline.report.comparison import label_of, step_sizes
+from pipeline.report.comparison import label_of, step_labels
 from pipeline.report.curves import learning_curves
-from pipeline.report.markdown import thousands
 
 if TYPE_CHECKING:
     from pipeline.report.results import Results
@@ -32,7 +31,7 @@ def curves_figure(results: Results) -> Figure | None:
         told=curves["method"].map(names) + ", seed " + curves["seed"].astype(str),
     )
     panels = []
-    for step, size in step_sizes(results).items():
+    for step, size in step_labels(results).items():
         of_step = curves[curves["step"] == step]
         # Nets from scratch have many times the epochs of a retraining, so the axis is the share that is done.
         shown = of_step.assign(done=of_step["epoch"] / of_step.groupby("net")["epoch"].transform("max"))
@@ -47,7 +46,7 @@ def curves_figure(results: Results) -> Figure | None:
             layered(
                 chart.mark_line(opacity=0.7, strokeWidth=1.2),
                 chart.mark_point(size=12, filled=True),
-                title=f"{thousands(size)} parameters",
+                title=size,
                 height=240,
             )
         )

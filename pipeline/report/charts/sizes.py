@@ -26,9 +26,8 @@ from pipeline.report.charts.chart import (
     size_axis,
     value_axis,
 )
-from pipeline.report.comparison import method_rows, step_sizes, traced_of
+from pipeline.report.comparison import method_rows, step_labels, traced_of
 from pipeline.report.figures import PIPELINES, SIZES
-from pipeline.report.markdown import thousands
 
 if TYPE_CHECKING:
     from pipeline.report.results import Results
@@ -147,12 +146,10 @@ def tracing_figure(results: Results) -> Figure | None:
     if not traced:
         return None
     every = np.mean(results.dataset["train_counts"])  # of each class, where all images trace
-    sizes = {f"size{step}": f"{thousands(n)} parameters" for step, n in step_sizes(results).items()}
-    shapes = cycle(("circle", "square", "diamond", "cross"))
-    rows, keys = (
-        [],
-        [Key(key.label, key.color, each) for key, each in zip(keys_of(sizes), shapes, strict=False)],
-    )
+    sizes = {f"size{step}": label for step, label in step_labels(results).items()}
+    marks = zip(keys_of(sizes), cycle(("circle", "square", "diamond", "cross")), strict=False)
+    keys = [Key(key.label, key.color, mark) for key, mark in marks]
+    rows = []
     for (step, key), (name, n) in product(enumerate(keys), traced.items()):
         found = results.accuracy(method_rows(results, name, step), "test_")
         shown = {each: 100 * getattr(found, each) for each in ("mean", "low", "high")}

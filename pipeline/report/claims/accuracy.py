@@ -15,7 +15,14 @@ from pipeline.compared import AFTER_THE_FACT, ORIGINAL, OURS, PUSHED
 from pipeline.report.ablation import parts_family
 from pipeline.report.claims.robustness import AT_CHANCE, doubt
 from pipeline.report.claims.verdicts import Claim, Family
-from pipeline.report.comparison import contest, contest_families, label_of, method_rows, step_sizes
+from pipeline.report.comparison import (
+    contest,
+    contest_families,
+    label_of,
+    method_rows,
+    step_labels,
+    step_sizes,
+)
 from pipeline.report.hits import more_hits
 from pipeline.report.markdown import percent, thousands
 
@@ -30,7 +37,7 @@ def accuracy_families(results: Results) -> list[Family]:
     """Every family on accuracy that this run has the numbers for."""
     found = [
         Family("pushing and pruning", [*_main_flow(results)]),
-        *contest_families(contest(results), step_sizes(results)),
+        *contest_families(contest(results), step_labels(results)),
         Family("ours against fixed nets", [*_fixed_nets(results)]),
         Family(
             "the architecture alone",
