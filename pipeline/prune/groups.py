@@ -230,33 +230,11 @@ def channel_groups(model: nn.Module, graph: LayerGraph, layers: Collection[str])
 
 # Functions of autograd that leave channels apart, by the beginnings of their names.
 _APART = (
-    *(
-        "Add",
-        "Sub",
-        "Mul",
-        "Div",
-        "Neg",
-        "Relu",
-        "Hardtanh",
-        "Hardswish",
-        "Hardsigmoid",
-        "Silu",
-        "Gelu",
-        "Elu",
-    ),
-    *(
-        "LeakyRelu",
-        "Sigmoid",
-        "Tanh",
-        "Clamp",
-        "Threshold",
-        "Mish",
-        "Softplus",
-        "NativeBatchNorm",
-        "CudnnBatch",
-    ),
-    *("MaxPool", "AvgPool", "AdaptiveAvg", "AdaptiveMax", "MeanBackward1", "Permute", "T", "Clone", "Addmm"),
-    *("Convolution", "MkldnnConvolution", "Squeeze", "Unsqueeze", "View", "UnsafeView", "Reshape", "Expand"),
+    *("Add", "Sub", "Mul", "Div", "Neg", "Relu", "Hardtanh", "Hardswish", "Hardsigmoid", "Silu", "Gelu"),
+    *("Elu", "LeakyRelu", "Sigmoid", "Tanh", "Clamp", "Threshold", "Mish", "Softplus"),
+    *("NativeBatchNorm", "CudnnBatch", "MaxPool", "AvgPool", "AdaptiveAvg", "AdaptiveMax", "MeanBackward1"),
+    *("Permute", "T", "Clone", "Addmm", "Convolution", "MkldnnConvolution"),
+    *("Squeeze", "Unsqueeze", "View", "UnsafeView", "Reshape", "Expand"),
 )
 
 

@@ -218,7 +218,7 @@ def _silence(layer: nn.Conv2d | nn.Linear, inputs: list[int]) -> None:
     """Set the weights of some inputs to zero; a grouped convolution has them in the rows of their group."""
     n_parts = layer.groups if isinstance(layer, nn.Conv2d) else 1
     rows = layer.weight.data.view(n_parts, -1, *layer.weight.shape[1:])
-    at = torch.tensor(inputs, dtype=torch.long, device=rows.device)
+    at = torch.tensor(inputs, dtype=torch.long)
     rows[at // rows.shape[2], :, at % rows.shape[2]] = 0
 
 
