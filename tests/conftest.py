@@ -6,11 +6,13 @@ What takes long is made once for all processes that run tests: whoever asks firs
 from __future__ import annotations
 
 import fcntl
+import functools
 import hashlib
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -21,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ruamel.yaml import YAML
 
 from pipeline.jobs.store import PLACE_VARIABLE, Store
 
@@ -31,6 +32,9 @@ _TIMEOUT = 240
 # What no stage reads, and what a run writes.
 _NOT_COPIED = ("tests/", "benchmarks/", "reports/", "metrics/", "dvc.lock")
 
+# The stages of `another_run`. Those that attack are made anew in tests/test_reruns.py, a method's nets in
+# tests/test_competitors.py.
+ANOTHER_RUN = ("prepare", "train", "grow", "push", "prune", "select", "evaluate", "source")
 # The epoch that is lost where a stage of `another_run` is killed.
 KILL_AT = {"train": 3, "grow": 4, "prune": 7}
 
@@ -264,7 +268,7 @@ def finished(full_run: FullRun) -> Workspace:
 
 @dataclass(frozen=True)
 class AnotherRun:
-    """A workspace after all stages but the report, and of each that was killed on the way: how both of its runs ended.
+    """A workspace after `ANOTHER_RUN`, and of each stage that was killed on the way: how both of its runs ended.
 
     That is the exit code and how many epochs were kept, of the killed run and of the next; between them, whether there
     was an output, and how many points to go on from.
@@ -285,13 +289,45 @@ def another_run(workspace: Workspace, shared: Path) -> AnotherRun:
         if to_be_made:
             workspace.copy(made.root)
             set_jobs(made, "1")
-            stages = YAML(typ="safe").load(made.path("dvc.yaml").read_text(encoding="utf-8"))["stages"]
-            program = [sys.executable, str(ROOT / "tests/killed_run.py"), json.dumps(KILL_AT)]
-            program += [stage for stage in stages if stage != "report"]
+            program = [sys.executable, str(ROOT / "tests/killed_run.py"), json.dumps(KILL_AT), *ANOTHER_RUN]
             umask = ("bash", "-c", 'umask 002; exec "$@"', "bash")
             result = made.must(*umask, *program, timeout=FULL_RUN_SECONDS)
             said.write_text(result.output.splitlines()[-1], encoding="utf-8")
     return AnotherRun(made, json.loads(said.read_text(encoding="utf-8")))
+
+
+@functools.cache
+def _preloaded() -> subprocess.Popen[str]:
+    """Of this process, with which it ends."""
+    environment = {name: value for name, value in os.environ.items() if name != PLACE_VARIABLE}
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "tests/preloaded.py")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+@contextmanager
+def warmed(workspace: Workspace) -> Iterator[tuple[str, ...]]:
+    """Inside the block the workspace has a warm process; gives what a command starts with that is to find it."""
+    preloaded, address = _preloaded(), workspace.path(".jobs/warm")
+    assert preloaded.stdin is not None
+    assert preloaded.stdout is not None
+    address.parent.mkdir(exist_ok=True)
+    preloaded.stdin.write(f"{workspace.root}\n")
+    preloaded.stdin.flush()
+    process = int(preloaded.stdout.readline())
+    try:
+        deadline = time.monotonic() + _TIMEOUT
+        while not address.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        yield ("env", "GPP_WARM=1")
+    finally:
+        os.kill(process, signal.SIGKILL)
+        address.unlink(missing_ok=True)  # a socket, which cannot be copied
 
 
 @pytest.fixture

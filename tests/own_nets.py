@@ -107,6 +107,21 @@ def dense(classes: int = 3) -> nn.Module:
     return DenseNet(growth_rate=8, block_config=(3, 3), num_init_features=8, bn_size=2, num_classes=classes)
 
 
+def convnext(classes: int = 3) -> nn.Module:
+    """torchvision's ConvNeXt, small."""
+    from torchvision.models.convnext import CNBlockConfig, ConvNeXt
+
+    return ConvNeXt([CNBlockConfig(8, 16, 2), CNBlockConfig(16, None, 2)], num_classes=classes)
+
+
+def transformer(classes: int = 3) -> nn.Module:
+    """torchvision's vision transformer, small; for images of 32x32."""
+    from torchvision.models import VisionTransformer
+
+    extents = {"image_size": 32, "patch_size": 8, "hidden_dim": 24, "mlp_dim": 32}
+    return VisionTransformer(num_layers=2, num_heads=2, num_classes=classes, **extents)
+
+
 def raising() -> nn.Module:
     raise KeyError("no such net\nin two lines")
 

@@ -67,7 +67,7 @@ def _of_session(session: int) -> list[psutil.Process]:
 
 def _repro_until(workspace: Workspace, n_lines: int, then_seconds: float) -> None:
     """Start a run, and kill it with everything that it has started, so long after the log has got so many lines."""
-    with workspace.start(sys.executable, "-m", "pipeline.jobs.repro", "push", session=True) as process:
+    with workspace.start(sys.executable, "-m", "pipeline.jobs.repro", "grow", session=True) as process:
         deadline = time.monotonic() + _TIMEOUT
         while len(workspace.log()) < n_lines:
             assert process.poll() is None, process.communicate()[0]
@@ -88,15 +88,15 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_never_had_been(
     """DVC, stages and jobs, at two random moments; by `make repro`, which mends what DVC leaves of its own files."""
     copy = workspace.copy(tmp_path / "copy")
     draw = random.Random(5)
-    # Of prepare, train and grow each a start, an end and the stage; three starts and two ends in push, or more.
-    for n_lines in sorted(draw.sample(range(15), 2)):
+    # Of prepare, train and grow each a start, an end and the stage.
+    for n_lines in sorted(draw.sample(range(8), 2)):
         _repro_until(copy, n_lines, draw.uniform(0, 2))
-    copy.must(sys.executable, "-m", "pipeline.jobs.repro", "push")
-    folders = [f"runs/tiny/{stage}" for stage in ("prepare", "train", "grow", "push")]
+    copy.must(sys.executable, "-m", "pipeline.jobs.repro", "grow")
+    folders = [f"runs/tiny/{stage}" for stage in ("prepare", "train", "grow")]
     assert copy.contents(*folders) == finished.contents(*folders)
     # The images are read again where a run was killed before they were in place: no key would tell of others.
     log = [line for line in copy.log() if line["stage"] != "prepare"]
-    assert sorted(jobs_run(log)) == ["grow 0", "push 0 control", "push 0 main", "push 0 ours", "train 0"]
+    assert sorted(jobs_run(log)) == ["grow 0", "train 0"]
     ended: set[str] = set()
     for line in log:
         if line["event"] in ("start", "end", "failed"):

@@ -11,7 +11,7 @@ from typing import Any
 import own_nets
 import pytest
 import torch
-from conftest import ROOT, Workspace, jobs_run
+from conftest import ROOT, Workspace, jobs_run, warmed
 from safetensors.torch import load_file
 from tiny_params import PYTHON, Change, edited
 
@@ -58,7 +58,8 @@ def hashes(project: Workspace) -> dict[str, str]:
 
 def repro(project: Workspace) -> list[str]:
     before = len(project.log())
-    project.must("dvc", "repro", "train")
+    with warmed(project) as by_warm:
+        project.must(*by_warm, "dvc", "repro", "train")
     return jobs_run(project.log()[before:])
 
 

@@ -173,26 +173,37 @@ def test_the_recommendation_and_the_claims_stand_in_tables_and_lead_the_summary(
 
 
 NULLS: list[tuple[str, list[Change], set[str], set[str]]] = [
-    ("grow", [("grow", None)], set(), {"growth"}),
     (
         "compare",
         NO_COMPARISON,
         {"## Ours and others at the same sizes", "## Learning curves", "## At the same size"},
         {"comparison"},
     ),
-    ("lineup", [("lineup", None)], {"## At the same size"}, set()),
-    ("lineup-of-ours", [("lineup.competitors", [])], {"## At the same size"}, set()),
-    ("white-box", [("white_box", [])], {"## White box, a diagnostic"}, {"white_box"}),
+    ("lineup, grow", [("lineup", None), ("grow", None)], {"## At the same size"}, {"growth"}),
+    (
+        "lineup-of-ours, white-box",
+        [("lineup.competitors", []), ("white_box", [])],
+        {"## At the same size", "## White box, a diagnostic"},
+        {"white_box"},
+    ),
     (
         "attacks",
         NO_ATTACKS,
         {"## White box, a diagnostic", "## Who is fooled", "## Gallery"},
         {"white_box", "outcomes", "crafted"},
     ),
-    ("noise", NO_NOISE, {"## Corruption error"}, set()),
-    ("variants", [("push.variants", {})], {"## Collapse: the paper's separation term and ours"}, set()),
-    ("fixed-nets", [("compare.fixed_nets", {})], set(), set()),
-    ("competitors", [("compare.competitors", []), ("lineup", None)], {"## At the same size"}, set()),
+    (
+        "noise, variants",
+        [*NO_NOISE, ("push.variants", {})],
+        {"## Corruption error", "## Collapse: the paper's separation term and ours"},
+        set(),
+    ),
+    (
+        "competitors, fixed-nets",
+        [("compare.competitors", []), ("lineup", None), ("compare.fixed_nets", {})],
+        {"## At the same size"},
+        set(),
+    ),
     (
         "everything",
         [*NO_COMPARISON, *NO_ATTACKS, ("grow", None), ("push.variants", {}), ("train.auxiliary", None)],

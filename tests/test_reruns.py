@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from conftest import FULL_RUN_SECONDS, Workspace, jobs_run, stages_run
+from conftest import FULL_RUN_SECONDS, Workspace, jobs_run, stages_run, warmed
 from ruamel.yaml import YAML
-from tiny_params import LATENCY, Change, edited
+from tiny_params import Change, edited
 
 # One process for all that share a copy of the full run.
 pytestmark = [pytest.mark.xdist_group("reruns"), pytest.mark.dvc]
@@ -25,7 +25,6 @@ ENTRIES: list[Change] = [
     ("report.headline", ["gaussian", "poisson", "speckle", "fgsm"]),
     ("noise.coarse", {"kind": "gaussian", "std": 20.0}),
     ("compare.competitors", ["l1", "han", "scratch", "random"]),
-    ("latency", LATENCY | {"batches": [1]}),
     ("runtime.jobs", 1),
 ]
 
@@ -42,7 +41,8 @@ def repro(workspace: Workspace, *changes: Change, targets: Sequence[str] = ()) -
     """The jobs that ran, and the stages that were asked, after the tiny preset has been changed."""
     before = len(workspace.log())
     workspace.write_params(edited(*changes))
-    workspace.must("dvc", "repro", *targets, timeout=FULL_RUN_SECONDS)
+    with warmed(workspace) as by_warm:
+        workspace.must(*by_warm, "dvc", "repro", *targets, timeout=FULL_RUN_SECONDS)
     new = workspace.log()[before:]
     return jobs_run(new), stages_run(new)
 
@@ -81,12 +81,9 @@ def test_the_lineups_fraction_attacks_other_models(
 def test_entries_changed_added_and_removed_run_their_own_jobs_once(
     edits: Workspace, finished: Workspace, tmp_path: Path
 ) -> None:
-    """On top of the other fraction: the strength of an attack, an attack less, a noise and a competitor more, times.
-
-    Times are taken once; which of their columns another measurement changes, tests/test_latency.py says.
-    """
+    """On top of the other fraction: the strength of an attack, an attack less, a noise and a competitor more."""
     ran, asked = repro(edits, *ENTRIES)
-    own = ["compare 0 random", "craft 0 resnet fgsm", "latency", "noise coarse"]
+    own = ["compare 0 random", "craft 0 resnet fgsm", "noise coarse"]
     assert sorted(ran) == sorted([*own, "robustness 0 coarse", "robustness 0 fgsm", "report"])
     assert asked[-1] == "report"
     assert repro(edits, *ENTRIES) == ([], [])
@@ -98,7 +95,6 @@ def test_entries_changed_added_and_removed_run_their_own_jobs_once(
     assert [name for name, text in texts.items() if b"newton_fool" in text or "newton_fool" in name] == []
     assert b"coarse" in texts["reports/tiny/tables/accuracy.csv"]
     assert b"random" in texts["reports/tiny/tables/comparison.csv"]
-    assert b"Latency and size on disk" in texts["reports/tiny/report.md"]
 
 
 def test_a_seed_added_is_trained_by_itself(edits: Workspace) -> None:

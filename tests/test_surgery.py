@@ -67,14 +67,15 @@ CASES = {
     "mobilenet_v2": Case("mobilenet_v2", options={"width": 0.25, "stem": "small"}),
     "squeezenet": Case("squeezenet", options={"width": 0.125, "stem": "small"}),
     "torchvision/googlenet": Case("torchvision/googlenet", 32, options={"init_weights": False}),
-    "torchvision/inception_v3": Case("torchvision/inception_v3", 75, options={"init_weights": False}),
     "torchvision/resnet50": Case("torchvision/resnet50", 32, options={"width_per_group": 16}),
     "torchvision/mobilenet_v2": Case("torchvision/mobilenet_v2", 32, options={"width_mult": 0.25}),
     "torchvision/mobilenet_v3_small": Case("torchvision/mobilenet_v3_small", 32),
     "torchvision's dense blocks": Case("python/own_nets:dense", 32, options={"options": {"classes": 10}}),
     "torchvision/efficientnet_b0": Case("torchvision/efficientnet_b0", 32),
     # Layer norm mixes all channels of the residual stream; the wide layer inside a block is on its own.
-    "torchvision/convnext_tiny": Case("torchvision/convnext_tiny", 32, only="block.3"),
+    "torchvision's ConvNeXt": Case(
+        "python/own_nets:convnext", 32, only="block.3", options={"options": {"classes": 10}}
+    ),
     # Behind the two that stand at a grouped convolution: the residual sum, and squeeze-and-excite's inside.
     "torchvision/regnet_y_400mf": Case("torchvision/regnet_y_400mf", 32, only="f.c.0"),
     "torchvision/mnasnet0_5": Case("torchvision/mnasnet0_5", 32),
@@ -315,10 +316,10 @@ def in_classifier(net: nn.Module, size: int = 16) -> Classifier:
     [
         ("torchvision/shufflenet_v2_x0_5", {}, "stage2.1.branch2.5", "stage2.1.branch2.0"),
         (
-            "torchvision/vit_b_32",
-            {"image_size": 32},
-            "encoder.layers.encoder_layer_3.mlp.3",
-            "encoder.layers.encoder_layer_3.mlp.0",
+            "python/own_nets:transformer",
+            {"options": {"classes": 10}},
+            "encoder.layers.encoder_layer_1.mlp.3",
+            "encoder.layers.encoder_layer_1.mlp.0",
         ),
     ],
 )

@@ -131,4 +131,4 @@ def test_every_file_of_a_run_is_as_the_umask_has_it(finished: Workspace) -> None
 def test_where_a_group_shares_a_folder_it_can_go_on_with_everything(another_run: AnotherRun) -> None:
     root = another_run.workspace.root
     assert wrong_modes(root, 0o002) == {}
-    assert len([*root.joinpath("runs").rglob("*.safetensors")]) > 20
+    assert len([*root.joinpath("runs").rglob("*.safetensors")]) >= 20
