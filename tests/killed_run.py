@@ -3,7 +3,7 @@
     python killed_run.py '{"train": 3}' prepare train ...    in a project's folder
 
 Of a killed stage the last line says how both runs of it ended, and how many epochs each of them kept. Stages up to the
-last one that is killed have processes of their own, which find torch imported; the others are run by this one.
+last one that is killed have processes of their own, which find the libraries imported; the others are run by this one.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ import json
 import os
 import signal
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 sys.path[0] = str(Path.cwd())
 
 from pipeline.jobs.stage import run_stage  # noqa: E402
+from pipeline.jobs.warm import _LIBRARIES  # noqa: E402
 from pipeline.training.resume import ResumePoint  # noqa: E402
 
 _save = ResumePoint.save
@@ -49,6 +51,8 @@ def in_own_process(stage: str, kill_at: int | None = None) -> tuple[int, int]:
 
 def main(kills: dict[str, int], stages: list[str]) -> dict[str, Any]:
     """How each killed stage ended, what was there then, and how it ended when it was run again."""
+    for name in _LIBRARIES:
+        import_module(name)
     n_apart = max(stages.index(stage) for stage in kills) + 1
     found: dict[str, Any] = {}
     for stage in stages[:n_apart]:

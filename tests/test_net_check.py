@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import own_nets
 import pytest
 from conftest import ROOT
 from tiny_params import ABLATE, PYTHON, TINY, TORCHVISION, Change, edited, params_of
@@ -17,7 +18,6 @@ from pipeline.cost import measure_cost
 from pipeline.errors import InputError
 from pipeline.images.expected import expected_images
 from pipeline.imports import own_code_digest
-from pipeline.models import build_model
 from pipeline.net_check import check_net
 from pipeline.prune.target_size import smallest_cost
 
@@ -179,14 +179,13 @@ def test_limits_that_leave_no_room_are_named() -> None:
     ("section", "unit"), [("prune", "params"), ("prune", "flops"), ("compare", "params"), ("ablate", "flops")]
 )
 def test_sizes_that_no_pruning_reaches_are_refused(section: str, unit: str) -> None:
-    net = build_model("torchvision/resnet18", 10)
     import torch
 
-    image = torch.zeros(1, 3, 32, 32)
-    cost = measure_cost(net, (3, 32, 32))
-    limits: dict[str, Any] = {"keep": ["layer1"], "min_channels": 8}
+    net, image = own_nets.viewed(10), torch.zeros(1, 1, 8, 8)
+    cost = measure_cost(net, (1, 8, 8))
+    limits: dict[str, Any] = {"keep": ["first"], "min_channels": 2}
     least = smallest_cost(net, image, **limits)[unit] / getattr(cost, unit)  # type: ignore[index]
-    changes = torchvision("resnet18", *((f"surgery.{key}", value) for key, value in limits.items()))
+    changes = [*own("viewed", decision="head"), *((f"surgery.{key}", value) for key, value in limits.items())]
     changes += [("ablate", ABLATE | {"scores": ["saliency"]}), ("lineup", None), ("prune.sizes", {})]
     changes += [("compare.sizes", {"params": [0.9]}), ("ablate.sizes", {"params": [0.9]})]
     assert said(*changes, (f"{section}.sizes", {unit: [0.9, 1.01 * least]})).startswith("left whole: ")

@@ -7,7 +7,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from conftest import Workspace
+from conftest import Workspace, warmed
 from markdown_it import MarkdownIt
 from matplotlib.image import imread
 
@@ -81,7 +81,8 @@ def test_the_report_of_classes_of_any_name(finished: Workspace, tmp_path: Path) 
     described.unlink()
     described.write_text(json.dumps(about), encoding="utf-8")
     copy.note("runs/tiny/prepare")
-    result = copy.run(sys.executable, "-m", "stages.report")
+    with warmed(copy) as by_warm:
+        result = copy.run(*by_warm, sys.executable, "-m", "stages.report")
     assert result.code == 0, result.output
     assert "Warning" not in result.output
     page = copy.path("reports", "tiny", "report.md").read_text(encoding="utf-8")
