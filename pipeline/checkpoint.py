@@ -158,9 +158,9 @@ def _without_subnormals(tensor: Tensor) -> Tensor:
 
     Done here, as every model comes by; on the CPU all stages take them for zeros already (`configure_torch`).
     """
-    if tensor.is_floating_point():
-        tensor = tensor.masked_fill(tensor.abs() < torch.finfo(tensor.dtype).tiny, 0.0)
-    return tensor.contiguous()
+    if not tensor.is_floating_point():
+        return tensor.clone()  # a layer that stands in two places has one counter, and the file two
+    return tensor.masked_fill(tensor.abs() < torch.finfo(tensor.dtype).tiny, 0.0).contiguous()
 
 
 def _prefix(model: nn.Module) -> str:
@@ -213,7 +213,12 @@ def _fit_to_state(model: nn.Module, state: dict[str, Tensor]) -> None:
         for key, buffer in list(module.named_buffers(recurse=False)):
             if prefix + key in state and state[prefix + key].shape != buffer.shape:
                 setattr(module, key, torch.empty_like(state[prefix + key]))
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, nn.modules.conv._ConvTransposeNd):
+            if module.groups == module.in_channels > 1:
+                module.groups = module.weight.shape[0]
+            module.in_channels = module.weight.shape[0]
+            module.out_channels = module.weight.shape[1] * module.groups
+        elif isinstance(module, nn.modules.conv._ConvNd):
             if module.groups == module.in_channels and module.groups > 1:
                 module.groups = module.weight.shape[0] * module.groups // module.out_channels  # depthwise
             module.out_channels = module.weight.shape[0]
@@ -222,5 +227,6 @@ def _fit_to_state(model: nn.Module, state: dict[str, Tensor]) -> None:
             module.out_features, module.in_features = module.weight.shape
         elif isinstance(module, nn.LayerNorm):
             module.normalized_shape = tuple(module.weight.shape)
-        elif isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
-            module.num_features = module.running_mean.numel()
+        elif isinstance(module, nn.modules.batchnorm._NormBase):
+            by_channel = [each for each in (module.weight, module.running_mean) if each is not None]
+            module.num_features = len(by_channel[0]) if by_channel else module.num_features

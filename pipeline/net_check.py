@@ -14,7 +14,6 @@ import warnings
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError
@@ -56,7 +55,19 @@ def check_net(params: Params) -> str:
     image_shape, n_classes = expected_images(params.data) or (None, None)
     if image_shape is None or (n_classes is None and isinstance(params.model, OwnModel)):
         return "data: not there yet, so that the net is not checked"
-    return _check(params, image_shape, n_classes or _SOME_CLASSES)
+    try:
+        return _check(params, image_shape, n_classes or _SOME_CLASSES)
+    except (InputError, KeyboardInterrupt):
+        raise
+    except Exception as error:  # whatever a user's net raises where it is traced, cut, copied or exported
+        if not isinstance(params.model, OwnModel):
+            raise
+        from pipeline.own_net import where
+
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise InputError(
+            f"model: expected a net that can be traced and cut, it raised {reason}{where(error)}"
+        ) from None
 
 
 def _check(params: Params, image_shape: Shape, n_classes: int) -> str:
@@ -64,6 +75,7 @@ def _check(params: Params, image_shape: Shape, n_classes: int) -> str:
 
     from pipeline.cost import count_params
     from pipeline.models.classifier import decision_layer
+    from pipeline.own_net import check_file, check_own_net, check_training, untraced
     from pipeline.prune import prune_model
     from pipeline.prune.rounds import limits
     from pipeline.training.classifiers import check_normalization
@@ -80,9 +92,8 @@ def _check(params: Params, image_shape: Shape, n_classes: int) -> str:
     model = _build(params.model, image_shape, n_classes)
     _check_patterns(params, model)
     images = torch.rand(2, *image_shape)
-    with torch.no_grad():
-        if not model(images).isfinite().all():
-            raise InputError("model: expected finite logits of random images (got NaN, or infinite ones)")
+    if isinstance(params.model, OwnModel):
+        check_own_net(model, images)
     readings = {reading: place for place, reading in reversed([*_readings(params)])}
     traced = [_trace(model, images, reading, place) for reading, place in readings.items()]
     n_latent = decision_layer(model).in_features // 2 or 1
@@ -99,12 +110,15 @@ def _check(params: Params, image_shape: Shape, n_classes: int) -> str:
     except ValueError as error:
         raise InputError(f"model: {error}") from None
     if isinstance(params.model, OwnModel):
-        for net in (model, half):
-            _check_file(net, images)
+        check_training(half, images)
+        check_file(half, images)
+        _check_formats(params, half, images)
     whole: dict[str, list[str]] = {}
     for row in rows:
         if row.left_whole:
             whole.setdefault(row.left_whole, []).append(row.name.removeprefix("net."))
+    if lost := untraced(model, traced[0]):
+        whole["their own forward pass is not run"] = [name.removeprefix("net.") for name in lost]
     said = "; ".join(_describe(reason, names) for reason, names in whole.items())
     if count_params(half) == count_params(model):
         least = f"all layers are too narrow for min_channels {params.surgery.min_channels}, round_to "
@@ -115,25 +129,16 @@ def _check(params: Params, image_shape: Shape, n_classes: int) -> str:
     return f"left whole: {said}" if said else ""
 
 
-def _check_file(model: Classifier, images: Tensor) -> None:
-    """Refuse a net that its own file does not bring back: what it has learned could not be kept."""
-    import torch
+def _check_formats(params: Params, half: Classifier, images: Tensor) -> None:
+    """Refuse a net that cannot be written as the params say, which shows at the end otherwise."""
+    from pipeline.export import onnx_bytes, program_bytes
 
-    from pipeline.checkpoint import load_model, save_model
-
-    with TemporaryDirectory() as folder:
-        try:
-            save_model(model, Path(folder, "model"))
-            again = load_model(Path(folder, "model")).eval()
-        except (InputError, RuntimeError, ValueError) as error:
-            reason = str(error).replace(f"{folder}/", "").splitlines()[0]
-            raise InputError(f"model: expected a net that can be stored and read back ({reason})") from None
-    with torch.no_grad():
-        if not torch.allclose(again(images), model(images), rtol=1e-4, atol=1e-5):
-            raise InputError(
-                "model: expected a net that its weights bring back, got other logits from its stored copy; layers "
-                "in a plain list or dictionary are not stored: nn.ModuleList, nn.ModuleDict are for them"
-            )
+    for kind, bytes_of in (("onnx", onnx_bytes), ("pt2", program_bytes)):
+        if kind in params.select.formats:
+            try:
+                bytes_of(half, images)
+            except InputError as error:
+                raise InputError(f"select.formats: {error}") from None
 
 
 def _describe(reason: str, names: list[str]) -> str:

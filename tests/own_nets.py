@@ -182,6 +182,57 @@ def lazy(classes: int = 3) -> nn.Module:
     return net
 
 
+class Kinds(HeadFirst):
+    """One net for each kind of thing that a stage stumbles over, or does not.
+
+    `remembers` a map of its forward pass, `draws` in evaluation, gives a `pair` in training, asks what the images show
+    (`branches`), reads the whole `batch`, or `counts` channels behind a masked class; others are plain.
+    """
+
+    def __init__(self, classes: int, kind: str) -> None:
+        super().__init__(classes)
+        self.kind = kind
+        if kind == "shared":
+            self.relu = nn.ModuleList([nn.Sequential(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8), nn.ReLU())] * 2)
+        elif kind == "normed":
+            self.relu = nn.Sequential(nn.InstanceNorm2d(8, affine=True), nn.ReLU())
+        elif kind == "transposed":
+            self.relu = nn.Sequential(nn.ConvTranspose2d(8, 8, 2, 2, groups=8), nn.ReLU())
+        elif kind == "frozen":
+            self.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Any:
+        """(n, 1, h, w) to (n, classes)."""
+        if self.kind == "branches" and x.mean() > 0.8:
+            x = 1 - x
+        maps = self.conv(x)
+        if self.kind == "remembers":
+            self.maps = maps
+        if self.kind == "draws":
+            maps = nn.functional.dropout(maps, 0.2, training=True)
+        if self.kind == "batch":
+            maps = maps - maps.mean(0, keepdim=True)
+        if self.kind == "counts":
+            maps = maps * (8 / maps.shape[1]) ** 2
+        for layer in self.relu if self.kind == "shared" else [self.relu]:
+            maps = layer(maps)
+        logits = self.head(torch.relu(self.embed(self.pool(maps).flatten(1))))
+        if self.kind == "counts":
+            logits = logits.masked_fill(torch.arange(logits.shape[1]) == 1, -1e9)
+        return (logits, maps) if self.kind == "pair" and self.training else logits
+
+
+def kinds(classes: int = 3, kind: str = "") -> nn.Module:
+    return Kinds(classes, kind)
+
+
+_cached = HeadFirst(10)
+
+
+def cached(classes: int = 3) -> nn.Module:
+    return _cached
+
+
 def not_finite(classes: int = 3) -> nn.Module:
     net = HeadFirst(classes)
     nn.init.constant_(net.embed.weight, torch.nan)

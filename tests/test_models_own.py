@@ -390,3 +390,23 @@ def test_weights_of_another_net_are_named(tmp_path: Path) -> None:
         "mine.pt: expected the weights of this net; the file lacks norm.bias; has in addition extra; has in another "
         "shape head.weight (5, 10) for (3, 10)"
     )
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        ({0: torch.zeros(2)}, "expected a state_dict, tensors by name (got dict with 0)"),
+        ({"a": torch.zeros(2, device="meta")}, "expected dense tensors with values (got others in a)"),
+    ],
+    ids=["a number for a name", "without values"],
+)
+def test_what_is_no_dense_tensor_by_name_is_one_line(state: Any, words: str, tmp_path: Path) -> None:
+    torch.save(state, tmp_path / "mine.pt")
+    assert words in line_of_weights(tmp_path / "mine.pt")
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.complex64])
+def test_weights_of_another_kind_of_number_are_refused_and_not_rounded(dtype: torch.dtype) -> None:
+    state = own_nets.viewed().state_dict() | {"head.weight": torch.ones(3, 10, dtype=dtype)}
+    with pytest.raises(ValueError, match=rf"has in another kind of number head.weight {dtype}$"):
+        fill_with_weights(own_nets.viewed(), state, Path("mine.pt"))

@@ -120,7 +120,11 @@ def own(function: str, **keys: Any) -> list[Change]:
     ("function", "words"),
     [
         ("unregistered", "expected a net that its weights bring back, got other logits from its stored copy"),
-        ("weight_normed", "expected a net that can be stored and read back ("),
+        ("weight_normed", "own_nets:weight_normed: expected layers whose weights are parameters (got conv, "),
+        (
+            "cached",
+            "expected a net that can be stored and read back (model.json: own_nets:cached: expected a new",
+        ),
         ("not_finite", "expected finite logits of random images (got NaN"),
         ("exits", "own_nets:exits raised SystemExit: 10"),
         ("checkpointed", "expected a net that saliency can be traced through (When use_reentrant=True"),
@@ -134,6 +138,40 @@ def test_a_net_that_could_not_be_kept_is_refused_before_it_is_trained(function: 
     line = said(*own(function, decision=None if function == "exits" else "head"))
     assert line.startswith(f"refused: model: {words}")
     assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("remembers", "model: expected a net that can be copied (Only Tensors created explicitly"),
+        ("draws", "model: expected the same logits from every call in evaluation mode"),
+        ("pair", "model: expected logits in training, too, of shape (2, 10) (got tuple)"),
+        ("batch", "model: expected logits of an image that do not depend on the others of its batch"),
+        ("frozen", "model: expected a net that can be trained (element 0 of tensors does not require grad"),
+        (
+            "branches",
+            "select.formats: python/own_nets:kinds: expected a net that ONNX can hold, got: Could not",
+        ),
+    ],
+)
+def test_a_net_that_a_stage_would_stumble_over_is_refused_before(
+    kind: str, words: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    line = said(*own("kinds", decision="head", options={"classes": 10, "kind": kind}))
+    assert line.startswith(f"refused: {words}")
+    assert "\n" not in line
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("kind", ["shared", "normed", "transposed"])
+def test_a_net_that_runs_a_layer_twice_or_has_odd_ones_is_cut_stored_and_read_back(kind: str) -> None:
+    assert said(*own("kinds", decision="head", options={"classes": 10, "kind": kind})) == ""
+
+
+def test_a_masked_class_hides_no_wrong_cut() -> None:
+    sizes: list[Change] = [("compare.sizes", {"params": [0.9]}), ("lineup", None)]
+    line = said(*own("kinds", decision="head", options={"classes": 10, "kind": "counts"}), *sizes)
+    assert line == "left whole: conv (a function that counts channels)"
 
 
 @pytest.mark.parametrize(

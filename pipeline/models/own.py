@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from importlib import import_module, invalidate_caches
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from safetensors.torch import load_file
@@ -23,6 +24,10 @@ _SHOWN = 3
 _WEIGHTS_OF_TIMM = ("pretrained", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
 # The code of the modules that this process has imported, which stays in memory when a file is edited.
 _imported: dict[str, str | None] = {}
+# The nets that users' functions have made, for as long as they are there.
+_made: WeakSet[nn.Module] = WeakSet()
+# Types that weights may have in a file.
+_REAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class FactoryError(ValueError):
@@ -63,6 +68,9 @@ def build_from_factory(
         raise FactoryError(f"{factory} raised {_first_line(error)}") from None
     if not isinstance(net, nn.Module):
         raise FactoryError(f"{factory}: expected it to return a torch.nn.Module (got {type(net).__name__})")
+    if net in _made:
+        raise FactoryError(f"{factory}: expected a new net from every call (got one that it had made before)")
+    _made.add(net)
     check_decision(net, decision, factory)
     return net, {"options": dict(options or {}), "decision": decision, "factory_sha256": code}
 
@@ -124,6 +132,12 @@ def check_decision(net: nn.Module, decision: str | None, whose: str) -> None:
             f"{whose}: expected parameters with shapes (got {_some(lazy)} of lazy modules); give their numbers of "
             "inputs, or call the net once on a blank image where it is made"
         )
+    for name, module in net.named_modules():
+        if isinstance(module, nn.Conv2d | nn.Linear) and "weight" not in dict(module.named_parameters()):
+            raise FactoryError(
+                f"{whose}: expected layers whose weights are parameters (got {name}, whose weight is computed from "
+                "others); fold it in, as torch.nn.utils.parametrize.remove_parametrizations does"
+            )
     if not linears:
         raise FactoryError(
             f"{whose}: expected a net with a linear layer, whose outputs are the classes (got none)"
@@ -154,11 +168,16 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             f"{path}: expected tensors alone, as torch.save(net.state_dict(), ...) writes them; code in a file is "
             f"never run (got {type(error).__name__})"
         ) from None
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+    by_name = isinstance(state, Mapping) and all(isinstance(name, str) for name in state)
+    if not by_name or not all(isinstance(value, Tensor) for value in state.values()):
         keys = f" with {_some(list(map(str, state)))}" if isinstance(state, Mapping) else ""
         raise ValueError(
             f"{path}: expected a state_dict, tensors by name (got {type(state).__name__}{keys}); save net.state_dict()"
         )
+    if odd := [
+        name for name, each in state.items() if each.layout != torch.strided or each.device.type != "cpu"
+    ]:
+        raise ValueError(f"{path}: expected dense tensors with values (got others in {_some(odd)})")
     return dict(state)
 
 
@@ -176,6 +195,11 @@ def fill_with_weights(net: nn.Module, state: Mapping[str, Tensor], path: Path) -
             f"{name} {_shape(state[name])} for {_shape(tensor)}"
             for name, tensor in own.items()
             if name in state and state[name].shape != tensor.shape
+        ],
+        "has in another kind of number": [
+            f"{name} {state[name].dtype}"
+            for name, tensor in own.items()
+            if name in state and tensor.dtype in _REAL and state[name].dtype not in _REAL
         ],
     }
     if any(problems.values()):
@@ -211,4 +235,4 @@ def _some(names: list[str]) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"

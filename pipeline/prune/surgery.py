@@ -8,7 +8,15 @@ from typing import Generic
 import torch
 from torch import Tensor, nn
 
-from pipeline.models.classifier import Classifier, Net, blueprint_of, lay_out, memory_layout, set_blueprint
+from pipeline.models.classifier import (
+    Classifier,
+    Net,
+    blueprint_of,
+    is_foreign,
+    lay_out,
+    memory_layout,
+    set_blueprint,
+)
 from pipeline.models.inception import Inception
 from pipeline.models.torchvision_models import drop_auxiliary_heads
 from pipeline.prune.groups import ChannelGroup, cannot_cut, dependency_graph
@@ -128,7 +136,7 @@ def remove_channels(
 def _without_auxiliary_heads(model: nn.Module) -> None:
     """Take torchvision's GoogLeNet and Inception-v3 out of the state in which they return several logits."""
     net = model.net if isinstance(model, Classifier) else model
-    if not getattr(net, "aux_logits", False):
+    if is_foreign(net) or not getattr(net, "aux_logits", False):
         return
     drop_auxiliary_heads(net)
     blueprint = blueprint_of(net)

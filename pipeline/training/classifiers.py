@@ -141,7 +141,7 @@ def _try_on(
         try:
             logits = net(torch.zeros(2, *image_shape))
         except Exception as error:  # whatever its forward pass raises
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise InputError(
                 f"{place}: expected a net that takes images of {shape}, {name} does not ({reason})"
             ) from None
