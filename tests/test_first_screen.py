@@ -89,7 +89,8 @@ def test_every_number_below_the_summarys_table_is_in_a_table() -> None:
         f"Original: {_accuracy(original)} % test accuracy; "
         f"expected at least {percent(report['target_original_test_accuracy'])} %",
         f"On validation {percent(float(np.mean(rates['original'])))}",
-        f"{share} % of the original's parameters at {_difference(small)} points of the original's",
+        f"{share} % of the original's parameters (mean of the seeds' shares) at {_difference(small)} points of the "
+        "original's",
         f"expected at most {percent(report['target_params_fraction'])} % in every seed, within {most} points",
         f"On the validation images that chose it {percent(lost, signed=True)}",
     }

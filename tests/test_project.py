@@ -95,7 +95,7 @@ def test_the_product_stays_small() -> None:
 
     Last: learning curves, images in tracing; cuts tried at more widths; what a user's net has to bear, tried before.
     """
-    assert sum(len(_text(source).splitlines()) for source in SOURCES) <= 24_500
+    assert sum(len(_text(source).splitlines()) for source in SOURCES) <= 24_560
 
 
 def test_nothing_is_pickled_printed_or_evaluated() -> None:

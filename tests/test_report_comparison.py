@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -285,10 +286,11 @@ def test_the_first_figure_has_every_method_at_every_size_and_rings_what_is_chose
     assert ("resnet6", 1234) in shown
     assert {name for (name, _), row in shown.items() if row["chosen"]} == {"parameter_first"}
     assert len({(key.color, key.shape) for key in figure.keys}) == len(figure.keys)
-    # Of a size nobody hides another.
-    assert len({row["params"] * row["beside"] for row in shown.values() if row["group"] == "size 0"}) == len(
-        HITS
-    )
+    # Nobody hides another, and who is alone at a size stands there.
+    for measure in ("params", "flops"):
+        places = sorted(row[measure] * row[f"beside_{measure}"] for row in shown.values())
+        assert all(larger / smaller > 1.03 for smaller, larger in pairwise(places))
+    assert shown["resnet6", 1234]["beside_params"] == 1
 
 
 def test_what_is_far_below_all_others_stands_at_the_edge_with_its_accuracy() -> None:

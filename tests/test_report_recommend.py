@@ -92,7 +92,7 @@ def test_all_equal() -> None:
         "(within 1.00); at worst -10.00 points under noise (gaussian, the original -10.00) and -45.00 points under "
         "attack (pgd on the model itself, the original -45.00); at 12,000 parameters, the compared size nearest to it, "
         "ours has "
-        f"95.00 [93.47, 96.19] %: as good {OTHERS.format('+0.00', '')}, 0 of 3 others behind, 0 of them surely."
+        f"95.00 [93.47, 96.19] %: {OTHERS.format('+0.00', '')} are as good, 0 of 3 others behind, 0 of them surely."
     )
 
 
@@ -118,7 +118,7 @@ def test_ours_is_worse_everywhere() -> None:
         in found
     )
     assert found.endswith(
-        f" %: surely better {OTHERS.format('+10.90', ', ahead at all 2 sizes')}, "
+        f" %: {OTHERS.format('+10.90', ', ahead at all 2 sizes')} are surely better, "
         "0 of 3 others behind, 0 of them surely."
     )
     (chosen,) = recommendation_table(results).query("chosen")["model"]
@@ -151,7 +151,8 @@ def test_a_competitor_at_chance_is_not_beaten(n_collapsed: int) -> None:
         results.tables["comparison"].loc[lambda table: table["collapsed"] == 1, "test_n_correct"] = 100
     found = sentence(results)
     assert (
-        "as good L1 norm (Li et al.) (+0.00 points) and ours, trained from scratch (+0.00 points), " in found
+        "L1 norm (Li et al.) (+0.00 points) and ours, trained from scratch (+0.00 points) are as good, "
+        in found
     )
     assert found.endswith(
         "0 of 3 others behind, 0 of them surely, collapsed and not compared single weights (Han et al.)."
@@ -195,10 +196,10 @@ def test_one_seed_decides_nothing() -> None:
         "+3.50 [+2.33, +4.67] points against the original (within 1.00, of this seed's nets alone); " in found
     )
     assert (
-        "ahead by the mean, undecided, ours, trained from scratch (+4.90 points, ahead at all 2 sizes), "
+        "ours, trained from scratch (+4.90 points, ahead at all 2 sizes) is ahead by the mean (undecided), "
         in found
     )
-    assert "level by the mean, undecided, single weights (Han et al.) (+0.00 points), " in found
+    assert "single weights (Han et al.) (+0.00 points) is level by the mean (undecided), " in found
     assert found.endswith("1 of 3 others behind, 0 of them surely.")
     assert "surely better" not in found
 

@@ -189,7 +189,8 @@ def _at_size(results: Results, choice: Choice, found: _Contest) -> str:
     for name in sorted(rows, key=lambda each: np.nan_to_num(rows[each]["effect"])):
         lists.setdefault(_standing(rows[name]), []).append(name)
     words = [
-        f"{what} {' and '.join(_named(name, step, found) for name in lists[standing])}"
+        f"{' and '.join(_named(name, step, found) for name in lists[standing])} "
+        f"{'is' if len(lists[standing]) == 1 else 'are'} {what}"
         for standing, what in _STANDINGS.items()
         if standing in lists
     ]
@@ -206,8 +207,8 @@ def _at_size(results: Results, choice: Choice, found: _Contest) -> str:
 _STANDINGS = {
     "better": "surely better",
     "as good": "as good",
-    "ahead": "ahead by the mean, undecided,",
-    "level": "level by the mean, undecided,",
+    "ahead": "ahead by the mean (undecided)",
+    "level": "level by the mean (undecided)",
 }
 
 

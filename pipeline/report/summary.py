@@ -130,7 +130,8 @@ def expectations(results: Results) -> str:
         [
             f"Original: {original.percent()} % test accuracy; expected at least {percent(target)} %: "
             f"**{_met([_side(original, target)])}**. On validation {scores[ORIGINAL, 'validation'].percent()} %.",
-            f"Parameter-first model: {percent(sum(fractions) / len(fractions))} % of the original's parameters at "
+            f"Parameter-first model: {percent(sum(fractions) / len(fractions))} % of the original's "
+            "parameters (mean of the seeds' shares) at "
             f"{drops['test'].percent(signed=True)} points of the original's test accuracy; expected at most "
             f"{percent(report.target_params_fraction)} % in every seed, within {percent(max_drop)} points: "
             f"**{_met(sides)}**. On the validation images that chose it "

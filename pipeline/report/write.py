@@ -16,7 +16,7 @@ from pipeline.report.ablation import ablation_section, effects
 from pipeline.report.charts import nets, sizes, trade_off
 from pipeline.report.charts import robustness as perturbed
 from pipeline.report.charts.curves import curves_figure
-from pipeline.report.claims.page import claims_section
+from pipeline.report.claims.page import claims_section, robustness_in_short
 from pipeline.report.comparison import comparison_section, tracing_section
 from pipeline.report.curves import curves_section
 from pipeline.report.hits import packed_again, without_hits
@@ -126,6 +126,7 @@ def _parts(
         part(
             "robustness",
             "Robustness under noise and attacks",
+            robustness_in_short(claims),
             robustness_report(results, drawn="severities" in drawn),
         ),
         part("latent", "The latent space", *(section(results) for section in latent.SECTIONS)),

@@ -57,7 +57,7 @@ _MORE = [
     for color in (INK, ORANGE, PINK, SKY, GREEN, RED)
     if (color, shape) not in _LOOKS.values()
 ]
-_SHORT_NUMBER = "replace(format(datum.value, '~s'), 'G', 'B')"
+SHORT_NUMBER = "replace(format(datum.value, '~s'), 'G', 'B')"
 _WITHOUT_AUTHORS = "replace(datum.label, / [(][^)]*[)]/, '')"
 _LONG = 28  # letters, that a line of the margin holds
 _IN_TWO_LINES = f"length(datum.label) > {_LONG} ? split({_WITHOUT_AUTHORS}, ', ') : {_WITHOUT_AUTHORS}"
@@ -181,9 +181,9 @@ def shape(keys: Sequence[Key], field: str = "who") -> alt.Shape:
     return alt.Shape(f"{field}:N", scale=scale)
 
 
-def size_axis(field: str, title: str | None, *, padding: int = 18) -> alt.X:
+def size_axis(field: str, title: str | None, *, padding: int = 18, labels: str = SHORT_NUMBER) -> alt.X:
     """A logarithmic axis of parameters, FLOPs, bytes: `20k`, `1.5M`; `padding`: pixels at its ends."""
-    axis = alt.Axis(labelExpr=_SHORT_NUMBER, tickCount=5, labelOverlap=True, title=title)
+    axis = alt.Axis(labelExpr=labels, tickCount=5, labelOverlap=True, title=title)
     return alt.X(f"{field}:Q", scale=alt.Scale(type="log", nice=False, padding=padding), axis=axis)
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 from pipeline.compared import ORIGINAL, OURS
 from pipeline.report.charts.chart import (
     INK,
+    SHORT_NUMBER,
     Figure,
     Key,
     beside,
@@ -41,7 +42,9 @@ MEASURES = {
     "milliseconds": "milliseconds for an image",
 }
 # Markers of the same size stand side by side: neighbours are so far apart on the logarithmic axis.
-_APART = 1.05
+_APART = 1.035
+_LABELS = f"measure == 'milliseconds' ? format(datum.value, '~r') : {SHORT_NUMBER}"
+_TITLE = "log scale; nets of one size stand side by side"
 
 
 def trade_off(results: Results, models: pd.DataFrame) -> Figure:
@@ -52,7 +55,7 @@ def trade_off(results: Results, models: pd.DataFrame) -> Figure:
     """
     # Ours last: what is drawn later lies above.
     rows = pd.DataFrame([*_compared(results, models), *_main(results, models)])
-    rows = rows.assign(beside=beside(rows, "group", apart=_APART))
+    rows = rows.assign(**{f"beside_{each}": _side_by_side(rows[each]) for each in MEASURES if each in rows})
     keys = keys_of(results.main_models() | dict(zip(rows["name"], rows["who"], strict=True)))
     original = rows[rows["name"] == ORIGINAL].iloc[0]
     comparable = original["accuracy"] - 100 * results.params.select.max_drop
@@ -70,9 +73,9 @@ def trade_off(results: Results, models: pd.DataFrame) -> Figure:
     y, low = (value_axis(each, "test accuracy (%)", **bounds) for each in ("y", "low"))
     base = (
         alt.Chart(data(rows))
-        .transform_calculate(x="datum[measure] * datum.beside")
+        .transform_calculate(x="datum[measure] * datum['beside_' + measure]")
         .transform_filter("isValid(datum[measure]) && datum[measure] > 0")
-        .encode(x=size_axis("x", None, padding=22))
+        .encode(x=size_axis("x", None, padding=22, labels=_LABELS))
     )
     lines = [
         {"y": original["accuracy"], "label": f"{original['who']}: {original['accuracy']:.2f} %", "dash": 1},
@@ -97,7 +100,7 @@ def trade_off(results: Results, models: pd.DataFrame) -> Figure:
     if below.any():
         edge = base.transform_filter("isValid(datum.edge)").mark_text(dy=-13, fontSize=10)
         layers.append(edge.encode(y=y, text="edge:N"))
-    titles = ", ".join(f"'{name}': '{words} (log scale)'" for name, words in MEASURES.items())
+    titles = ", ".join(f"'{name}': '{words} ({_TITLE})'" for name, words in MEASURES.items())
     title = alt.TitleParams(
         text=alt.ExprRef(f"({{{titles}}})[measure]"),
         orient="bottom",
@@ -107,6 +110,16 @@ def trade_off(results: Results, models: pd.DataFrame) -> Figure:
     )
     chart = layered(*layers, title=title, height=380) | {"params": [{"name": "measure", "value": "params"}]}
     return Figure("comparison", [chart], keys)
+
+
+def _side_by_side(sizes: pd.Series[float]) -> pd.Series[float]:
+    """By what each is multiplied, so that no marker hides another; those that are apart stay where they are."""
+    known = sizes.dropna().sort_values(kind="stable")
+    known = known[known > 0]
+    clusters = (known / known.shift() > _APART).cumsum()
+    middle = known.groupby(clusters).transform(lambda each: np.exp(np.log(each).mean()))
+    places = beside(clusters.to_frame("cluster"), "cluster", apart=_APART)
+    return (middle / known * places).reindex(sizes.index)
 
 
 def measured_by(models: pd.DataFrame) -> dict[str, str]:
@@ -127,12 +140,10 @@ def _compared(results: Results, models: pd.DataFrame) -> Iterator[dict[str, Any]
     if compare is None:
         return
     for name in (OURS, *variants_of(results.params), *compare.competitors, *compare.fixed_nets):
-        label, fixed = label_of(name), name in compare.fixed_nets
         for step, rows in results.rows("comparison", method=name).groupby("step"):
             sizes = {each: float(rows[each].mean()) for each in ("params", "flops")}
             sizes |= _measured(models, f"{name}_step{step}")
-            row = _row(name, label, results.accuracy(rows, "test_"), sizes)
-            yield row | {"group": name if fixed else f"size {step}"}
+            yield _row(name, label_of(name), results.accuracy(rows, "test_"), sizes)
 
 
 def _measured(models: pd.DataFrame, name: str) -> dict[str, float]:
@@ -154,7 +165,6 @@ def _row(
         "high": 100 * interval.high,
         "told": said,
         "chosen": int(chosen),
-        "group": f"{sizes['params']:.0f} parameters",
         **sizes,
     }
 

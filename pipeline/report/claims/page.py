@@ -10,12 +10,19 @@ import pandas as pd
 from pipeline.report.claims.accuracy import accuracy_families
 from pipeline.report.claims.robustness import robust_families
 from pipeline.report.claims.verdicts import TOGETHER, judged
-from pipeline.report.markdown import counted, literal, percent, section, table
+from pipeline.report.markdown import bullets, counted, literal, percent, section, table
 from pipeline.report.summary import footnotes
 
 if TYPE_CHECKING:
     from pipeline.report.results import Results
 
+# The families that answer whether the small model is as robust, and over what their average is taken.
+_OVER = {
+    "pruned against the original": "noise and transferred attacks of the headline",
+    "pushed against the original": "the same",
+    "white box": "attacks on the model itself",
+    "at the same size": "the headline's, against the lineup",
+}
 SIGNS = (
     "Above zero is in the claim's favour, and where models are compared the pruned one, ours, is the better"
 )
@@ -49,6 +56,18 @@ def claims_section(results: Results, found: pd.DataFrame) -> str:
         *blocks,
         footnotes(results),
     )
+
+
+def robustness_in_short(found: pd.DataFrame) -> str:
+    """What the families of robustness say on average, a line each; empty where there is no average."""
+    quoted = found["test"].str.extract("\u201c(.*)\u201d", expand=False)
+    rows = found.assign(quoted=quoted)[(found["family"] == TOGETHER) & quoted.isin(_OVER)]
+    lines = [
+        f"{literal(row['claim'])}: {_points(row['effect'])} [{_points(row['low'])}, {_points(row['high'])}] points, "
+        f"**{row['verdict']}** ({literal(row['note'])}; {literal(_OVER[row['quoted']])})"
+        for row in rows.to_dict("records")
+    ]
+    return f"**In short**, on average ({SIGNS[0].lower()}{SIGNS[1:]}):\n\n{bullets(lines)}\n" if lines else ""
 
 
 def _table(rows: pd.DataFrame) -> str:

@@ -41,7 +41,7 @@ def alternative(results: Results) -> str:
 
 def markdown(results: Results, sentence: str, parts: Sequence[Part]) -> str:
     """The page for forges, which show no HTML."""
-    blocks = [f"# {_title(results)}", f"**{literal(sentence)}**", _meta(results)]
+    blocks = [f"# {literal(_title(results))}", f"**{literal(sentence)}**", _meta(results)]
     blocks += [f"# {part.title}\n\n{part.text.strip()}" for part in parts if part.text.strip()]
     return "\n\n".join(blocks) + "\n"
 
@@ -92,15 +92,24 @@ def page(
     )
 
 
+# Data sets whose names in params do not say what they are.
+_SOURCES = {
+    "digits": "scikit-learn's handwritten digits (UCI)",
+    "image_folder": "class folders",
+    "arrays": "an .npz file",
+}
+
+
 def _title(results: Results) -> str:
-    return f"Grow, push, prune: {literal(results.params.name)}"
+    return f"Grow, push, prune: {results.params.name}"
 
 
 def _meta(results: Results) -> str:
     data, params = results.dataset, results.params
     counts = ", ".join(f"{n} {name}" for name, n in data["counts"].items())
+    source = _SOURCES.get(params.data.source, params.data.source)
     about = (
-        f"{counted(len(params.seeds), 'seed')}; {len(data['classes'])} classes; images: {counts}. "
+        f"{counted(len(params.seeds), 'seed')}; images of {source}, {len(data['classes'])} classes: {counts}. "
         f"Accuracies: {over_seeds(results)}."
     )
     return "\n\n".join(filter(None, (about, bullets(results.notes))))
