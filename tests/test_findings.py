@@ -267,12 +267,12 @@ def _photographs() -> Iterator[str]:
         row_of("photographs", "scores", model=model, split="test")
         for model in ("original", "parameter_first")
     )
-    (n_train,) = re.findall(r" test, (\d+) train,", text_of("reports/photographs/pruning.md"))
+    (n_train,) = set(re.findall(r" test, (\d+) train,", text_of("reports/photographs/report.md")))
     size = f"{original['params'] / 1e6:.1f} million parameters"
     yield f"a ResNet-18 of {size}, trained elsewhere on {n_train} photographs"
     yield (
         f"one of {small['params'] / 1e6:.2f} million in {minutes_of('walk_durations.csv')} minutes on "
-        f"{cores_of('photographs/pruning.md')} cores"
+        f"{cores_of('photographs/report.md')} cores"
     )
     # One seed's intervals are in no CSV, but in the summary that its report wrote.
     summary = text_of("reports/photographs/summary.md")

@@ -90,7 +90,7 @@ def _setup_and_durations() -> Iterator[str]:
     time = f"{minutes_of('digits_durations.csv')} minutes on {cores_of('digits/report.md')} cores"
     yield f"{seeds_of('digits')} each: {time} without a GPU"
     yield f"[{seeds_of('digits')}] , {time}"
-    time = f"{minutes_of('walk_durations.csv')} minutes on {cores_of('photographs/pruning.md')} cores"
+    time = f"{minutes_of('walk_durations.csv')} minutes on {cores_of('photographs/report.md')} cores"
     yield f"[photographs] , {time}"
     drills = list(csv.reader(text_of("benchmarks/drill.csv").splitlines()))[1:]
     yield f"in {WORDS[len(drills)]} ways ([the last table]"
