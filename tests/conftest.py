@@ -5,6 +5,7 @@ What takes long is made once for all processes that run tests: whoever asks firs
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import functools
 import hashlib
@@ -300,13 +301,15 @@ def another_run(workspace: Workspace, shared: Path) -> AnotherRun:
 def _preloaded() -> subprocess.Popen[str]:
     """Of this process, with which it ends."""
     environment = {name: value for name, value in os.environ.items() if name != PLACE_VARIABLE}
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, str(ROOT / "tests/preloaded.py")],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         env=environment | {"OMP_NUM_THREADS": "1"},
     )
+    atexit.register(process.communicate)  # which closes its pipes, and it ends
+    return process
 
 
 @contextmanager
