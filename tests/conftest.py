@@ -308,8 +308,16 @@ def _preloaded() -> subprocess.Popen[str]:
         text=True,
         env=environment | {"OMP_NUM_THREADS": "1"},
     )
-    atexit.register(process.communicate)  # which closes its pipes, and it ends
+    atexit.register(_end, process)
     return process
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    for pipe in (process.stdin, process.stdout):
+        assert pipe is not None
+        pipe.close()
+    process.wait()
 
 
 @contextmanager

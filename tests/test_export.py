@@ -290,3 +290,11 @@ def test_an_onnx_file_is_valid_with_named_input_and_output(exported: tuple[Class
     shape = proto.graph.input[0].type.tensor_type.shape.dim
     assert not shape[0].HasField("dim_value")
     assert [dim.dim_value for dim in shape[1:]] == [1, 8, 8]
+
+
+def test_a_masked_class_hides_no_difference_of_the_others() -> None:
+    images = images_of(3)
+    expected = torch.tensor([[1.0, 2.0, -1e9]]).repeat(3, 1)
+    export._hold(lambda _: expected + 1e-5, [(images, expected)])
+    with pytest.raises(ValueError, match=r"got a difference of 0\.5"):
+        export._hold(lambda _: expected + torch.tensor([0.5, 0.0, 0.0]), [(images, expected)])

@@ -13,7 +13,8 @@ from test_report_robustness import Hits, even, hits_of, results_of, seeds
 from tiny_params import params_of
 
 from pipeline.compared import MODELS, ORIGINAL, OURS, PUSHED
-from pipeline.report.claims.page import claims_section, claims_table
+from pipeline.report.claims.page import claims_section, claims_table, robustness_in_short
+from pipeline.report.claims.verdicts import TOGETHER
 from pipeline.report.hits import with_accuracy
 from pipeline.report.recommend import recommendation_table, sentence, tables_of
 from pipeline.report.results import Results
@@ -401,3 +402,15 @@ def test_the_table_of_models_has_those_worth_a_row() -> None:
     )
     # Nobody is attacked at this size but the lineup.
     assert np.isnan(table.loc["scratch_step0", "worst_attack_drop"])
+
+
+def test_robustness_begins_with_what_its_families_say_on_average() -> None:
+    found = claims_table(made_up(3))
+    text = robustness_in_short(found)
+    together = found[found["family"] == TOGETHER]
+    said = [claim for claim in together["claim"] if claim in text]
+    assert any("the pruned model loses less than the original" in claim for claim in said)
+    effects = together[together["claim"].isin(said)]["effect"]
+    assert all(f": {100 * effect:+.2f} [" in text for effect in effects)
+    assert text.startswith("**In short**")
+    assert robustness_in_short(found[found["family"] != TOGETHER]) == ""
