@@ -92,6 +92,9 @@ def _check(params: Params, image_shape: Shape, n_classes: int) -> str:
     model = _build(params.model, image_shape, n_classes)
     _check_patterns(params, model)
     images = torch.rand(2, *image_shape)
+    with torch.no_grad():
+        if not model(images).isfinite().all():
+            raise InputError("model: expected finite logits of random images (got NaN, or infinite ones)")
     if isinstance(params.model, OwnModel):
         check_own_net(model, images)
     readings = {reading: place for place, reading in reversed([*_readings(params)])}

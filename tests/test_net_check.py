@@ -1,5 +1,6 @@
 """What `python -m pipeline.params` says of the net that params name, before any data are read."""
 
+import hashlib
 import json
 import os
 import re
@@ -14,10 +15,13 @@ import pytest
 from conftest import ROOT
 from tiny_params import ABLATE, PYTHON, TINY, TORCHVISION, Change, edited, params_of
 
+from pipeline.checkpoint import save_model
 from pipeline.cost import measure_cost
 from pipeline.errors import InputError
 from pipeline.images.expected import expected_images
 from pipeline.imports import own_code_digest
+from pipeline.models import build_model
+from pipeline.models.classifier import Classifier
 from pipeline.net_check import check_net
 from pipeline.prune.target_size import smallest_cost
 
@@ -161,6 +165,19 @@ def test_a_net_that_a_stage_would_stumble_over_is_refused_before(
     assert line.startswith(f"refused: {words}")
     assert "\n" not in line
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_saved_net_of_nan_is_refused_too(tmp_path: Path) -> None:
+    net = build_model("fc", 10, in_features=64, hidden=(8, 6))
+    next(net.parameters()).data.fill_(np.nan)
+    classes = [str(number) for number in range(10)]
+    save_model(
+        Classifier(net, image_shape=(1, 8, 8), mean=[0.5], std=[0.5], classes=classes), tmp_path / "nan"
+    )
+    digest = hashlib.sha256((tmp_path / "nan.safetensors").read_bytes()).hexdigest()
+    saved = {"architecture": "saved", "path": os.fspath(tmp_path / "nan"), "sha256": digest}
+    line = said(("model", saved), ("grow", None), ("train.auxiliary", None))
+    assert line == "refused: model: expected finite logits of random images (got NaN, or infinite ones)"
 
 
 @pytest.mark.parametrize("kind", ["shared", "normed", "transposed"])
