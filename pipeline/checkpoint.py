@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, first_line
 from pipeline.files import write_atomically, write_json
 from pipeline.models import build_model
 from pipeline.models.classifier import (
@@ -103,9 +103,8 @@ def load_model(path: Path | str) -> nn.Module:
     except FactoryError as error:
         raise InputError(f"{description}: {error}") from None
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        first = str(error).splitlines()[0]
         raise InputError(
-            f"{weights}: does not fit {description.name} ({type(error).__name__}: {first})"
+            f"{weights}: does not fit {description.name} ({type(error).__name__}: {first_line(error)})"
         ) from None
     return model.eval()
 

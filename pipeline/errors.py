@@ -40,6 +40,11 @@ class InputError(Exception):
         )
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def says_out_of_memory(error: RuntimeError) -> bool:
     """Whether a device, or the host, has no memory left."""
     return any(words in str(error) for words in _NO_MEMORY)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from pipeline.checkpoint import load_model, save_model
-from pipeline.errors import InputError
+from pipeline.errors import InputError, first_line
 from pipeline.models.classifier import decision_layer, weight_layers
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def check_training(model: Classifier, images: Tensor) -> None:
         logits.sum().backward()
     except (RuntimeError, TypeError, ValueError) as error:
         raise InputError(
-            f"model: expected a net that can be trained ({_reason(error)}{where(error)})"
+            f"model: expected a net that can be trained ({first_line(error)}{where(error)})"
         ) from None
 
 
@@ -78,7 +78,7 @@ def check_file(model: Classifier, images: Tensor) -> None:
             save_model(model, Path(folder, "model"))
             again = load_model(Path(folder, "model")).eval()(images)
         except (InputError, RuntimeError, ValueError) as error:
-            reason = _reason(error).replace(f"{folder}/", "")
+            reason = first_line(error).replace(f"{folder}/", "")
             raise InputError(f"model: expected a net that can be stored and read back ({reason})") from None
         if not _alike(again, model(images)):
             raise InputError(
@@ -99,11 +99,6 @@ def where(error: BaseException) -> str:
     return f", {Path(frames[-1].filename).name} line {frames[-1].lineno}" if frames else ""
 
 
-def _reason(error: Exception) -> str:
-    """The first line of what an error says, or its kind where it says nothing."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
 def _is_users(file: Path) -> bool:
     return file.exists() and not file.is_relative_to(_PACKAGE) and "site-packages" not in file.parts
 
@@ -115,7 +110,7 @@ def _check_copy(model: Classifier, images: Tensor) -> None:
         copied = copy.deepcopy(model)
     except Exception as error:  # whatever its attributes raise
         raise InputError(
-            f"model: expected a net that can be copied ({_reason(error)}); maps of a forward pass, locks and "
+            f"model: expected a net that can be copied ({first_line(error)}); maps of a forward pass, locks and "
             "generators are no attributes"
         ) from None
     if not hasattr(copied.net, "blueprint"):

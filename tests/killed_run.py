@@ -12,14 +12,13 @@ import json
 import os
 import signal
 import sys
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 sys.path[0] = str(Path.cwd())
 
 from pipeline.jobs.stage import run_stage  # noqa: E402
-from pipeline.jobs.warm import _LIBRARIES  # noqa: E402
+from pipeline.jobs.warm import load_libraries  # noqa: E402
 from pipeline.training.resume import ResumePoint  # noqa: E402
 
 _save = ResumePoint.save
@@ -51,8 +50,7 @@ def in_own_process(stage: str, kill_at: int | None = None) -> tuple[int, int]:
 
 def main(kills: dict[str, int], stages: list[str]) -> dict[str, Any]:
     """How each killed stage ended, what was there then, and how it ended when it was run again."""
-    for name in _LIBRARIES:
-        import_module(name)
+    load_libraries()
     n_apart = max(stages.index(stage) for stage in kills) + 1
     found: dict[str, Any] = {}
     for stage in stages[:n_apart]:

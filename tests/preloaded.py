@@ -22,8 +22,7 @@ def main() -> None:
     ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how they ended
     sys.path[0] = str(ROOT)
-    for name in import_module("pipeline.jobs.warm")._LIBRARIES:
-        import_module(name)
+    import_module("pipeline.jobs.warm").load_libraries()
     # A folder's code is its own.
     for name in [name for name in sys.modules if name.partition(".")[0] == "pipeline"]:
         del sys.modules[name]

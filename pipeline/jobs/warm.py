@@ -35,7 +35,6 @@ import psutil
 _ADDRESS = Path(".jobs/warm")
 # How many threads the libraries of the warm process have, for the stages below `make repro`.
 _VARIABLE = "GPP_WARM"
-# What two or more stages import, and what starts no thread.
 _LIBRARIES = (
     "torch",
     "torch._dynamo",
@@ -49,6 +48,15 @@ _LIBRARIES = (
     "jinja2",
 )
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
+
+
+def load_libraries() -> None:
+    """What two or more stages import, and what starts no thread."""
+    # Torch-Pruning asks for timm, for a counter that nobody here uses; it takes two seconds to load.
+    sys.modules["timm"] = None  # type: ignore[assignment]
+    for name in _LIBRARIES:
+        import_module(name)
+    del sys.modules["timm"]
 
 
 @contextmanager
@@ -159,11 +167,7 @@ def main(parent: int) -> None:
         server.bind(str(_ADDRESS))
         os.umask(mask)
         server.listen()
-        # Torch-Pruning asks for timm, for a counter that nobody here uses; it takes two seconds to load.
-        sys.modules["timm"] = None  # type: ignore[assignment]
-        for name in _LIBRARIES:
-            import_module(name)
-        del sys.modules["timm"]
+        load_libraries()
         gc.freeze()
         while True:
             connection = Connection(server.accept()[0].detach())

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from pipeline.errors import first_line
 from pipeline.imports import may_be_called, own_code_digest, trust
 from pipeline.models.classifier import load_state
 
@@ -65,7 +66,7 @@ def build_from_factory(
     try:
         net = make(**(options or {}))
     except (Exception, SystemExit) as error:  # whatever a user's code raises
-        raise FactoryError(f"{factory} raised {_first_line(error)}") from None
+        raise FactoryError(f"{factory} raised {_raised(error)}") from None
     if not isinstance(net, nn.Module):
         raise FactoryError(f"{factory}: expected it to return a torch.nn.Module (got {type(net).__name__})")
     if net in _made:
@@ -115,7 +116,7 @@ def build_timm(
     try:
         net: nn.Module = timm.create_model(name, num_classes=num_classes, **options)
     except Exception as error:  # timm asserts, and raises what its parts do
-        raise ValueError(f"timm's {name} raised {_first_line(error)}") from None
+        raise ValueError(f"timm's {name} raised {_raised(error)}") from None
     check_decision(net, decision, name)
     return net, {"decision": decision, **options}
 
@@ -160,7 +161,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         try:
             return load_file(path)
         except Exception as error:  # safetensors' own
-            raise ValueError(f"{path}: expected a file of safetensors ({_first_line(error)})") from None
+            raise ValueError(f"{path}: expected a file of safetensors ({_raised(error)})") from None
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle's, zip's and torch's own
@@ -214,7 +215,7 @@ def _function(module: str, function: str, factory: str, code: str | None) -> Any
         found = import_module(module)
     except (Exception, SystemExit) as error:  # whatever a user's code raises while it is imported
         raise FactoryError(
-            f"{factory}: expected a module that can be imported (got {_first_line(error)}); start Python in the "
+            f"{factory}: expected a module that can be imported (got {_raised(error)}); start Python in the "
             "folder where it lies, or install it"
         ) from None
     if _imported.setdefault(module, code) != code:
@@ -234,5 +235,5 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:_SHOWN]) + more
 
 
-def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+def _raised(error: BaseException) -> str:
+    return f"{type(error).__name__}: {first_line(error)}"

@@ -201,9 +201,10 @@ class FixedNet(Section):
 class Compare(Section):
     """Ours at these fractions of the original, one after another, and who it is compared with.
 
-    Every competitor goes through the same sizes with the same retraining, each training tried at `rate_factors` times
-    its learning rate; the best on validation is kept. `variants`: ours once more, from the same pushed net, by another
-    utility, other widths, or from other numbers of traced images (thesis Figure 3-20).
+    Every competitor goes through the same sizes with the same retraining. Each method tries `rate_factors` times the
+    learning rate at its first size, and goes on with the one that is best on validation. `variants`: ours once more,
+    from the same pushed net, by another utility, other widths, or from other numbers of traced images (thesis
+    Figure 3-20).
     """
 
     sizes: Annotated[Sizes, Field(min_length=1, max_length=1)]

@@ -105,7 +105,8 @@ def _tuned(compare: Compare) -> str:
         return ""
     factors = ", ".join(f"{each:g}" for each in compare.rate_factors)
     return (
-        f"Every training is tried at {factors} times its learning rate, and the best on validation is kept. "
+        f"In every seed each method tries {factors} times the learning rate at its first size, and goes on with "
+        "the one that is best on validation. "
     )
 
 

@@ -61,25 +61,28 @@ def best_rate(
     *,
     factors: Sequence[float],
     score: Callable[[], float],
-) -> Tried:
-    """Train `model` in place `once_more` at each of `factors` times the learning rate, and keep the best.
+) -> tuple[Tried, float]:
+    """Train `model` in place `once_more` at each of `factors` times the learning rate; keep the best, and its factor.
 
     Every training starts from the same weights with the same seed. The best is that of the highest `score` of the model
-    as it stands then, on validation images, of those that did not collapse; the first of equals.
+    as it stands then, on validation images, of those that did not collapse; the first of equals. One factor needs no
+    score.
     """
     rewind, best = _rewinding(model), None
     for n, factor in enumerate(factors):
         rewind()
         changed = settings.model_copy(update={"learning_rate": factor * settings.learning_rate})
         tried = once_more(fit, model, changed, resume.child(f"rate{n}") if n else resume)
+        if len(factors) == 1:
+            return tried, factor
         found = (not tried.collapsed, score())
         if best is None or found > best[0]:
-            best = found, tried, _rewinding(model)
+            best = found, (tried, factor), _rewinding(model)
     if best is None:
         raise ValueError("expected at least one factor (got none)")
-    _, tried, come_back = best
+    _, kept, come_back = best
     come_back()
-    return tried
+    return kept
 
 
 def _rewinding(model: nn.Module) -> Callable[[], None]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.checkpoint import load_model
-from pipeline.errors import InputError
+from pipeline.errors import InputError, first_line
 from pipeline.models import build_model
 from pipeline.models.classifier import (
     Classifier,
@@ -141,7 +141,7 @@ def _try_on(
         try:
             logits = net(torch.zeros(2, *image_shape))
         except Exception as error:  # whatever its forward pass raises
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             raise InputError(
                 f"{place}: expected a net that takes images of {shape}, {name} does not ({reason})"
             ) from None
