@@ -6,26 +6,36 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.compared import int8_models, int8_name, main_models
+from pipeline.compared import ORIGINAL, int8_models, int8_name, main_models
 from pipeline.jobs.job import Job, Workplace
 from pipeline.jobs.stage import run_stage
 
 if TYPE_CHECKING:
+    from pipeline.images.parts import Parts
+    from pipeline.models.classifier import Classifier
     from pipeline.params.machine import Numerics
-    from pipeline.params.pruning import AfterTheFact, Select
+    from pipeline.params.pruning import AfterTheFact, LatentChoiceRule, Select, Surgery
+    from pipeline.params.training import Lda
     from pipeline.uncertainty import Hits
 
 METRICS = "accuracy.json"
 
 
 def jobs(
-    runs: Path, *, seeds: list[int], numerics: Numerics, after_the_fact: AfterTheFact | None, select: Select
+    runs: Path,
+    *,
+    seeds: list[int],
+    numerics: Numerics,
+    lda: Lda,
+    surgery: Surgery,
+    after_the_fact: AfterTheFact | None,
+    select: Select,
 ) -> Iterator[Job]:
     """One for each seed."""
     for seed in seeds:
         yield Job(
             {"seed": seed},
-            {"numerics": numerics},
+            {"numerics": numerics, "lda": lda, "rule": surgery.latent},
             {
                 "prepared": runs / "prepare",
                 "models": main_models(runs, seed, after_the_fact),
@@ -38,11 +48,13 @@ def work(
     place: Workplace,
     *,
     numerics: Numerics,
+    lda: Lda,
+    rule: LatentChoiceRule,
     prepared: Path,
     models: Mapping[str, Path],
     quantised: Mapping[str, Path],
 ) -> str:
-    """Writes `scores.csv`, `layers.csv` and `environment.json`."""
+    """Writes `scores.csv`, `layers.csv`, `sensitivity.csv` (of the original) and `environment.json`."""
     from functools import partial
 
     from pipeline.checkpoint import load_classifier
@@ -61,6 +73,8 @@ def work(
     scores, layers, summary = [], [], []
     for name, path in models.items():
         model = load_classifier(path).to(device)
+        if name == ORIGINAL:
+            write_csv(place.out / "sensitivity.csv", _sensitivity(model, parts, lda, rule, numerics))
         cost = measure_cost(model, parts.image_set.image_shape)
         scorers: dict[str, Callable[..., Hits]] = {name: partial(hits_on, model)}
         if (eight := int8_name(name)) in quantised:
@@ -82,6 +96,29 @@ def work(
     # Here and not in `prepare`: nothing that is computed from the images depends on it.
     write_json(place.out / "environment.json", describe_environment(device))
     return f"{', '.join(summary)} on test"
+
+
+def _sensitivity(
+    model: Classifier, parts: Parts, lda: Lda, rule: LatentChoiceRule, numerics: Numerics
+) -> list[dict[str, int]]:
+    """Validation hits with the top latent neurons alone, a row for each number of them (thesis Figure 3-19)."""
+    from pipeline.machine.float64 import float64
+    from pipeline.prune.latent import choose_latent
+    from pipeline.prune.task_utility import discriminants_by
+    from pipeline.training.predict import latent_features
+
+    seen, held_out = (
+        latent_features(model, part, batch_size=numerics.eval_batch_size)
+        for part in (parts.train, parts.validation)
+    )
+    v = discriminants_by(lda, after_the_fact=False)(seen, parts.train.labels)
+    choice = choose_latent(model, v, float64(seen).var(0), held_out, parts.validation.labels, rule)
+    hits = zip(choice.order, choice.n_correct, choice.n_correct_pca, strict=True)
+    return [
+        {"rank": rank, "n": choice.n, "n_correct": int(by_lda), "n_correct_pca": int(by_pca)}
+        | {"kept": int(choice.kept[neuron])}
+        for rank, (neuron, by_lda, by_pca) in enumerate(hits, start=1)
+    ]
 
 
 def metrics(folder: Path) -> dict[str, Any]:

@@ -28,8 +28,9 @@ def curves_section(results: Results) -> str:
     curves = learning_curves(results)
     if curves.empty:
         return ""
-    nets = curves.groupby(["method", "step", "seed"], sort=False)["accuracy"]
-    gains, margin = nets.agg(_last_gain), results.params.report.equivalence_margin
+    margin = results.params.report.equivalence_margin
+    ends = curves.assign(gain=gained_at_last(curves)).groupby(["method", "step", "seed"], sort=False)
+    gains = ends["gain"].first()
     rising = (gains > margin).groupby(level=["method", "step"], sort=False).agg(["sum", "size"]).reset_index()
     sizes = step_labels(results)
     lines = [
@@ -39,12 +40,18 @@ def curves_section(results: Results) -> str:
     text = (
         "Validation accuracy after every epoch of the training that ends at a size. A net that gained more than "
         f"{percent(margin)} points in its last epoch is not flat, and might gain from a longer training: "
-        f"{int((gains > margin).sum())} of {len(gains)} nets."
+        f"{int((gains > margin).sum())} of {len(gains)} nets, whose line ends in a hollow mark. Each method's axis is "
+        "its own."
     )
     alternative = "Validation accuracy by epoch, a line for each net"
     return section("Learning curves", text, image("curves", alternative), bullets(lines))
 
 
-def _last_gain(accuracies: pd.Series[float]) -> float:
-    """A training of one epoch began with nothing to hold its end against, and counts as flat."""
-    return float(accuracies.diff().fillna(0).iloc[-1])
+def gained_at_last(curves: pd.DataFrame) -> pd.Series[float]:
+    """Row by row, what that row's net gained in the last epoch of its training.
+
+    A training of one epoch began with nothing to hold its end against, and counts as flat.
+    """
+    by = [curves[each] for each in ("method", "step", "seed")]
+    gains = curves["accuracy"].groupby(by).diff().fillna(0.0)
+    return gains.groupby(by).transform("last")

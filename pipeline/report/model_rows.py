@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from pipeline.report.results import Results
     from pipeline.uncertainty import Interval
 
+# Behind the name of an attack that was not transferred.
+ON_ITSELF = " on the model itself"
 # By kind, noise and attack, and by name: how accuracy changes.
 Drops = dict[str, dict[str, float]]
 
@@ -27,29 +29,38 @@ def main_row(results: Results, model: str) -> dict[str, Any]:
     rows = results.rows("scores", model=model, split="test")
     epochs = [n for (name, _), n in results.epochs.items() if name == model]
     row: dict[str, Any] = {"model": model, "label": results.labels[model]}
-    row |= {each: results.size(model, each) for each in ("params", "flops")} | _file(results, model)
+    row |= {each: results.size(model, each) for each in ("params", "flops")} | file_of(results, model)
     row |= {"epochs": float(np.mean(epochs)) if epochs else np.nan}
     less = NOTHING if model == ORIGINAL else difference(results, model)
-    return row | _accuracy(results.accuracy(rows), less) | _worst(drops_of(results, model))
+    row |= _accuracy(results.accuracy(rows), less)
+    validation = results.accuracy(results.rows("scores", model=model, split="validation"))
+    row |= _on_validation(validation) | _worst(drops_of(results, model))
+    return row
 
 
 def method_row(results: Results, method: str, step: int) -> dict[str, Any]:
     """The same of a method's model in the comparison; attacked and timed where the lineup is at that size."""
-    compare, lineup = results.params.compare, results.params.lineup
     rows, original = method_rows(results, method, step), results.rows("scores", model=ORIGINAL, split="test")
     less = results.difference(more_hits(rows, original, "test_", other_part=""))
-    attacked = OURS_AT_SIZE if method == OURS else at_size(method)
-    same_size = (
-        lineup is not None and compare is not None and compare.fractions.index(lineup.fraction) == step
-    )
-    known = attacked if same_size and attacked in results.models() else ""
+    known = attacked_name(results, method, step)
     row: dict[str, Any] = {
         "model": f"{method}_step{step}",
         "label": f"{label_of(method)}, at the compared size",
     }
-    row |= {each: float(rows[each].mean()) for each in ("params", "flops")} | _file(results, known)
+    row |= {each: float(rows[each].mean()) for each in ("params", "flops")} | file_of(results, known)
     row |= {"epochs": float(rows["epochs"].mean())}
-    return row | _accuracy(results.accuracy(rows, "test_"), less) | _worst(drops_of(results, known))
+    row |= _accuracy(results.accuracy(rows, "test_"), less)
+    return row | _on_validation(results.accuracy(rows, "validation_")) | _worst(drops_of(results, known))
+
+
+def attacked_name(results: Results, method: str, step: int) -> str:
+    """What a method's model in the comparison is called where it was attacked and timed, too; else empty."""
+    compare, lineup = results.params.compare, results.params.lineup
+    name = OURS_AT_SIZE if method == OURS else at_size(method)
+    same_size = (
+        lineup is not None and compare is not None and compare.fractions.index(lineup.fraction) == step
+    )
+    return name if same_size and name in results.models() else ""
 
 
 def difference(results: Results, model: str) -> Interval:
@@ -63,8 +74,11 @@ def _accuracy(found: Interval, less: Interval) -> dict[str, float]:
     return row | {"difference_low": less.low, "difference_high": less.high}
 
 
-def _file(results: Results, model: str) -> dict[str, Any]:
-    """Bytes as ONNX, and milliseconds an image at the smallest batch: in ONNX Runtime, where it was timed."""
+def file_of(results: Results, model: str) -> dict[str, Any]:
+    """Bytes as ONNX, and milliseconds an image at the smallest batch: in ONNX Runtime, where it was timed.
+
+    `timed_by` says where; NaN of a model that has neither, or no name.
+    """
     row: dict[str, Any] = {"bytes": np.nan, "milliseconds": np.nan, "timed_by": ""}
     disk, runtimes = results.tables["disk"], measured(results) if len(results.tables["latency"]) else []
     if not runtimes or model not in set(disk["model"]):
@@ -73,6 +87,14 @@ def _file(results: Results, model: str) -> dict[str, Any]:
     batch = min(of.timings)
     row["bytes"] = float(disk[disk["model"] == model]["onnx_bytes"].iloc[0])
     return row | {"milliseconds": of.timings[batch][model].median / batch, "timed_by": of.words}
+
+
+def _on_validation(found: Interval) -> dict[str, float]:
+    return {
+        "validation_accuracy": found.mean,
+        "validation_low": found.low,
+        "validation_high": found.high,
+    }
 
 
 def drops_of(results: Results, model: str) -> Drops:
@@ -87,7 +109,7 @@ def drops_of(results: Results, model: str) -> Drops:
     for attack in results.params.white_box:
         rows = results.rows("white_box", model=model, attack=attack)
         if not results.is_idle(counted_images(rows)):
-            drops["attack"][f"{attack} on the model itself"] = float(more_hits(rows, clean).mean())
+            drops["attack"][f"{attack}{ON_ITSELF}"] = float(more_hits(rows, clean).mean())
     return drops
 
 

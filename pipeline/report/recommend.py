@@ -72,9 +72,10 @@ def recommendation_table(results: Results) -> pd.DataFrame:
 
     Columns: `model`, `label`; `params` and `flops`, means over seeds; `bytes` (ONNX) and `milliseconds` (an image,
     where `timed_by` says) of the first seed's; `epochs`, of training in all, means over seeds; `test_accuracy` with its
-    interval `low` and `high`; `difference` to the original on the same images, above zero better; `worst_noise` and
-    `worst_attack`, transferred or on the model itself, with the accuracy under them less that when clean (`_drop`), of
-    those that had a hold on it; `chosen`. What was not measured is empty.
+    interval `low` and `high`; `difference` to the original on the same images, above zero better;
+    `validation_accuracy` with its interval; `worst_noise` and `worst_attack`, transferred or on the model itself, with
+    the accuracy under them less that when clean (`_drop`), of those that had a hold on it; `chosen`. What was not
+    measured is empty.
     """
     choice = choose(results)
     models = [name for name in results.main_models() if name != "base"]
@@ -88,6 +89,19 @@ def recommendation_table(results: Results) -> pd.DataFrame:
         each: [n if np.isnan(n) else round(n) for n in table[each]] for each in ("params", "flops", "bytes")
     }
     return table.assign(**{each: pd.Series(values, dtype=object) for each, values in whole.items()})
+
+
+def metrics_of(models: pd.DataFrame) -> dict[str, Any]:
+    """The recommendation's table for `dvc metrics diff`: which model to take, and the numbers of each."""
+    taken = models[models["chosen"]]["model"]
+    numbers = models.drop(columns=["label", "timed_by", "worst_noise", "worst_attack", "chosen"])
+    return {
+        "take": "".join(taken),
+        "models": {
+            row.pop("model"): {name: round(float(each), 6) for name, each in row.items() if not pd.isna(each)}
+            for row in numbers.to_dict("records")
+        },
+    }
 
 
 def _worth_a_row(found: _Contest, step: int) -> list[str]:

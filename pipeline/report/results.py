@@ -43,7 +43,7 @@ Arrays = dict[str, npt.NDArray[Any]]
 # The tables by the stage that writes them.
 _TABLES = {
     "train": ("brought",),
-    "evaluate": ("scores", "layers"),
+    "evaluate": ("scores", "layers", "sensitivity"),
     "prune": ("samples", "latent"),
     "grow": ("growth",),
     "compare": ("comparison", "curves"),

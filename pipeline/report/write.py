@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,13 +18,14 @@ from pipeline.report.charts import nets, sizes, trade_off
 from pipeline.report.charts import robustness as perturbed
 from pipeline.report.charts.curves import curves_figure
 from pipeline.report.claims.page import claims_section, robustness_in_short
+from pipeline.report.compare import PAIRED
 from pipeline.report.comparison import comparison_section, tracing_section
 from pipeline.report.curves import curves_section
 from pipeline.report.hits import packed_again, without_hits
 from pipeline.report.html.first import models_table
 from pipeline.report.html.page import Part, alternative, markdown, page
 from pipeline.report.markdown import image, literal
-from pipeline.report.recommend import sentence, tables_of
+from pipeline.report.recommend import metrics_of, sentence, tables_of
 from pipeline.report.robustness.gallery import galleries_section
 from pipeline.report.robustness.page import robustness_report
 from pipeline.report.robustness.strengths import strengths_table
@@ -35,7 +37,8 @@ if TYPE_CHECKING:
 
 
 def write_report(results: Results, folder: Path) -> None:
-    """Write `index.html`, the same for forges as `report.md`, `summary.md`, `figures/`, `tables/`, `params.yaml`.
+    """Write `index.html`, the same for forges as `report.md`, `summary.md`, `figures/`, `tables/`, `params.yaml`, and
+    `metrics.json`, the means of the models for `dvc metrics diff`.
 
     The same tables give the same bytes.
     """
@@ -47,7 +50,7 @@ def write_report(results: Results, folder: Path) -> None:
     for name, table in {**results.tables, **derived}.items():
         if len(table):
             # `make compare` pairs the models of two reports; everything else is for people.
-            written = packed_again(table) if name == "scores" else without_hits(table)
+            written = packed_again(table) if name in PAIRED else without_hits(table)
             written.to_csv(tables / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
     figures = {each.name: each for each in _charts(results, judged["recommendation"], strengths)}
     for each in figures.values():
@@ -57,6 +60,7 @@ def write_report(results: Results, folder: Path) -> None:
     answer, recommended = sentence(results), judged["recommendation"]
     first = f"{image('comparison', alternative(results))}\n\n{models_table(results, recommended)}"
     texts = {
+        "metrics.json": json.dumps(metrics_of(recommended), indent=2) + "\n",
         "summary.md": f"**{literal(answer)}**\n\n{summary(results)}",
         "report.md": markdown(results, answer, [Part("answer", "The answer", first), *parts]),
         "index.html": page(

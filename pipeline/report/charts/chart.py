@@ -20,7 +20,7 @@ import vl_convert
 
 from pipeline.compared import is_variant
 
-INK, GREY = "currentColor", "#8A8A8A"
+INK, GREY, VIOLET = "currentColor", "#8A8A8A", "#9467BD"
 ORANGE, SKY, GREEN, BLUE, RED, PINK = "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7"
 # The colour and the shape of every model and method; of what has none here (a fixed net, a source) by its place.
 _LOOKS = {
@@ -162,6 +162,12 @@ def keys_of(names: Mapping[str, str]) -> list[Key]:
         Key(label, *(_LOOKS.get(_method(name)) or next(variants if is_variant(name) else more)))
         for name, label in names.items()
     ]
+
+
+def ordered_keys(labels: Sequence[str]) -> list[Key]:
+    """Of what is no model and no method, such as sizes and seeds: shapes alone, as every colour is somebody's."""
+    shapes = cycle(("circle", "square", "diamond", "triangle-up", "cross", "triangle-down"))
+    return [Key(label, INK, shape) for label, shape in zip(labels, shapes, strict=False)]
 
 
 def _method(name: str) -> str:

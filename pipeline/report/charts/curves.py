@@ -1,4 +1,4 @@
-"""The learning curves of the comparison: a line for each net, a panel for each size."""
+"""The learning curves of the comparison: a panel for each method, a line for each net."""
 
 from __future__ import annotations
 
@@ -6,48 +6,64 @@ from typing import TYPE_CHECKING
 
 import altair as alt
 
-from pipeline.report.charts.chart import Figure, color, data, floor_of, keys_of, layered, value_axis
+from pipeline.report.charts.chart import (
+    Figure,
+    data,
+    floor_of,
+    keys_of,
+    layered,
+    ordered_keys,
+    shape,
+    value_axis,
+)
 from pipeline.report.comparison import label_of, step_labels
-from pipeline.report.curves import learning_curves
+from pipeline.report.curves import gained_at_last, learning_curves
 
 if TYPE_CHECKING:
     from pipeline.report.results import Results
 
 
 def curves_figure(results: Results) -> Figure | None:
-    """Validation accuracy after every epoch of the training that ends at a size; None where nothing is compared."""
+    """Validation accuracy after every epoch of the training that ends at a size; None where nothing is compared.
+
+    What happens at the end is the question: a net ends in the mark of its size, which is hollow where it was not flat,
+    and what lies far below a method's ends stands at the axis.
+    """
     curves = learning_curves(results)
     if curves.empty:
         return None
     names = {name: label_of(name) for name in curves["method"].unique()}
-    keys = keys_of(names)
-    # What happens at the end is the question: where lines begin lies below the axis for most of them.
-    ends = curves.groupby(["method", "step", "seed"])["accuracy"].last()
-    floor = max(0.0, floor_of([*(100 * ends)], least_spread=5.0))
+    sizes, by = step_labels(results), ["method", "step", "seed"]
+    keys = ordered_keys([*sizes.values()])
+    # Nets from scratch have many times the epochs of a retraining, so the axis is the share that is done.
     curves = curves.assign(
-        who=curves["method"].map(names),
-        net=curves["method"] + curves["seed"].astype(str),
-        percent=(100 * curves["accuracy"]).clip(lower=floor),
-        told=curves["method"].map(names) + ", seed " + curves["seed"].astype(str),
+        size=curves["step"].map(sizes),
+        net=curves["step"].astype(str) + "/" + curves["seed"].astype(str),
+        percent=100 * curves["accuracy"],
+        done=curves["epoch"] / curves.groupby(by)["epoch"].transform("max"),
+        rising=gained_at_last(curves).gt(results.params.report.equivalence_margin).astype(int),
+        told=curves["size"] + ", seed " + curves["seed"].astype(str),
     )
     panels = []
-    for step, size in step_labels(results).items():
-        of_step = curves[curves["step"] == step]
-        # Nets from scratch have many times the epochs of a retraining, so the axis is the share that is done.
-        shown = of_step.assign(done=of_step["epoch"] / of_step.groupby("net")["epoch"].transform("max"))
-        chart = alt.Chart(data(shown[["done", "percent", "who", "net", "told", "epoch"]])).encode(
-            x=alt.X("done:Q", title="share of the training that is done", axis=alt.Axis(format="%")),
+    for method, key in zip(names, keys_of(names), strict=True):
+        mine = curves[curves["method"] == method]
+        floor = max(0.0, floor_of([*mine[mine["done"] == 1]["percent"]], least_spread=5.0))
+        mine = mine.assign(percent=mine["percent"].clip(lower=floor))
+        columns = ["done", "percent", "size", "net", "told", "epoch", "rising"]
+        chart = alt.Chart(data(mine[columns])).encode(
+            x=alt.X(
+                "done:Q", title="share of the training that is done", axis=alt.Axis(format="%", tickCount=3)
+            ),
             y=value_axis("percent", "validation accuracy (%)"),
-            color=color(keys),
             detail="net:N",
             tooltip=["told:N", "epoch:Q", "percent:Q"],
         )
-        panels.append(
-            layered(
-                chart.mark_line(opacity=0.7, strokeWidth=1.2),
-                chart.mark_point(size=12, filled=True),
-                title=size,
-                height=240,
-            )
-        )
-    return Figure("curves", panels, keys, columns=2)
+        ends = chart.transform_filter("datum.done == 1").encode(shape=shape(keys, "size"))
+        solid = ends.transform_filter("datum.rising == 0")
+        layers = [chart.mark_line(opacity=0.6, strokeWidth=1.2, color=key.color)]
+        layers.append(ends.mark_point(size=60, filled=False, strokeWidth=1.5, opacity=1, color=key.color))
+        # A layer without rows has no place on an axis.
+        if (mine["rising"] == 0).any():
+            layers.append(solid.mark_point(size=60, filled=True, opacity=1, color=key.color))
+        panels.append(layered(*layers, title=key.label, height=150))
+    return Figure("curves", panels, keys, columns=3)

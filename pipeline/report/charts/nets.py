@@ -12,7 +12,9 @@ from pipeline.report.charts.chart import (
     BLUE,
     GREY,
     INK,
-    ORANGE,
+    RED,
+    SKY,
+    VIOLET,
     Figure,
     Key,
     Panel,
@@ -20,6 +22,7 @@ from pipeline.report.charts.chart import (
     data,
     keys_of,
     layered,
+    ordered_keys,
     shape,
     value_axis,
 )
@@ -43,8 +46,8 @@ def layers_figure(results: Results) -> Figure:
     """
     seed = results.params.seeds[0]
     before, after = layerwise(results, "parameter_first", seed)
-    keys = [Key("before: pushed", GREY, "square"), Key("after: parameter first", BLUE, "circle")]
-    keys.append(Key(_GONE, ORANGE, "triangle-down"))
+    keys = [Key("before: pushed", GREY, "square"), Key("after: parameter first", RED, "circle")]
+    keys.append(Key(_GONE, INK, "triangle-down"))
     modules = [name.rsplit(".branch", 1)[0] for name in before.index]
     stripe = {module: idx % 2 for idx, module in enumerate(dict.fromkeys(modules))}
     panels = []
@@ -115,9 +118,10 @@ def profile_figure(results: Results) -> Figure:
             rows += [row | {"who": label, "told": f"{label}, {row['layer']}, seed {seed}"} for row in shares]
     x = _layer_axis(layers)
     base = alt.Chart(data(rows)).encode(x=x, xOffset=alt.XOffset("who:N", sort=[key.label for key in keys]))
-    y = alt.Y("mean(share):Q", title="filters kept (%)", scale=alt.Scale(domain=[0, 100]))
+    title = "filters kept (%): mean, lowest to highest seed"
+    y = alt.Y("mean(share):Q", title=title, scale=alt.Scale(domain=[0, 100]))
     ranges = base.mark_rule(strokeWidth=1.5).encode(
-        y=alt.Y("min(share):Q", title="filters kept (%)"), y2="max(share):Q", color=color(keys)
+        y=alt.Y("min(share):Q", title=title), y2="max(share):Q", color=color(keys)
     )
     points = base.mark_point(filled=True, size=45, opacity=1).encode(
         y=y, color=color(keys), shape=shape(keys)
@@ -196,14 +200,16 @@ def discriminants_figure(results: Results) -> Figure:
 def sensitivity_figure(results: Results) -> Figure:
     """Validation accuracy against the latent neurons kept, by LDA and by PCA (thesis Figure 3-19), first round.
 
-    Of the pushed net, and of the original where it was pruned after the fact.
+    Of the pushed net, and of the original: as the push has not seen it, or as it was pruned after the fact.
     """
     keys, panels = (
-        [Key("by discriminants (LDA)", BLUE, "circle"), Key("by variance (PCA)", ORANGE, "square")],
+        [Key("by discriminants (LDA)", BLUE, "circle"), Key("by variance (PCA)", VIOLET, "square")],
         [],
     )
-    for pipeline, words in PIPELINES.items():
-        rows = results.rows("latent", pipeline=pipeline, round="round1")
+    first = {
+        words: results.rows("latent", pipeline=each, round="round1") for each, words in PIPELINES.items()
+    }
+    for words, rows in {"the original": results.tables["sensitivity"], **first}.items():
         if rows.empty:
             continue
         both = {keys[0].label: rows["accuracy"], keys[1].label: rows["n_correct_pca"] / rows["n"]}
@@ -247,14 +253,15 @@ def pushing_figure(results: Results) -> Figure:
         percent=100 * pushing["validation_n_correct"] / pushing["validation_n"],
         who="seed " + pushing["seed"].astype(str),
     )
-    keys = keys_of({name: name for name in dict.fromkeys(pushing["who"])})
+    keys = ordered_keys([*dict.fromkeys(pushing["who"])])
     panels = []
     for column, title in titles.items():
         if column not in pushing or pushing[column].isna().all():
             continue
         rows = pushing[["epoch", column, "who"]]
         x = alt.X("epoch:Q", title="epoch of the push", axis=alt.Axis(tickMinStep=1, format="d"))
-        base = alt.Chart(data(rows)).encode(x=x, y=value_axis(column, title), color=color(keys))
-        points = base.mark_point(filled=True, size=30, opacity=1).encode(shape=shape(keys))
-        panels.append(layered(base.mark_line(strokeWidth=1.5), points, height=170))
+        base = alt.Chart(data(rows)).encode(x=x, y=value_axis(column, title))
+        points = base.mark_point(filled=True, size=40, opacity=0.8, color=SKY).encode(shape=shape(keys))
+        lines = base.mark_line(strokeWidth=1.5, color=SKY).encode(detail="who:N")
+        panels.append(layered(lines, points, height=170))
     return Figure("pushing", panels, keys, columns=3)

@@ -97,7 +97,8 @@ def severities_figure(results: Results, table: pd.DataFrame) -> Figure | None:
         )
         several = f"from {source}" if source and len(results.params.sources) > 1 else ""
         where = f"on the model itself ({norm})" if source == ITSELF else several
-        title = ", ".join(filter(None, (family, where)))
+        # In two lines, as a phone is narrow.
+        title = alt.TitleParams(text=[*filter(None, (family, where))])
         panels.append(layered(line, band, points, height=220, title=title))
     return Figure("severities", panels, keys, columns=3)
 
@@ -120,7 +121,7 @@ def reliability_figure(results: Results) -> Figure:
         base = alt.Chart(data(points)).encode(x=x, y=y, color=color(keys))
         drawn = [base.mark_line(strokeWidth=1.5)]
         drawn.append(
-            base.mark_point(filled=True, opacity=1).encode(
+            base.mark_point(filled=False, strokeWidth=2, opacity=1).encode(
                 shape=shape(keys),
                 tooltip="told:N",
                 size=alt.Size("n:Q", scale=alt.Scale(range=[20, 110]), legend=None),

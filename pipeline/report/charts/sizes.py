@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import cycle, product
+from itertools import product
 from typing import TYPE_CHECKING
 
 import altair as alt
@@ -22,6 +22,7 @@ from pipeline.report.charts.chart import (
     floor_of,
     keys_of,
     layered,
+    ordered_keys,
     shape,
     size_axis,
     value_axis,
@@ -146,9 +147,7 @@ def tracing_figure(results: Results) -> Figure | None:
     if not traced:
         return None
     every = np.mean(results.dataset["train_counts"])  # of each class, where all images trace
-    sizes = {f"size{step}": label for step, label in step_labels(results).items()}
-    marks = zip(keys_of(sizes), cycle(("circle", "square", "diamond", "cross")), strict=False)
-    keys = [Key(key.label, key.color, mark) for key, mark in marks]
+    keys = ordered_keys([*step_labels(results).values()])
     rows = []
     for (step, key), (name, n) in product(enumerate(keys), traced.items()):
         found = results.accuracy(method_rows(results, name, step), "test_")
@@ -161,9 +160,11 @@ def tracing_figure(results: Results) -> Figure | None:
     title = "training images of each class in tracing (log scale)"
     x = alt.X("n:Q", title=title, scale=alt.Scale(type="log", nice=False, padding=24), axis=axis)
     y, low = (value_axis(each, "test accuracy (%)") for each in ("mean", "low"))
-    base = alt.Chart(data(table)).encode(x=x, color=color(keys))
+    base = alt.Chart(data(table)).encode(x=x)
     layers = (
-        base.mark_rule(opacity=0.55, strokeWidth=1.5).encode(y=low, y2="high:Q"),
-        base.mark_point(filled=True, size=85, opacity=1).encode(y=y, shape=shape(keys), tooltip="told:N"),
+        base.mark_rule(opacity=0.55, strokeWidth=1.5, color=BLUE).encode(y=low, y2="high:Q"),
+        base.mark_point(filled=True, size=85, opacity=1, color=BLUE).encode(
+            y=y, shape=shape(keys), tooltip="told:N"
+        ),
     )
     return Figure("tracing", [layered(*layers, height=280)], keys)

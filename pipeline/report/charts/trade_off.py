@@ -29,6 +29,7 @@ from pipeline.report.charts.chart import (
 from pipeline.report.comparison import label_of, variants_of
 from pipeline.report.hits import more_hits
 from pipeline.report.markdown import thousands
+from pipeline.report.model_rows import attacked_name, file_of
 
 if TYPE_CHECKING:
     from pipeline.report.ablation import Effect
@@ -51,10 +52,10 @@ def trade_off(results: Results, models: pd.DataFrame) -> Figure:
     """Test accuracy against size; a signal, `measure`, says which size.
 
     Args:
-        models: the recommendation's table: `model`, `milliseconds`, `bytes`, and who is `chosen`.
+        models: the recommendation's table: `model`, and who is `chosen`.
     """
     # Ours last: what is drawn later lies above.
-    rows = pd.DataFrame([*_compared(results, models), *_main(results, models)])
+    rows = pd.DataFrame([*_compared(results), *_main(results, models)])
     rows = rows.assign(**{f"beside_{each}": _side_by_side(rows[each]) for each in MEASURES if each in rows})
     keys = keys_of(results.main_models() | dict(zip(rows["name"], rows["who"], strict=True)))
     original = rows[rows["name"] == ORIGINAL].iloc[0]
@@ -132,25 +133,22 @@ def _main(results: Results, models: pd.DataFrame) -> Iterator[dict[str, Any]]:
     scores, chosen = results.estimates("scores", "model", "split"), set(models[models["chosen"]]["model"])
     for name, label in results.main_models().items():
         sizes = {each: results.size(name, each) for each in ("params", "flops")}
-        yield _row(name, label, scores[name, "test"], sizes | _measured(models, name), chosen=name in chosen)
+        yield _row(name, label, scores[name, "test"], sizes | _measured(results, name), chosen=name in chosen)
 
 
-def _compared(results: Results, models: pd.DataFrame) -> Iterator[dict[str, Any]]:
+def _compared(results: Results) -> Iterator[dict[str, Any]]:
     compare = results.params.compare
     if compare is None:
         return
     for name in (OURS, *variants_of(results.params), *compare.competitors, *compare.fixed_nets):
         for step, rows in results.rows("comparison", method=name).groupby("step"):
             sizes = {each: float(rows[each].mean()) for each in ("params", "flops")}
-            sizes |= _measured(models, f"{name}_step{step}")
+            sizes |= _measured(results, attacked_name(results, name, int(str(step))))
             yield _row(name, label_of(name), results.accuracy(rows, "test_"), sizes)
 
 
-def _measured(models: pd.DataFrame, name: str) -> dict[str, float]:
-    mine = models[models["model"] == name]
-    columns = [each for each in ("bytes", "milliseconds") if each in models]
-    first = mine[columns].astype("Float64").to_numpy(np.float64, na_value=np.nan)[:1]
-    return dict(zip(columns, map(float, first[0]), strict=True)) if len(first) else {}
+def _measured(results: Results, name: str) -> dict[str, float]:
+    return {each: file_of(results, name)[each] for each in ("bytes", "milliseconds")}
 
 
 def _row(

@@ -52,7 +52,8 @@ def claims_section(results: Results, found: pd.DataFrame) -> str:
         "one-sided tests, corrected likewise, say that the effect is within "
         f"{percent(report.equivalence_margin)} points of zero. Undecided otherwise, and always of a single seed. No "
         "claim is made where a net is at chance on clean images, or where an attack had no hold on more than "
-        f"{percent(report.max_untouched)} % of the images that it had to move. All columns: `tables/claims.csv`.",
+        f"{percent(report.max_untouched)} % of the images that it had to move. In the sources T:1194 is line "
+        "1194 of the thesis's text, C:358 line 358 of the CVIU paper's. All columns: `tables/claims.csv`.",
         *blocks,
         footnotes(results),
     )

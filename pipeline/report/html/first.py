@@ -9,6 +9,8 @@ import pandas as pd
 
 from pipeline.compared import ORIGINAL
 from pipeline.report.markdown import counted, literal, percent, table, thousands
+from pipeline.report.model_rows import ON_ITSELF
+from pipeline.report.robustness.page import describe
 
 if TYPE_CHECKING:
     from pipeline.report.results import Results
@@ -41,7 +43,22 @@ def models_table(results: Results, models: pd.DataFrame) -> str:
             f"{counted(len(results.params.seeds), 'seed')}. Worst: the largest loss of accuracy against clean images. "
             f"Bytes and ms: of seed {results.params.seeds[0]}'s file, whose parameters are its own, not the mean."
         )
+        + _named_here(results, models)
     )
+
+
+def _named_here(results: Results, models: pd.DataFrame) -> str:
+    """What the names of the worst noises and attacks stand for, and of methods at widths of their own."""
+    named = {
+        str(each).removesuffix(ON_ITSELF) for name in ("worst_noise", "worst_attack") for each in models[name]
+    }
+    found = {
+        each.key: describe(results, each) for each in results.conditions() if {each.name, each.key} & named
+    }
+    said = "".join(f" {literal(key)}: {literal(words)}." for key, words in found.items())
+    if models["label"].str.contains("own widths").any():
+        said += " Own widths: as wide, layer by layer, as is best for that criterion; all else has ours."
+    return said
 
 
 def _interval(row: Mapping[Any, Any], mean: str, low: str, high: str, *, signed: bool = False) -> str:

@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 
 from pipeline.report.figures import figure, literal
 from pipeline.report.markdown import image, section
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 # Of a class's name above an image of the gallery.
 _LETTERS = 14
+# Of changes: red is brighter than it was, blue darker.
+_SIGNED = "RdBu_r"
 _FOOLED = {"only_original": "fooled the original, not the pruned model", "only_pruned": "the reverse"}
 
 
@@ -35,8 +39,10 @@ def galleries_section(results: Results, figures: Path) -> str:
         return ""
     return section(
         "Gallery",
-        f"Drawn at random by seed, from seed {results.params.seeds[0]}'s models; in parentheses the softmax "
-        "confidence (thesis Figures 5-2 to 5-5).",
+        f"Drawn at random by `robustness.gallery_seed`, {results.params.robustness.gallery_seed}, from seed "
+        f"{results.params.seeds[0]}'s models; in parentheses the softmax confidence (thesis Figures 5-2 to 5-5). A "
+        "change is red where the attack made the pixel brighter and blue where darker; of colour images it is shown "
+        "in their colours, around grey.",
         *blocks,
     )
 
@@ -55,13 +61,16 @@ def draw_gallery(results: Results, attack: str, fooled: str, name: str, folder: 
         f"perturbation,\n±{255 * scale:.0f} of 255": (attacked - clean, -scale, scale),
         "attacked": (attacked, 0, 1),
     }
-    size = (1.75 * len(rows) + 0.6, 6.4)
+    size = (1.75 * len(rows) + 1.4, 6.4)
     with figure(folder, name, size=size, dpi=results.params.report.dpi) as drawing:
         axes = np.asarray(drawing.subplots(3, len(rows), squeeze=False))
         for of_kind, (label, (pixels, low, high)) in zip(axes, shown.items(), strict=True):
             of_kind[0].set_ylabel(label)
             for ax, image in zip(of_kind, pixels, strict=True):
                 _show(ax, image, low, high)
+            if low < 0 and len(pixels[0]) == 1:
+                drawn = ScalarMappable(Normalize(255 * low, 255 * high), _SIGNED)
+                drawing.colorbar(drawn, ax=[*of_kind], label="change, of 255", shrink=0.9)
         for column, (_, row) in enumerate(rows.iterrows()):
             title = f"label {classes[int(row['label'])]}\n{_said(row, 'clean', classes)}"
             axes[0, column].set_title(title, fontsize=8)
@@ -78,7 +87,7 @@ def _said(row: pd.Series[Any], state: str, classes: list[str]) -> str:
 
 def _show(ax: Axes, image: npt.NDArray[np.float32], low: float, high: float) -> None:
     pixels = image[0] if len(image) == 1 else (image.transpose(1, 2, 0) - low) / (high - low)
-    ax.imshow(pixels, vmin=low, vmax=high, cmap="gray" if low == 0 else "RdBu_r", interpolation="nearest")
+    ax.imshow(pixels, vmin=low, vmax=high, cmap="gray" if low == 0 else _SIGNED, interpolation="nearest")
     ax.set(xticks=[], yticks=[])
     ax.grid(visible=False)
     ax.spines[:].set_visible(False)

@@ -231,21 +231,23 @@ def perturbations_section(results: Results) -> str:
             if found.n_attacked
             else ["-", "-"]
         )
-        rows.append([marked(results, each.name), _describe(results, each), *measured, *left])
+        rows.append([marked(results, each.name), describe(results, each), *measured, *left])
     header = (
         "perturbation | setting | L2, mean | L2, largest | Linf, mean | Linf, largest | left as they were | "
     )
     return section(
         "Perturbations",
         "What each did to the images, on the 0-255 scale: L2 norms of whole images, and each image's pixel that "
-        "changed most (Linf). In `tables/perturbations.csv` pixels are in [0, 1]. Left as they were: of the images "
-        "that an attack's source got right, over all seeds; beside them those at which the source's gradient is zero "
-        "or not finite.",
+        "changed most (Linf). Images are kept as float16, which moves a pixel by up to 0.06 of 255: a budget of 16 is "
+        "measured as 16.1. In `tables/perturbations.csv` pixels are in [0, 1]. Left as they were: of the images that "
+        "an attack's source got right, over all seeds; beside them those at which the source's gradient is zero or not "
+        "finite.",
         table(f"{header}without a gradient", rows),
     )
 
 
-def _describe(results: Results, condition: Condition) -> str:
+def describe(results: Results, condition: Condition) -> str:
+    """The setting of a noise or an attack, in words."""
     match (results.params.noise if condition.kind == "noise" else results.params.attacks)[condition.key]:
         case PoissonNoise(peak=peak):
             return f"poisson, {peak:g} photons at white (the level is ours)"
