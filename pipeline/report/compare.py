@@ -64,7 +64,7 @@ def compared(first: str, second: str) -> str:
     for model in both:
         mine = [each[each["model"] == model] for each in tests]
         sizes = [thousands(each[column].mean()) for column in ("params", "flops") for each in mine]
-        rows.append([LABELS.get(model, model), *sizes, *_accuracies(*mine, confidence=confidence)])
+        rows.append([_label(model), *sizes, *_accuracies(*mine, confidence=confidence)])
     how = (
         "B less A: above zero B is better; the interval is of the seeds that both have and of their images together, "
         "image by image."
@@ -81,6 +81,11 @@ def compared(first: str, second: str) -> str:
         bullets(changes) or "The settings are the same.",
     )
     return "\n\n".join(blocks) + "\n"
+
+
+def _label(model: str) -> str:
+    whole = model.removesuffix("_int8")
+    return f"{LABELS.get(whole, whole)}{', int8' if model != whole else ''}"
 
 
 def _recommendation(place: str) -> str:
