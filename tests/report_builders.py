@@ -33,6 +33,7 @@ _TABLES = (
     "brought",
     "scores",
     "layers",
+    "sensitivity",
     "samples",
     "latent",
     "growth",
@@ -101,6 +102,7 @@ def write_run(root: Path, params: Params, *, diverged: tuple[tuple[int, str], ..
             ("train/brought", _brought(params, seed)),
             ("evaluate/scores", _scores(params, seed)),
             ("evaluate/layers", _layers(params)),
+            ("evaluate/sensitivity", _sensitivity()),
             ("prune/samples", _samples(params)),
             ("prune/latent", _latent(params)),
             ("grow/growth", _growth() if params.grow else ()),
@@ -189,6 +191,17 @@ def _latent(params: Params) -> Iterator[Row]:
             counts = {"n": _N, "n_correct": 20 * rank, "n_correct_pca": 18 * rank}
             row = {"pipeline": pipeline, "round": f"round{number}", "rank": rank, "neuron": rank}
             yield row | {"v": 1.0, **counts, "kept": 1}
+
+
+def _sensitivity() -> Iterator[Row]:
+    for rank in range(1, 5):
+        yield {
+            "rank": rank,
+            "n": _N,
+            "n_correct": 21 * rank,
+            "n_correct_pca": 19 * rank,
+            "kept": int(rank < 3),
+        }
 
 
 def _growth() -> Iterator[Row]:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from conftest import (
     ANOTHER_RUN,
@@ -104,7 +105,10 @@ def test_every_figure_is_png_and_svg_and_stands_on_a_page(finished: Workspace) -
 
 def test_dvc_shows_metrics_a_params_diff_and_plots(finished_copy: Workspace) -> None:
     shown = json.loads(finished_copy.must("dvc", "metrics", "show", "--json").output)[""]["data"]
-    assert set(shown) == {"metrics/tiny/accuracy.json", "metrics/tiny/accuracy_drop.json"}
+    means = "reports/tiny/metrics.json"
+    assert set(shown) == {"metrics/tiny/accuracy.json", "metrics/tiny/accuracy_drop.json", means}
+    taken, models = (shown[means]["data"][name] for name in ("take", "models"))
+    assert models[taken]["low"] < models[taken]["test_accuracy"] < models[taken]["high"]
     assert 0.3 < shown["metrics/tiny/accuracy.json"]["data"]["0"]["original"]["test_accuracy"] <= 1
     assert "fgsm" in shown["metrics/tiny/accuracy_drop.json"]["data"]["0"]["original"]
 
@@ -119,6 +123,17 @@ def test_dvc_shows_metrics_a_params_diff_and_plots(finished_copy: Workspace) -> 
     diff = json.loads(finished_copy.must("dvc", "params", "diff", "--json").output)
     changed = {"attacks.fgsm.epsilon": {"old": 16.0, "new": 8.0, "diff": -8.0}}
     assert {key: value for key, value in diff["params.yaml"].items() if key != "runtime.jobs"} == changed
+
+
+def test_all_latent_neurons_of_the_original_are_the_original(finished: Workspace) -> None:
+    """Its hits with the top neurons alone end at those of the whole net (thesis Figure 3-19)."""
+    sensitivity, scores = (
+        pd.read_csv(finished.path(f"runs/tiny/evaluate/{name}.csv")) for name in ("sensitivity", "scores")
+    )
+    whole = scores.query("model == 'original' and split == 'validation'")["n_correct"].tolist()
+    last = sensitivity.groupby("seed").tail(1)
+    assert last["n_correct"].tolist() == last["n_correct_pca"].tolist() == whole
+    assert sensitivity["n_correct"].min() < whole[0]
 
 
 def test_a_clone_with_the_cache_runs_nothing(finished: Workspace, tmp_path: Path) -> None:

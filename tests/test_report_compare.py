@@ -36,6 +36,33 @@ def report(folder: Path, hits: dict[int, int], *, epochs: int = 3, source: str =
     return folder
 
 
+def attacked(folder: Path, *, noisy: int, milliseconds: float | None) -> Path:
+    """The report with what a whole one has: clean and noisy images, and what its one model costs."""
+    rows = [
+        {"seed": seed, "condition": condition, "model": "original"} | counts_of(np.arange(N) < n)
+        for seed in range(3)
+        for condition, n in (("clean", 90), ("gaussian", noisy))
+    ]
+    pd.DataFrame(rows).to_csv(folder / "tables/accuracy.csv", index=False)
+    cost = {"model": "original", "bytes": 5000, "milliseconds": milliseconds}
+    cost |= {"worst_noise_drop": noisy / 100 - 0.9, "worst_attack_drop": -0.5}
+    pd.DataFrame([cost]).to_csv(folder / "tables/recommendation.csv", index=False)
+    (folder / "summary.md").write_text(f"**Take it at {noisy}.**\n\nmore\n")
+    return folder
+
+
+def test_two_whole_reports_say_what_they_recommend_what_it_costs_and_how_robust_it_is(tmp_path: Path) -> None:
+    first, second = (report(tmp_path / name, dict.fromkeys(range(3), 90)) for name in "ab")
+    attacked(first, noisy=80, milliseconds=0.5)
+    attacked(second, noisy=70, milliseconds=None)
+    text = compared(str(first), str(second))
+    assert f"A: {first}\n\n**Take it at 80.**\n\nB: {second}\n\n**Take it at 70.**" in text
+    assert "| original | 5,000 | 5,000 | 0.5 | - | -10.00 | -20.00 | -50.00 | -50.00 |" in text
+    (noisy,) = [line for line in text.splitlines() if line.startswith("| gaussian |")]
+    assert noisy.startswith("| gaussian | 80.00 | 70.00 | -10.00 [")
+    assert "| clean |" not in text
+
+
 def last_cell(text: str) -> str:
     (line,) = [line for line in text.splitlines() if line.startswith("| original |")]
     return line.strip("| ").split(" | ")[-1]

@@ -379,6 +379,11 @@ def test_nets_that_gained_in_their_last_epoch_are_named_as_not_flat() -> None:
     ]
     figure = curves_figure(found)
     assert figure is not None
-    assert {row["net"] for row in drawn(figure.panels[0])} == {"l10", "l11", "l12"}
-    assert {round(row["done"], 2) for row in drawn(figure.panels[0])} == {0.33, 0.67, 1.0}
+    ours, theirs = figure.panels
+    assert [panel["title"] for panel in figure.panels] == ["push and prune (ours)", "L1 norm (Li et al.)"]
+    assert {row["net"] for row in drawn(theirs)} == {"0/0", "0/1", "0/2"}
+    assert {round(row["done"], 2) for row in drawn(theirs)} == {0.33, 0.67, 1.0}
+    # Those that were not flat end in a hollow mark, and none of ours does.
+    assert {row["net"] for row in drawn(theirs) if row["rising"]} == {"0/0", "0/2"}
+    assert not any(row["rising"] for row in drawn(ours))
     assert curves_section(results()) == ""

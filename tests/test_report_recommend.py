@@ -16,7 +16,7 @@ from pipeline.compared import MODELS, ORIGINAL, OURS, PUSHED
 from pipeline.report.claims.page import claims_section, claims_table, robustness_in_short
 from pipeline.report.claims.verdicts import TOGETHER
 from pipeline.report.hits import with_accuracy
-from pipeline.report.recommend import recommendation_table, sentence, tables_of
+from pipeline.report.recommend import metrics_of, recommendation_table, sentence, tables_of
 from pipeline.report.results import Results
 from pipeline.robustness.conditions import CLEAN
 from pipeline.uncertainty import counts_of
@@ -50,7 +50,8 @@ def made_up(n_seeds: int = 3, *, models: Right = EQUAL, methods: Right = EQUAL, 
                     "params": 12_000 // (step + 1),
                     "flops": 10,
                 }
-                counts = counts_of(_mask(methods, method, seed), "test_")
+                right = _mask(methods, method, seed)
+                counts = counts_of(right, "test_") | counts_of(right, "validation_")
                 comparison.append({**row, "epochs": 9, "collapsed": 0, "retried": 0, **counts})
     found = results_of(params, hits)
     tables = {"scores": pd.DataFrame(scores), "comparison": pd.DataFrame(comparison)}
@@ -387,6 +388,12 @@ def test_the_table_of_models_has_those_worth_a_row() -> None:
     assert bool(row["chosen"])
     assert (row["params"], row["test_accuracy"], row["difference"]) == pytest.approx((10_000, 0.948, -0.002))
     assert row["difference_low"] < -0.002 < row["difference_high"]
+    assert row["validation_accuracy"] == pytest.approx(0.948)
+    assert row["validation_low"] < 0.948 < row["validation_high"]
+    metrics = metrics_of(recommendation_table(results))
+    assert (metrics["take"], [*metrics["models"]]) == ("parameter_first", [*table.index])
+    assert metrics["models"]["parameter_first"]["difference"] == pytest.approx(-0.002)
+    assert "difference" not in metrics["models"]["original"]
     assert (row["worst_noise_drop"], row["worst_attack"]) == (pytest.approx(-0.1), "pgd on the model itself")
     assert np.isnan(table.loc["original", "difference"])
     assert table["params"].to_csv(index=False).split() == [

@@ -502,7 +502,7 @@ def severities(params: Params) -> dict[str, dict[str, list[float]]]:
     found: dict[str, dict[str, list[float]]] = {}
     for spec in figure.specs():
         (rows,) = spec["datasets"].values()
-        panel = found.setdefault(spec["title"], {})
+        panel = found.setdefault(", ".join(spec["title"]["text"]), {})
         for row in rows:
             panel.setdefault(row["who"], []).append(row["strength"])
     return found

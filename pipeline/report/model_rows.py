@@ -98,17 +98,26 @@ def _on_validation(found: Interval) -> dict[str, float]:
 
 
 def drops_of(results: Results, model: str) -> Drops:
-    """By kind and name, how accuracy changes under every noise and attack that had a hold on it."""
+    """By kind and name, how accuracy changes under every noise and attack that had a hold on it.
+
+    Without those that leave the original no better than guessing: they do so to every net, and tell none from another.
+    """
     drops: Drops = {"noise": {}, "attack": {}}
     if not model or results.tables["accuracy"].empty:
         return drops
+    guessing = 1 / len(results.dataset["classes"])
+
+    def leaves_some(table: str, **where: str) -> bool:
+        return bool(results.rows(table, model=ORIGINAL, **where)["accuracy"].mean() > guessing)
+
     for each in results.conditions():
         if each.kind != CLEAN and not results.is_idle(results.untouched(each.name)):
-            drops[each.kind][each.name] = float(results.changes(model, each.name).mean())
+            if leaves_some("accuracy", condition=each.name):
+                drops[each.kind][each.name] = float(results.changes(model, each.name).mean())
     clean = results.rows("accuracy", model=model, condition=CLEAN)
     for attack in results.params.white_box:
         rows = results.rows("white_box", model=model, attack=attack)
-        if not results.is_idle(counted_images(rows)):
+        if not results.is_idle(counted_images(rows)) and leaves_some("white_box", attack=attack):
             drops["attack"][f"{attack}{ON_ITSELF}"] = float(more_hits(rows, clean).mean())
     return drops
 
