@@ -111,9 +111,9 @@ def drops_of(results: Results, model: str) -> Drops:
         return bool(results.rows(table, model=ORIGINAL, **where)["accuracy"].mean() > guessing)
 
     for each in results.conditions():
-        if each.kind != CLEAN and not results.is_idle(results.untouched(each.name)):
-            if leaves_some("accuracy", condition=each.name):
-                drops[each.kind][each.name] = float(results.changes(model, each.name).mean())
+        idle = each.kind == CLEAN or results.is_idle(results.untouched(each.name))
+        if not idle and leaves_some("accuracy", condition=each.name):
+            drops[each.kind][each.name] = float(results.changes(model, each.name).mean())
     clean = results.rows("accuracy", model=model, condition=CLEAN)
     for attack in results.params.white_box:
         rows = results.rows("white_box", model=model, attack=attack)
