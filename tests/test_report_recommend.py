@@ -246,7 +246,11 @@ def test_the_same_single_image_in_every_seed_supports_nothing(n_seeds: int, more
 def test_another_number_of_images_is_compared_with_nothing(n: int) -> None:
     results = made_up()
     table = results.tables["comparison"]
-    other = table[table["method"] == "l1"].drop(columns="test_hits").assign(test_n=n, test_n_correct=n)
+    other = (
+        table[table["method"] == "l1"]
+        .drop(columns=["test_hits", "validation_hits"])
+        .assign(test_n=n, test_n_correct=n)
+    )
     rows = pd.concat([table[table["method"] != "l1"], with_accuracy(with_hits("comparison", other))])
     results.tables["comparison"] = rows
     with pytest.raises(ValueError, match=f"hits on the same {n} images, got 1000"):

@@ -37,7 +37,7 @@ def curves_figure(results: Results) -> Figure | None:
     keys = ordered_keys([*sizes.values()])
     # Nets from scratch have many times the epochs of a retraining, so the axis is the share that is done.
     curves = curves.assign(
-        at=curves["step"].map(sizes),
+        who=curves["step"].map(sizes),
         net=curves["step"].astype(str) + "/" + curves["seed"].astype(str),
         percent=100 * curves["accuracy"],
         done=curves["epoch"] / curves.groupby(by)["epoch"].transform("max"),
@@ -49,7 +49,7 @@ def curves_figure(results: Results) -> Figure | None:
         mine = curves[curves["method"] == method]
         floor = max(0.0, floor_of([*mine[mine["done"] == 1]["percent"]], least_spread=5.0))
         mine = mine.assign(percent=mine["percent"].clip(lower=floor))
-        columns = ["done", "percent", "at", "net", "told", "epoch", "rising"]
+        columns = ["done", "percent", "who", "net", "told", "epoch", "rising"]
         chart = alt.Chart(data(mine[columns])).encode(
             x=alt.X(
                 "done:Q", title="share of the training that is done", axis=alt.Axis(format="%", tickCount=3)
@@ -58,7 +58,7 @@ def curves_figure(results: Results) -> Figure | None:
             detail="net:N",
             tooltip=["told:N", "epoch:Q", "percent:Q"],
         )
-        ends = chart.transform_filter("datum.done == 1").encode(shape=shape(keys, "at"))
+        ends = chart.transform_filter("datum.done == 1").encode(shape=shape(keys))
         solid = ends.transform_filter("datum.rising == 0")
         layers = [chart.mark_line(opacity=0.6, strokeWidth=1.2, color=key.color)]
         layers.append(ends.mark_point(size=60, filled=False, strokeWidth=1.5, opacity=1, color=key.color))
