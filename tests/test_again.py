@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from test_competitors import HEADS, NUMERICS, base_training, contest, parts, play, start, state
+from test_competitors import HEADS, NUMERICS, base_training, contest, ours, parts, play, start, state
 from torch import Tensor
 
 from pipeline.compared import OURS
@@ -155,6 +155,7 @@ def test_every_method_of_a_contest_tries_the_same_rates_at_its_first_size_and_go
         seen.append(1)
         return np.arange(5) < [3, 5, 4][len(seen) - 1]
 
+    ours()  # which the others follow, and which is trained in earnest
     monkeypatch.setattr("pipeline.compare.contest.hits_on", hits)
     monkeypatch.setattr(again, "once_more", lambda *args: Tried(False, False, args[2].learning_rate, []))
     own = base_training().training if method == "scratch" else played.retraining

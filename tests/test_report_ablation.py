@@ -160,5 +160,7 @@ def test_uniform_widths_from_scratch_are_held_against_the_retrained_net_of_their
     assert "control, from scratch:" in text
 
 
-def test_there_is_no_section_where_nothing_is_taken_apart() -> None:
-    assert ablation_section(results_with(params_of(("ablate", None)), {})) == ""
+def test_where_nothing_is_taken_apart_that_is_said() -> None:
+    found = ablation_section(results_with(params_of(("ablate", None)), {}))
+    assert "This run does not take ours apart: `ablate` is null." in found
+    assert "|" not in found

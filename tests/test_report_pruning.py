@@ -66,7 +66,7 @@ def test_a_layer_that_went_with_its_branch_is_left_with_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("kept", "words"),
-    [((8, 4, 1), "as in the papers"), ((1, 4, 8), "not as in the papers")],
+    [((8, 4, 1), "first layers keep more, as there"), ((1, 4, 8), "last layers keep more, unlike there")],
 )
 def test_the_profile_of_a_pruned_net_is_held_against_the_papers(kept: tuple[int, ...], words: str) -> None:
     layers = [

@@ -70,6 +70,7 @@ EVERY_HEADING = [
     "## Claims",
     "## Ours and others at the same sizes",
     "## Learning curves",
+    "## Which part pays",
     "## How robustness is measured",
     "## Accuracy drop",
     "## Corruption error",
@@ -169,7 +170,7 @@ def test_the_recommendation_and_the_claims_stand_in_tables_and_lead_the_summary(
     assert against["note"].str.contains("at 600 against 400 parameters|at 500 against 300").all()
     assert "confidence when fooled" in set(claims["family"])
     first = pages(folder)["summary"].splitlines()[0]
-    assert first.startswith("**Take pruned, parameter first: 500 parameters (50.00 % of the original)")
+    assert first.startswith("**Take pruned, parameter first (the smallest within 90.00 points")
     assert "; after the fact, parameter first: 300 parameters, 82.50 " in first
 
 

@@ -218,14 +218,14 @@ def test_the_worst_case_of_a_single_attack_is_not_shown_again() -> None:
 
     figure = severities_figure(results, strengths_table(results))
     assert figure is not None
-    titles = [spec["title"] for spec in figure.specs()]
+    titles = [", ".join(spec["title"]["text"]) for spec in figure.specs()]
     assert "worst case, on the model itself (Linf)" in titles
     weak = {"method": "foolbox", "attack": "FGM", "epsilon": 8.0, "options": {}}
     two_budgets = ("attacks", results.params.model_dump(mode="json")["attacks"] | {"weak_fgm": weak})
     results = results_of(two_budgets, ("white_box", ["fgsm_4", "fgsm", "fmn", "fgm", "weak_fgm"]))
     figure = severities_figure(results, strengths_table(results))
     assert figure is not None
-    titles = [spec["title"] for spec in figure.specs()]
+    titles = [", ".join(spec["title"]["text"]) for spec in figure.specs()]
     assert [each for each in titles if each.endswith("(L2)")] == ["FGM, on the model itself (L2)"]
     # Of two budgets it stays in the table, even where one of them says the same.
     white_box = results.tables["white_box"]

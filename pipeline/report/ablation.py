@@ -54,7 +54,7 @@ class Effect:
 def ablation_section(results: Results) -> str:
     """A sentence for each part, and the accuracy of every way; empty where nothing was taken apart."""
     if results.params.ablate is None:
-        return ""
+        return section("Which part pays", "This run does not take ours apart: `ablate` is null.")
     ablation = results.tables["ablation"]
     epochs = ", ".join(map(str, sorted(set(ablation["epochs"]))))
     verdicts = judged([parts_family(results)], results.params.report)["verdict"]

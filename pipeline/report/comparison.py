@@ -31,6 +31,11 @@ if TYPE_CHECKING:
     from pipeline.report.results import Results
 
 # A fixed net has its own name.
+_WIDTHS = {
+    "layer": "a threshold for each layer (Eq. 3.13)",
+    "global": "one threshold over all layers",
+    "uniform": "the same share of every layer",
+}
 _LABELS = {
     OURS: "push and prune (ours)",
     "l1": "L1 norm (Li et al.)",
@@ -86,7 +91,7 @@ def comparison_section(results: Results) -> str:
         "and retrain with cross-entropy alone. Single weights (Han et al.) are zeros in the dense net: as many are "
         "left as ours has parameters, and no FLOP is saved. A net whose training "
         "collapses is tried again at a tenth of the learning rate, with the same seed and as many epochs, ours too. "
-        f"{_tuned(compare)}"
+        f"{_tuned(compare)}{_varied(results)}{_epochs(results)}"
         "Test accuracy in %, "
         f"{over_seeds(results)}:",
         grid("method", methods, sizes, lambda *key: _accuracy(results, found[key])),
@@ -98,6 +103,28 @@ def comparison_section(results: Results) -> str:
 
 def _sizes(results: Results) -> Names:
     return {str(step): label for step, label in step_labels(results).items()}
+
+
+def _varied(results: Results) -> str:
+    """What the variants of ours are."""
+    compare = results.params.compare
+    named = compare.variants if compare else {}
+    said = [
+        f"{label_of(variant_name(name))}, by {each.utility}, {_WIDTHS[each.widths]}"
+        for name, each in named.items()
+        if variant_name(name) in variants_of(results.params)
+    ]
+    mine = results.params.surgery
+    return f"Ours is cut by {mine.utility}, {_WIDTHS[mine.widths]}; {'; '.join(said)}. " if said else ""
+
+
+def _epochs(results: Results) -> str:
+    """How long every net of a size was trained in all."""
+    epochs = [
+        f"{method_rows(results, OURS, int(step))['epochs'].mean():.0f} at {label}"
+        for step, label in _sizes(results).items()
+    ]
+    return f"Epochs of training in all, from fresh weights on, are the same for every method: {', '.join(epochs)}. "
 
 
 def _tuned(compare: Compare) -> str:

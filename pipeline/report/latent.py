@@ -61,8 +61,9 @@ def sensitivity_section(results: Results) -> str:
     return section(
         "How many latent neurons are needed",
         image("latent_sensitivity", "Validation accuracy against the number of latent neurons"),
-        "The pushed model with only its top neurons, nothing retrained: by discriminating power (LDA, Eq. 12) and "
-        f"by variance, which does not look at labels (PCA). Dotted: {rule}; utilities are traced from those.",
+        "The original, and the model that is pruned, with only their top neurons, nothing retrained: by discriminating "
+        "power (LDA) and by variance, which does not look at labels (PCA). A line for each seed; dotted, a line for "
+        f"each seed: {rule}. From those of the model that is pruned utilities are traced.",
         "Neurons kept in each round, a value for each seed:",
         table("pipeline | round | neurons kept", _kept_by_round(results)),
     )

@@ -48,7 +48,7 @@ def profile_section(results: Results) -> str:
         shares = pd.concat(profile(results, model), axis=1).mean(axis=1).to_numpy()
         third = -(-len(shares) // 3)
         first, last = float(shares[:third].mean()), float(shares[-third:].mean())
-        words = "as in the papers" if first > last else "not as in the papers"
+        words = "first layers keep more, as there" if first > last else "last layers keep more, unlike there"
         rows.append([LABELS[model], percent(first), percent(last), words])
     header = "model | first third of the layers, % | last third, % | profile"
     return section(

@@ -114,6 +114,14 @@ def drops_of(results: Results, model: str) -> Drops:
     return drops
 
 
+def spares_some(results: Results) -> bool:
+    """Whether `drops_of` leaves anything out."""
+    return any(
+        drops_of(results, ORIGINAL)[kind].keys() != found.keys()
+        for kind, found in _all_drops(results, ORIGINAL).items()
+    )
+
+
 def _all_drops(results: Results, model: str) -> Drops:
     drops: Drops = {"noise": {}, "attack": {}}
     for each in results.conditions():

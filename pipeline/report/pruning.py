@@ -42,7 +42,8 @@ def head_section(results: Results) -> str:
         f"Computed with Python {environment['python']} on {environment['cores']} cores of "
         f"{literal(environment['processor'] + with_gpu)}, {counted(params.numerics.threads, 'thread')} a job "
         f"({packages}). SHA-256 of the images as they were read: `{data['sha256']}`.",
-        "When and of which commit this copy was made, how long each stage took, and how to make it again: "
+        "To make this page again: [params.yaml](params.yaml) in the place of the project's own, then `make repro`. "
+        "When and of which commit this copy was made, and how long each stage took: "
         "[provenance.md](provenance.md). How to cite: CITATION.cff.",
     )
     return section("Data, machine, versions", *blocks)

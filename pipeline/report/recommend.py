@@ -20,7 +20,7 @@ from pipeline.report.claims.page import claims_table
 from pipeline.report.claims.verdicts import EQUIVALENT, HAIR, NO_CLAIM, REFUTED, SUPPORTED
 from pipeline.report.comparison import judged_contest, label_of, method_rows, step_sizes
 from pipeline.report.markdown import counted, percent, thousands
-from pipeline.report.model_rows import difference, drops_of, main_row, method_row
+from pipeline.report.model_rows import difference, drops_of, main_row, method_row, spares_some
 
 if TYPE_CHECKING:
     from pipeline.report.results import Results
@@ -118,7 +118,8 @@ def sentence(results: Results) -> str:
     row, keep = main_row(results, choice.model), choice.model == ORIGINAL
     n_seeds, share = len(results.params.seeds), percent(row["params"] / results.size(ORIGINAL, "params"))
     parts = [
-        f"{'Keep the original' if keep else 'Take ' + row['label']}: {thousands(row['params'])} parameters"
+        f"{'Keep the original' if keep else 'Take ' + row['label'] + _chosen_as(results, choice)}: "
+        f"{thousands(row['params'])} parameters"
         f"{'' if keep else f' ({share} % of the original)'} and {thousands(row['flops'])} FLOPs, "
         f"{'one seed' if n_seeds == 1 else f'means over {n_seeds} seeds'}",
         *_on_disk(results, row),
@@ -132,13 +133,22 @@ def sentence(results: Results) -> str:
     return "; ".join(parts) + "."
 
 
+def _chosen_as(results: Results, choice: Choice) -> str:
+    """By which rule, in half a sentence."""
+    if choice.model != _PRUNED[0] or not all(found["within_drop"] for found in results.selections.values()):
+        return ""
+    return f" (the smallest within {percent(results.params.select.max_drop)} points of the original on validation)"
+
+
 def _on_disk(results: Results, row: dict[str, Any]) -> list[str]:
     """Of the first seed's file, whose size is not the seeds' mean."""
     if np.isnan(row["bytes"]):
         return []
     disk = results.tables["disk"]
     params = thousands(disk[disk["model"] == row["model"]]["params"].iloc[0])
-    file = f"seed {results.params.seeds[0]}'s file, of {params} parameters"
+    seed = results.params.seeds[0]
+    folder = f"runs/{results.params.name}/select/{seed}/" if row["model"] in _PRUNED else ""
+    file = f"seed {seed}'s file{f' in {folder}' if folder else ''}, of {params} parameters"
     time = f"{row['milliseconds']:.3g} ms an image ({row['timed_by']})"
     return [f"{file}: {thousands(row['bytes'])} bytes as ONNX, {time}"]
 
@@ -146,9 +156,9 @@ def _on_disk(results: Results, row: dict[str, Any]) -> list[str]:
 def _against_original(results: Results, model: str) -> str:
     found, most = difference(results, model), results.params.select.max_drop
     # A hair forgives the arithmetic, not an image.
-    within = "within" if found.low >= -most - 1e-9 else "undecided whether within"
+    within = "at most" if found.low >= -most - 1e-9 else "undecided whether at most"
     few = ", of this seed's nets alone" if found.n == 1 else ""
-    return f", {_signed(found)} points against the original ({within} {percent(most)}{few})"
+    return f", {_signed(found)} points against the original ({within} {percent(most)} worse{few})"
 
 
 def _losses(results: Results, row: dict[str, Any]) -> list[str]:
@@ -160,7 +170,8 @@ def _losses(results: Results, row: dict[str, Any]) -> list[str]:
             there = original.get(kind, {}).get(name)
             beside = "" if there is None else f", the original {percent(there, signed=True)}"
             losses.append(f"{percent(drop, signed=True)} points under {kind} ({name}{beside})")
-    return [f"at worst {' and '.join(losses)}"] if losses else []
+    spared = ", of what leaves the original right on half of the images," if spares_some(results) else ""
+    return [f"at worst{spared} {' and '.join(losses)}"] if losses else []
 
 
 def _missed(results: Results) -> list[str]:
@@ -235,8 +246,10 @@ def _standing(row: dict[Any, Any]) -> str:
 
 
 def _named(name: str, step: int, found: _Contest) -> str:
-    """A method with what it has more than ours, and whether it has at every size."""
+    """A method with what ours has more than it, and whether it is ahead at every size."""
     effects = [row["effect"] for (each, _), row in found.items() if each == name]
     always = len(effects) > 1 and bool(np.max(effects) < -HAIR)  # NaN, of a net that collapsed, is not
     sizes = f", ahead at all {len(effects)} sizes" if always else ""
-    return f"{label_of(name)} ({percent(-found[name, step]['effect'], signed=True)} points{sizes})"
+    return (
+        f"{label_of(name)} (ours less it {percent(found[name, step]['effect'], signed=True)} points{sizes})"
+    )

@@ -42,7 +42,7 @@ _LOOKS = {
     "random": (GREY, "circle"),
     "lda_after_the_fact": (BLUE, "cross"),
     "han": (SKY, "diamond"),
-    "scratch": (RED, "diamond"),
+    "scratch": (VIOLET, "diamond"),
     "l1_own": (ORANGE, "triangle-right"),
     "taylor_own": (GREEN, "triangle-left"),
     "random_own": (GREY, "triangle-right"),
@@ -199,7 +199,12 @@ def value_axis(field: str, title: str, **scale: Any) -> alt.Y:
 
 
 def forest(
-    rows: pd.DataFrame, keys: Sequence[Key], *, title: str, axis: str, domain: Sequence[float] | None = None
+    rows: pd.DataFrame,
+    keys: Sequence[Key],
+    *,
+    title: str,
+    axis: str | list[str],
+    domain: Sequence[float] | None = None,
 ) -> Panel:
     """Intervals of differences, one below the other, with a line at zero.
 

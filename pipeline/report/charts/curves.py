@@ -23,11 +23,14 @@ if TYPE_CHECKING:
     from pipeline.report.results import Results
 
 
+_DASHES = [[1, 0], [5, 3], [2, 2], [8, 2, 2, 2]]
+
+
 def curves_figure(results: Results) -> Figure | None:
     """Validation accuracy after every epoch of the training that ends at a size; None where nothing is compared.
 
     What happens at the end is the question: a net ends in the mark of its size, which is hollow where it was not flat,
-    and what lies far below a method's ends stands at the axis.
+    and lines enter a panel from below.
     """
     curves = learning_curves(results)
     if curves.empty:
@@ -48,19 +51,26 @@ def curves_figure(results: Results) -> Figure | None:
     for method, key in zip(names, keys_of(names), strict=True):
         mine = curves[curves["method"] == method]
         floor = max(0.0, floor_of([*mine[mine["done"] == 1]["percent"]], least_spread=5.0))
-        mine = mine.assign(percent=mine["percent"].clip(lower=floor))
+        bounds = {"domain": [floor, min(100.0, float(mine["percent"].max()) + 0.5)], "nice": False}
         columns = ["done", "percent", "who", "net", "told", "epoch", "rising"]
         chart = alt.Chart(data(mine[columns])).encode(
             x=alt.X(
                 "done:Q", title="share of the training that is done", axis=alt.Axis(format="%", tickCount=3)
             ),
-            y=value_axis("percent", "validation accuracy (%)"),
+            y=value_axis("percent", "validation accuracy (%)", **bounds),
             detail="net:N",
             tooltip=["told:N", "epoch:Q", "percent:Q"],
         )
         ends = chart.transform_filter("datum.done == 1").encode(shape=shape(keys))
         solid = ends.transform_filter("datum.rising == 0")
-        layers = [chart.mark_line(opacity=0.6, strokeWidth=1.2, color=key.color)]
+        dashes = alt.StrokeDash(
+            "who:N", scale=alt.Scale(domain=[*sizes.values()], range=_DASHES), legend=None
+        )
+        layers = [
+            chart.encode(strokeDash=dashes).mark_line(
+                opacity=0.6, strokeWidth=1.2, color=key.color, clip=True
+            )
+        ]
         layers.append(ends.mark_point(size=60, filled=False, strokeWidth=1.5, opacity=1, color=key.color))
         # A layer without rows has no place on an axis.
         if (mine["rising"] == 0).any():

@@ -14,7 +14,6 @@ from pipeline.report.charts.chart import (
     INK,
     RED,
     SKY,
-    VIOLET,
     Figure,
     Key,
     Panel,
@@ -203,7 +202,7 @@ def sensitivity_figure(results: Results) -> Figure:
     Of the pushed net, and of the original: as the push has not seen it, or as it was pruned after the fact.
     """
     keys, panels = (
-        [Key("by discriminants (LDA)", BLUE, "circle"), Key("by variance (PCA)", VIOLET, "square")],
+        [Key("by discriminants (LDA)", BLUE, "circle"), Key("by variance (PCA)", GREY, "square")],
         [],
     )
     first = {
@@ -245,7 +244,7 @@ def pushing_figure(results: Results) -> Figure:
         "train_l_cov": "l_cov (Eq. 8)",
         "train_l_align": "l_align (Eq. 10)",
         "train_n_active": "active neurons",
-        "train_top_share": "share of the top discriminant",
+        "train_top_share": "largest eigenvalue over the sum (Eq. 6)",
         "percent": "validation accuracy (%)",
     }
     pushing = results.tables["pushing"]
@@ -256,7 +255,8 @@ def pushing_figure(results: Results) -> Figure:
     keys = ordered_keys([*dict.fromkeys(pushing["who"])])
     panels = []
     for column, title in titles.items():
-        if column not in pushing or pushing[column].isna().all():
+        # What never changes is said better in a table.
+        if column not in pushing or pushing[column].nunique() < 2:
             continue
         rows = pushing[["epoch", column, "who"]]
         x = alt.X("epoch:Q", title="epoch of the push", axis=alt.Axis(tickMinStep=1, format="d"))

@@ -93,7 +93,7 @@ def growth_figure(results: Results) -> Figure | None:
     """The tree of Algorithm 2 (thesis Figure 4-2): each candidate from the best of the iteration before it."""
     if results.params.grow is None:
         return None
-    keys = [Key("candidate", GREY, "circle"), Key("best of its iteration, extended further", BLUE, "circle")]
+    keys = [Key("candidate", GREY, "circle"), Key("best of its iteration", BLUE, "circle")]
     keys.append(Key("trained in full: the base, and the grown net", INK, "diamond"))
     panels = []
     for seed, rows in results.tables["growth"].groupby("seed"):
@@ -104,6 +104,8 @@ def growth_figure(results: Results) -> Figure | None:
         # The best lie above the others, and a net that was trained in full has its name below it.
         quick = quick.assign(who=who, below=0).sort_values("chosen", kind="stable")
         nodes = pd.concat([quick, full.assign(who=keys[2].label, below=1)])
+        # The first candidates come from the base, which was trained in full.
+        best = pd.concat([full[full["iteration"] == 0].set_index("iteration"), best])
         parents = [best.loc[n - 1] if n - 1 in best.index else None for n in quick["iteration"]]
         edges = [
             {"x": n, "y": y, "x2": n - 1, "y2": parent["percent"]}

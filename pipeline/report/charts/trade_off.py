@@ -45,7 +45,7 @@ MEASURES = {
 # Markers of the same size stand side by side: neighbours are so far apart on the logarithmic axis.
 _APART = 1.035
 _LABELS = f"measure == 'milliseconds' ? format(datum.value, '~r') : {SHORT_NUMBER}"
-_TITLE = "log scale; nets of one size stand side by side"
+_TITLE = "log scale"
 
 
 def trade_off(results: Results, models: pd.DataFrame) -> Figure:
@@ -56,7 +56,11 @@ def trade_off(results: Results, models: pd.DataFrame) -> Figure:
     """
     # Ours last: what is drawn later lies above.
     rows = pd.DataFrame([*_compared(results), *_main(results, models)])
-    rows = rows.assign(**{f"beside_{each}": _side_by_side(rows[each]) for each in MEASURES if each in rows})
+    # Bytes and times differ by less than markers are wide, and stand where they are.
+    apart = ("params", "flops")
+    rows = rows.assign(
+        **{f"beside_{each}": _side_by_side(rows[each]) if each in apart else 1.0 for each in MEASURES}
+    )
     keys = keys_of(results.main_models() | dict(zip(rows["name"], rows["who"], strict=True)))
     original = rows[rows["name"] == ORIGINAL].iloc[0]
     comparable = original["accuracy"] - 100 * results.params.select.max_drop
@@ -186,7 +190,7 @@ def differences(results: Results) -> Figure | None:
             rows.append({"label": label, "who": label, "mean": mean, "low": low, "high": high, "told": told})
         if rows:
             panels[f"{thousands(ours['params'].mean())} parameters"] = pd.DataFrame(rows)
-    axis = "points, ours less theirs (right: ours better)"
+    axis = ["ours less theirs, points", "(right: ours better)"]
     charts = [forest(rows, keys, title=title, axis=axis) for title, rows in panels.items()]
     return Figure("differences", charts, columns=2) if charts else None
 

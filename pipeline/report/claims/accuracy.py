@@ -146,7 +146,8 @@ def _gaps(results: Results) -> Iterator[Claim]:
         most = max(gaps, key=lambda name: float(gaps[name].mean()))
         notes = [f"most by {most}, {percent(float(gaps[most].mean()), signed=True)}"] if len(gaps) > 1 else []
         if others := [each for name, each in gaps.items() if name != most]:
-            notes.append(f"without it {percent(float(np.mean(others)), signed=True)}")
+            rest = results.difference(np.mean(others, axis=0))
+            notes.append(f"without it {rest.percent(signed=True)}")
         notes += [f"left out, as a net collapsed: {', '.join(left_out)}"] if left_out else []
         yield Claim(
             f"Ours is farther ahead of other ways to prune at {thousands(sizes[small])} parameters than at "

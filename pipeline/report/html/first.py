@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pipeline.report.results import Results
 
 _MODELS = (
-    "model | parameters (of original) | FLOPs | bytes | ms, an image | epochs in all | test accuracy, % | "
+    "model | parameters (of original) | FLOPs | bytes, first seed | ms, an image | epochs in all | test accuracy, % | "
     "less the original, points | worst noise, points | worst attack, points"
 )
 
@@ -42,7 +42,7 @@ def models_table(results: Results, models: pd.DataFrame) -> str:
             f"and pushing included. Less the original: paired, image by image and seed by seed, "
             f"{counted(len(results.params.seeds), 'seed')}. Worst: the largest loss of accuracy against clean images, "
             f"but for what leaves the original right on fewer than half of the images. "
-            f"Bytes and ms: of seed {results.params.seeds[0]}'s file, whose parameters are its own, not the mean."
+            f"Bytes and ms: of seed {results.params.seeds[0]}'s file, which has parameters of its own, not the mean."
         )
         + _named_here(results, models)
     )

@@ -12,7 +12,7 @@ import pandas as pd
 
 from pipeline.compared import source_name
 from pipeline.report.hits import hits_of
-from pipeline.report.markdown import grid, section, table
+from pipeline.report.markdown import grid, literal, section, table
 from pipeline.report.summary import labelled, over_seeds
 from pipeline.robustness.conditions import CLEAN, list_conditions
 from pipeline.robustness.strengths import norm_and_budget, survivors, unpack_distances
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 ITSELF = "itself"
 WORST = "worst case"
 _NO_AUTOATTACK = (
-    "AutoAttack itself is not run, for want of a package that is kept up (docs/method.md): PGD with restarts on both "
-    "losses and the fast minimum norm attack stand in where the params list them."
+    "AutoAttack itself is not run, for want of a package that is kept up; docs/method.md says what the params may "
+    "list in its place. Run here:"
 )
 
 
@@ -158,8 +158,8 @@ def white_box_strengths_section(results: Results) -> str:
         "White box by strength",
         f"Accuracy in %, {over_seeds(results)}, when each attack is crafted on the model itself. In the worst case an "
         "image counts as right only if it is right when clean and under every one of these attacks whose budget, or "
-        "whose smallest perturbation, lies within the one named: the number that no single attack can flatter. "
-        f"{_NO_AUTOATTACK}",
+        "whose smallest perturbation, lies within the one named. "
+        f"{_NO_AUTOATTACK} {', '.join(literal(name) for name in results.params.white_box)}.",
         *blocks,
     )
 
