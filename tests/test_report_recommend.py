@@ -154,8 +154,8 @@ def test_a_competitor_at_chance_is_not_beaten(n_collapsed: int) -> None:
         results.tables["comparison"].loc[lambda table: table["collapsed"] == 1, "test_n_correct"] = 100
     found = sentence(results)
     assert (
-        "L1 norm (Li et al.) (ours less it +0.00 points) and ours, trained from scratch (ours less it +0.00 points) are as "
-        "good, " in found
+        "L1 norm (Li et al.) (ours less it +0.00 points) and ours, trained from scratch (ours less it +0.00 points) "
+        "are as good, " in found
     )
     assert found.endswith(
         "0 of 3 others behind, 0 of them surely, collapsed and not compared single weights (Han et al.)."
