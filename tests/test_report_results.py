@@ -121,7 +121,7 @@ def test_a_whole_report_has_every_section_and_every_table(tmp_path: Path) -> Non
     assert set(tables) == {
         *("scores", "layers", "samples", "latent", "growth", "pushing", "variants", "comparison", "accuracy"),
         *("accuracy_means", "reliability", "pairs", "perturbations", "outcomes", "crafted", "white_box"),
-        *("claims", "recommendation", "curves", "sensitivity"),
+        *("claims", "recommendation", "curves", "sensitivity", "headline"),
         "strengths",
     }
     with_hits = {name for name, table in tables.items() if "hits" in table or "test_hits" in table}

@@ -160,6 +160,7 @@ def _plotted(results: Results) -> dict[str, pd.DataFrame]:
     means.insert(0, "what", means["condition"] + ", " + means["model"])
     for name, part in (("drop", "mean"), ("drop_low", "low"), ("drop_high", "high")):
         means[name] = [getattr(each, part) for each in drops]
+    few = means["condition"].isin(results.headline()) & means["model"].isin(("original", "parameter_first"))
     if len(comparison):
         comparison = comparison.assign(test_accuracy=comparison["test_n_correct"] / comparison["test_n"])
-    return {"accuracy_means": means, "comparison": comparison}
+    return {"accuracy_means": means, "headline": means[few], "comparison": comparison}

@@ -102,7 +102,7 @@ def _layer_panel(rows: pd.DataFrame, keys: list[Key], title: str, unit: str, lea
 def _layer_axis(layers: list[str]) -> alt.X:
     """Layers from the first to the last, without what every name begins or ends with."""
     label = "replace(replace(datum.label, /^net[.]/, ''), /[.]conv$/, '')"
-    axis = alt.Axis(labelAngle=-90, labelLimit=170, labelFontSize=9, labelExpr=label)
+    axis = alt.Axis(labelAngle=-90, labelLimit=170, labelFontSize=9, labelExpr=label, labelOverlap=True)
     return alt.X("layer:N", sort=layers, scale=alt.Scale(domain=layers), title=None, axis=axis)
 
 
