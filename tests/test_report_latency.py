@@ -109,7 +109,7 @@ def test_a_verdict_for_each_runtime_says_what_share_of_the_flops_became_time() -
         "* pruned, accuracy first, PyTorch 2 on a processor, 4 images: 2.00 times fewer FLOPs, 2.00 times faster, "
         "1.00 of the FLOP ratio."
     )
-    assert bad.endswith("0.50 of the FLOP ratio. 1 image alone: 50.00 % of that time.")
+    assert bad.endswith("0.50 of the FLOP ratio. 1 image alone: 50.00 % of the time of 4.")
 
 
 @pytest.mark.parametrize(

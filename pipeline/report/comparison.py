@@ -23,31 +23,19 @@ from pipeline.report.claims.verdicts import (
 )
 from pipeline.report.hits import more_hits
 from pipeline.report.markdown import Names, bullets, grid, image, percent, section, table, thousands
+from pipeline.report.methods import label_of, method_rows, step_labels, traced_of, variants_of
 from pipeline.report.summary import how_trained, over_seeds
 
 if TYPE_CHECKING:
-    from pipeline.params.params import Params
-    from pipeline.params.pruning import Compare, Widened
+    from pipeline.params.pruning import Compare
     from pipeline.report.results import Results
 
-# A fixed net has its own name.
+# In what competitors at own widths are as large as ours: measured times do not repeat to the digit.
+_MATCHED = {"params": "parameters", "flops": "FLOPs", "milliseconds": "FLOPs"}
 _WIDTHS = {
     "layer": "a threshold for each layer (Eq. 3.13)",
     "global": "one threshold over all layers",
     "uniform": "the same share of every layer",
-}
-_LABELS = {
-    OURS: "push and prune (ours)",
-    "l1": "L1 norm (Li et al.)",
-    "taylor": "first-order Taylor (Molchanov et al.)",
-    "activation_mean": "mean activation",
-    "activation_variance": "activation variance",
-    "apoz": "APoZ (Hu et al.)",
-    "fpgm": "FPGM (He et al.)",
-    "random": "random filters",
-    "lda_after_the_fact": "deep LDA after the fact",
-    "han": "single weights (Han et al.)",
-    "scratch": "ours, trained from scratch",
 }
 
 _Rows = dict[tuple[str, str], pd.DataFrame]
@@ -66,13 +54,6 @@ _SOURCES = {
 }
 
 
-def label_of(name: str) -> str:
-    """A method by its name for readers; a fixed net keeps its own."""
-    if name.endswith("_own"):
-        return f"{_LABELS[name.removesuffix('_own')]}, own widths"
-    return f"ours, {name.removeprefix('ours_')}" if name.startswith("ours_") else _LABELS.get(name, name)
-
-
 def comparison_section(results: Results) -> str:
     """Test accuracy of every method at every size, and the difference to ours; empty where nothing is compared."""
     compare = results.params.compare
@@ -84,13 +65,15 @@ def comparison_section(results: Results) -> str:
     found = {(name, step): method_rows(results, name, int(step)) for name, step in product(methods, sizes)}
     return section(
         "Ours and others at the same sizes",
-        "Ours takes the pushed model through the sizes, one after another; at each, every criterion keeps as many "
-        "filters in every layer as ours (at own widths as many parameters or FLOPs) and retrains for the same "
-        f"{compare.retraining.epochs} epochs on the same kind of batches. The others start from the original "
-        "trained on for as many epochs without the push, "
-        "and retrain with cross-entropy alone. Single weights (Han et al.) are zeros in the dense net: as many are "
-        "left as ours has parameters, and no FLOP is saved. A net whose training "
-        "collapses is tried again at a tenth of the learning rate, with the same seed and as many epochs, ours too. "
+        "Ours, and its variants, take the pushed model through the sizes, one after another. At each size every other "
+        "criterion keeps as many filters in every layer as ours, or, at own widths, as many "
+        f"{_MATCHED[compare.unit]} at widths that are best for it, and retrains for the same "
+        f"{compare.retraining.epochs} epochs on the same kind of batches; these start from the original, trained on "
+        "for as many epochs without the push, and retrain with cross-entropy alone. From scratch: our architecture at "
+        "each size with fresh weights, trained as the base was, as long as ours was in all. Single weights (Han et "
+        "al.) are zeros in the dense net: as many are left as ours has parameters, and no FLOP is saved. A net whose "
+        "training collapses is tried again at a tenth of the learning rate, with the same seed and as many epochs, "
+        "ours too. "
         f"{_tuned(compare)}{_varied(results)}{_epochs(results)}"
         "Test accuracy in %, "
         f"{over_seeds(results)}:",
@@ -124,7 +107,10 @@ def _epochs(results: Results) -> str:
         f"{method_rows(results, OURS, int(step))['epochs'].mean():.0f} at {label}"
         for step, label in _sizes(results).items()
     ]
-    return f"Epochs of training in all, from fresh weights on, are the same for every method: {', '.join(epochs)}. "
+    words = (
+        "Epochs of training in all, from fresh weights on, are the same for every method, means over seeds"
+    )
+    return f"{words}: {', '.join(epochs)}. "
 
 
 def _tuned(compare: Compare) -> str:
@@ -155,29 +141,6 @@ def _accuracy(results: Results, rows: pd.DataFrame) -> str:
     return results.accuracy(rows, "test_").percent() + how_trained(rows)
 
 
-def variants_of(params: Params) -> list[str]:
-    """The methods that are ours by another utility or other widths; not those of `traced_of`, ours but for a sample."""
-    return [name for name in _variants(params) if name not in traced_of(params)]
-
-
-def traced_of(params: Params) -> dict[str, int | None]:
-    """By method, ours and its variants that differ in nothing else, how many images of each class trace; None: all.
-
-    Empty where there is no such variant.
-    """
-    own, same = params.surgery, dict[str, int | None]()
-    for name, each in _variants(params).items():
-        if (each.utility, each.widths) == (own.utility, own.widths):
-            same[name] = each.trace_images_per_class
-    return {OURS: own.trace_images_per_class} | same if same else {}
-
-
-def _variants(params: Params) -> dict[str, Widened]:
-    return (
-        {variant_name(name): each for name, each in params.compare.variants.items()} if params.compare else {}
-    )
-
-
 def tracing_section(results: Results) -> str:
     """Accuracy against the images of a class that utilities are traced from (thesis 3.3.6); empty without variants."""
     traced = {name: "all" if n is None else f"{n:,}" for name, n in traced_of(results.params).items()}
@@ -195,25 +158,6 @@ def tracing_section(results: Results) -> str:
             lambda name, step: _accuracy(results, method_rows(results, name, int(step))),
         ),
     )
-
-
-def step_sizes(results: Results) -> dict[int, float]:
-    """By step the mean parameters of ours; empty where nothing was compared."""
-    table = results.tables["comparison"]
-    if results.params.compare is None or table.empty:
-        return {}
-    sizes = table[table["method"] == OURS].groupby("step")["params"].mean()
-    return dict(zip(map(int, sizes.index), map(float, sizes), strict=True))
-
-
-def step_labels(results: Results) -> dict[int, str]:
-    """By step its size for readers."""
-    return {step: f"{thousands(size)} parameters" for step, size in step_sizes(results).items()}
-
-
-def method_rows(results: Results, method: str, step: int) -> pd.DataFrame:
-    """A method's rows at a size, one for each seed."""
-    return results.rows("comparison", method=method, step=step)
 
 
 def contest(results: Results) -> dict[tuple[str, int], Claim]:

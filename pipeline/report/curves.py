@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from pipeline.compared import OURS
-from pipeline.report.comparison import label_of, step_labels
 from pipeline.report.markdown import bullets, image, percent, section
+from pipeline.report.methods import label_of, step_labels
 
 if TYPE_CHECKING:
     from pipeline.report.results import Results

@@ -154,7 +154,7 @@ def _verdicts(results: Results) -> Iterator[str]:
         found = speedups(results, of.timings[large])[name]
         words = (
             f"{label}, {of.words}, {counted(large, 'image')}: {found.flops:.2f} times fewer FLOPs, "
-            f"{found.time:.2f} times faster, {found.share:.2f} of the FLOP ratio."
+            f"{_faster(found.time)}, {found.share:.2f} of the FLOP ratio."
         )
         if found.share >= EXPECTED_SHARE:
             yield words
@@ -162,8 +162,12 @@ def _verdicts(results: Results) -> Iterator[str]:
             yield f"{words} {_what_holds(results, name, found)}"
         else:
             part = of.timings[small][name].median / of.timings[large][name].median
-            alone = f" {counted(small, 'image')} alone: {percent(part)} % of that time."
+            alone = f" {counted(small, 'image')} alone: {percent(part)} % of the time of {large}."
             yield words + (alone if small < large else "")
+
+
+def _faster(times: float) -> str:
+    return f"{times:.2f} times faster" if times >= 1 else f"slower, {1 / times:.2f} times the original's time"
 
 
 def _what_holds(results: Results, name: str, speedup: Speedup) -> str:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.compared import ORIGINAL, OURS, OURS_AT_SIZE, at_size
-from pipeline.report.comparison import label_of, method_rows
 from pipeline.report.hits import more_hits
 from pipeline.report.latency import measured
+from pipeline.report.methods import label_of, method_rows
 from pipeline.report.results import counted_images
 from pipeline.robustness.conditions import CLEAN
 from pipeline.uncertainty import NOTHING

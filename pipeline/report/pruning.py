@@ -91,9 +91,8 @@ def samples_section(results: Results) -> str:
             "accuracy_size", "Change of validation accuracy against parameters and FLOPs, sample by sample"
         ),
         "Each point is a pruned architecture of one seed after retraining (its name: the round, and the threshold or "
-        "the share of the original that was reached), and a line joins what one seed passed through; open marks are "
-        "the models of every seed. A cross marks a sample whose retraining collapsed; what is far below all others "
-        "stands at the lower edge.",
+        "the share of the original that was reached); open marks are the models of every seed. A cross marks a sample "
+        "whose retraining collapsed; what is far below all others stands at the lower edge.",
         frame_table(
             "sample | pipeline | seed | latent neurons kept | parameters | FLOPs | validation, % | ",
             samples,

@@ -18,8 +18,9 @@ from pipeline.compared import AFTER_THE_FACT, ORIGINAL, OURS, PUSHED
 from pipeline.report.claims.accuracy import nearest_step
 from pipeline.report.claims.page import claims_table
 from pipeline.report.claims.verdicts import EQUIVALENT, HAIR, NO_CLAIM, REFUTED, SUPPORTED
-from pipeline.report.comparison import judged_contest, label_of, method_rows, step_sizes
+from pipeline.report.comparison import judged_contest
 from pipeline.report.markdown import counted, percent, thousands
+from pipeline.report.methods import label_of, method_rows, step_sizes
 from pipeline.report.model_rows import difference, drops_of, main_row, method_row, spares_some
 
 if TYPE_CHECKING:
@@ -170,7 +171,9 @@ def _losses(results: Results, row: dict[str, Any]) -> list[str]:
             there = original.get(kind, {}).get(name)
             beside = "" if there is None else f", the original {percent(there, signed=True)}"
             losses.append(f"{percent(drop, signed=True)} points under {kind} ({name}{beside})")
-    spared = ", of what leaves the original right on half of the images," if spares_some(results) else ""
+    spared = (
+        ", where the original stays right on at least half of the images," if spares_some(results) else ""
+    )
     return [f"at worst{spared} {' and '.join(losses)}"] if losses else []
 
 

@@ -16,8 +16,8 @@ from pipeline.report.charts.chart import (
     shape,
     value_axis,
 )
-from pipeline.report.comparison import label_of, step_labels
 from pipeline.report.curves import gained_at_last, learning_curves
+from pipeline.report.methods import label_of, step_labels
 
 if TYPE_CHECKING:
     from pipeline.report.results import Results

@@ -95,7 +95,8 @@ def severities_figure(results: Results, table: pd.DataFrame) -> Figure | None:
         points = base.mark_point(filled=True, size=45, opacity=1).encode(
             y=y, color=color(keys), shape=shape(keys), tooltip="told:N"
         )
-        several = f"from {source}" if source and len(results.params.sources) > 1 else ""
+        several = f"transferred from {source}" if source and len(results.params.sources) > 1 else ""
+        several = several or ("transferred" if source else "")
         where = f"on the model itself ({norm})" if source == ITSELF else several
         # In two lines, as a phone is narrow.
         title = alt.TitleParams(text=[*filter(None, (family, where))])
@@ -159,7 +160,7 @@ def _runtime(results: Results, of: Measured, batch: int, keys: list[Key]) -> Pan
     ]
     axis = alt.Axis(format="~g", tickCount=5)
     log = alt.Scale(type="log", nice=False, padding=12)
-    x = alt.X("place:Q", title="times fewer FLOPs (log scale)", scale=log, axis=axis)
+    x = alt.X("place:Q", title="times fewer FLOPs (log scale, equal ones side by side)", scale=log, axis=axis)
     y = alt.Y("faster:Q", title="times faster (log scale)", scale=log, axis=axis)
     dash = alt.condition("datum.part == 1", alt.value([1, 0]), alt.value([2, 3]))
     lines = (

@@ -27,8 +27,8 @@ from pipeline.report.charts.chart import (
     size_axis,
     value_axis,
 )
-from pipeline.report.comparison import method_rows, step_labels, traced_of
 from pipeline.report.figures import PIPELINES, SIZES
+from pipeline.report.methods import method_rows, step_labels, traced_of
 
 if TYPE_CHECKING:
     from pipeline.report.results import Results
@@ -47,7 +47,6 @@ def samples_figure(results: Results) -> Figure:
     samples = samples.assign(
         change=100 * (samples["accuracy"] - samples["seed"].map(original)),
         way=samples["pipeline"].map(PIPELINES),
-        line=samples["pipeline"] + samples["seed"].astype(str),
         who=np.where(samples["collapsed"] == 1, _COLLAPSED, samples["pipeline"].map(PIPELINES)),
         told=samples["round"] + ", " + samples["sample"] + ", seed " + samples["seed"].astype(str),
     )
@@ -74,18 +73,17 @@ def samples_figure(results: Results) -> Figure:
             .mark_rule(color=INK, opacity=0.6)
             .encode(y=value_axis("zero", _CHANGE))
         )
-        # A line joins what one net passed through, round by round; never nets of several seeds.
-        base = alt.Chart(data(samples)).encode(x=x, y=y)
-        lines = base.mark_line(color=GREY, strokeWidth=0.7, opacity=0.7).encode(detail="line:N")
-        dots = base.mark_point(filled=True, size=45, opacity=0.8).encode(
-            color=color(keys), shape=shape(keys), tooltip="told:N"
+        dots = (
+            alt.Chart(data(samples))
+            .mark_point(filled=True, size=45, opacity=0.8)
+            .encode(x=x, y=y, color=color(keys), shape=shape(keys), tooltip="told:N")
         )
         stars = (
             alt.Chart(data(models))
             .mark_point(size=110, strokeWidth=2)
             .encode(x=x, y=y, color=color(keys), shape=shape(keys), tooltip="told:N")
         )
-        panels.append(layered(zero, lines, dots, stars, height=280))
+        panels.append(layered(zero, dots, stars, height=280))
     return Figure("accuracy_size", panels, keys, columns=2)
 
 

@@ -26,9 +26,9 @@ from pipeline.report.charts.chart import (
     size_axis,
     value_axis,
 )
-from pipeline.report.comparison import label_of, variants_of
 from pipeline.report.hits import more_hits
 from pipeline.report.markdown import thousands
+from pipeline.report.methods import label_of, variants_of
 from pipeline.report.model_rows import attacked_name, file_of
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ MEASURES = {
     "milliseconds": "milliseconds for an image",
 }
 # Markers of the same size stand side by side: neighbours are so far apart on the logarithmic axis.
-_APART = 1.035
+_APART = 1.03
 _LABELS = f"measure == 'milliseconds' ? format(datum.value, '~r') : {SHORT_NUMBER}"
 _TITLE = "log scale"
 

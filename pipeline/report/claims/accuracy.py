@@ -15,16 +15,10 @@ from pipeline.compared import AFTER_THE_FACT, ORIGINAL, OURS, PUSHED
 from pipeline.report.ablation import parts_family
 from pipeline.report.claims.robustness import AT_CHANCE, doubt
 from pipeline.report.claims.verdicts import Claim, Family
-from pipeline.report.comparison import (
-    contest,
-    contest_families,
-    label_of,
-    method_rows,
-    step_labels,
-    step_sizes,
-)
+from pipeline.report.comparison import contest, contest_families
 from pipeline.report.hits import more_hits
 from pipeline.report.markdown import percent, thousands
+from pipeline.report.methods import label_of, method_rows, step_labels, step_sizes
 
 if TYPE_CHECKING:
     from pipeline.report.results import Results

@@ -23,9 +23,7 @@ _OVER = {
     "white box": "attacks on the model itself",
     "at the same size": "the headline's, against the lineup",
 }
-SIGNS = (
-    "Above zero is in the claim's favour, and where models are compared the pruned one, ours, is the better"
-)
+SIGNS = "Above zero the claim holds by the mean: what it names first does better"
 
 
 def claims_table(results: Results) -> pd.DataFrame:
@@ -68,7 +66,10 @@ def robustness_in_short(found: pd.DataFrame) -> str:
         f"**{row['verdict']}** ({literal(row['note'])}; {literal(_OVER[row['quoted']])})"
         for row in rows.to_dict("records")
     ]
-    return f"**In short**, on average ({SIGNS[0].lower()}{SIGNS[1:]}):\n\n{bullets(lines)}\n" if lines else ""
+    if not lines:
+        return ""
+    head = f"{SIGNS[0].lower()}{SIGNS[1:]}; attacks are transferred but where another word stands"
+    return f"**In short**, on average ({head}):\n\n{bullets(lines)}\n"
 
 
 def _table(rows: pd.DataFrame) -> str:

@@ -59,6 +59,8 @@ def _named_here(results: Results, models: pd.DataFrame) -> str:
     said = "".join(f" {literal(key)}: {literal(words)}." for key, words in found.items())
     if models["label"].str.contains("own widths").any():
         said += " Own widths: as wide, layer by layer, as is best for that criterion; all else has ours."
+    if models["model"].str.startswith("scratch").any():
+        said += " Trained from scratch: our architecture with fresh weights, trained as long in all."
     return said
 
 

@@ -34,9 +34,10 @@ def alternative(results: Results) -> str:
     """The first figure in words."""
     return (
         "Test accuracy against size: ours, what it is compared with, and the recommended model, ringed. Bars are "
-        f"{results.params.report.confidence:.0%} intervals of seeds and images together; markers of one size, in "
-        "parameters or FLOPs, stand side by side; comparable: within what a pruned model may lose (select.max_drop); "
-        "what is far below all others stands at the lower edge with its accuracy"
+        f"{results.params.report.confidence:.0%} intervals of seeds and images together. Markers of one size, in "
+        "parameters or FLOPs, stand side by side; bytes and milliseconds are of the first seed's files, which not "
+        "every method has. Comparable: within what a pruned model may lose (select.max_drop). What is far below all "
+        "others stands at the lower edge with its accuracy"
     )
 
 
