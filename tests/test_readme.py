@@ -64,6 +64,14 @@ def test_report_holds_the_settings_of_the_digits_preset() -> None:
     assert used == preset.model_dump(mode="json", by_alias=True, exclude={"runtime"})
 
 
+def test_mnists_report_holds_the_settings_of_its_preset_but_for_what_pays() -> None:
+    """Which its crossing says."""
+    preset = read_params(ROOT / "presets/mnist.yaml").model_dump(
+        mode="json", by_alias=True, exclude={"runtime"}
+    )
+    assert settings("reports/mnist/params.yaml") == preset | {"ablate": None}
+
+
 def test_every_number_comes_from_a_table_a_preset_or_the_project_file() -> None:
     sentences = {*_setup_and_durations(), *_presets(), *_standings_on_digits(), *_standings_on_mnist()}
     assert_sourced(prose(README), sentences)
@@ -116,9 +124,10 @@ def _presets() -> Iterator[str]:
         plus_minus(accuracies(rows_of("mnist", "comparison", method=method, step=2), "test_"))
         for method in ("ours", "ours_saliency")
     )
+    yield f"[{seeds_of('mnist')}] , taken apart in [its crossing]"
     yield (
-        f"[{seeds_of('mnist')}] on one GPU: {ours} % at {size_at('mnist', 2)} parameters the papers' way "
-        f"(published: {published.pop()} %), {saliency} % by saliency"
+        f"{ours} % at {size_at('mnist', 2)} parameters the papers' way (published: {published.pop()} %), {saliency} % by "
+        "saliency"
     )
 
 
@@ -154,9 +163,9 @@ def _standings_on_digits() -> Iterator[str]:
 
 
 def _standings_on_mnist() -> Iterator[str]:
-    names = ("ours_saliency", "l1", "scratch", "han")
-    ours, l1, scratch, han = (percent(method_mean("mnist", name, 2)) for name in names)
+    names = ("ours_saliency", "taylor_own", "scratch", "han")
+    ours, taylor, scratch, han = (percent(method_mean("mnist", name, 2)) for name in names)
     yield (
-        f"[On MNIST] at {size_at('mnist', 2)} (an earlier form of saliency) ours has {ours} %, L1 {l1}, "
-        f"scratch {scratch}, single weights {han}."
+        f"[On MNIST] at {size_at('mnist', 2)} ours by saliency has {ours} %, Taylor at its own widths {taylor}, scratch "
+        f"{scratch}, single weights {han}."
     )
