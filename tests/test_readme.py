@@ -126,8 +126,8 @@ def _presets() -> Iterator[str]:
     )
     yield f"[{seeds_of('mnist')}] , taken apart in [its crossing]"
     yield (
-        f"{ours} % at {size_at('mnist', 2)} parameters the papers' way (published: {published.pop()} %), {saliency} % by "
-        "saliency"
+        f"{ours} % at {size_at('mnist', 2)} parameters the papers' way (published: {published.pop()} %), "
+        f"{saliency} % by saliency"
     )
 
 
@@ -166,6 +166,6 @@ def _standings_on_mnist() -> Iterator[str]:
     names = ("ours_saliency", "taylor_own", "scratch", "han")
     ours, taylor, scratch, han = (percent(method_mean("mnist", name, 2)) for name in names)
     yield (
-        f"[On MNIST] at {size_at('mnist', 2)} ours by saliency has {ours} %, Taylor at its own widths {taylor}, scratch "
-        f"{scratch}, single weights {han}."
+        f"[On MNIST] at {size_at('mnist', 2)} ours by saliency has {ours} %, Taylor at its own widths {taylor}, "
+        f"scratch {scratch}, single weights {han}."
     )
