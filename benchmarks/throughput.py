@@ -42,7 +42,7 @@ SIDE_PX = 32
 N_CLASSES = 10
 EPOCHS = 2
 # The push's weights, and what a training run is, come from the preset that is nearest to these images.
-PRESET = read_params(Path(__file__).parents[1] / "presets" / "cifar10_small.yaml")
+PRESET = read_params(Path(__file__).parents[1] / "presets" / "cifar10_32.yaml")
 
 
 def numerics(device: str, precision: str) -> Numerics:

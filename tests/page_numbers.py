@@ -116,6 +116,15 @@ def minutes_of(durations: str) -> str:
     return WORDS[math.ceil(pd.read_csv(ROOT / "benchmarks" / durations)["seconds"].sum() / 60)]
 
 
+def hours_of(report: str) -> str:
+    """Of a run whose jobs kept all cores busy: their seconds, shared among these."""
+    seconds = re.findall(
+        r"^\| \w+ \| \d+ \| ([\d.]+) \|$", text_of(f"reports/{report}/provenance.md"), flags=re.MULTILINE
+    )
+    cores = WORDS.index(cores_of(f"{report}/report.md"))
+    return f"{sum(map(float, seconds)) / cores / 3600:.1f} hours"
+
+
 def cores_of(report: str) -> str:
     (cores,) = re.findall(
         r"^Computed with Python \S+ on (\d+) cores", text_of(f"reports/{report}"), flags=re.MULTILINE

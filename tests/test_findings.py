@@ -44,7 +44,7 @@ NOT_KEPT = (
 
 def test_every_number_comes_from_a_table() -> None:
     sentences = {*_how_sure(), *_accuracy_on_digits(), *_robustness_on_digits(), *_mnist(), *_photographs()}
-    sentences |= {*_other_nets(), *_digits_crossing(), *_mnist_crossing()}
+    sentences |= {*_other_nets(), *_digits_crossing(), *_mnist_crossing(), *_cifar()}
     assert_sourced(prose(PAGE), sentences, f"{NOT_KEPT}|{NAMES}")
 
 
@@ -80,10 +80,11 @@ def _images_of(report: str, split: str = "test") -> int:
 
 
 def _how_sure() -> Iterator[str]:
-    digits, mnist, photographs = map(_images_of, ("digits", "mnist", "photographs"))
+    digits, mnist, cifar, photographs = map(_images_of, ("digits", "mnist", "cifar10_32", "photographs"))
     yield (
         f"the digits have {digits} test images and {seeds_of('digits')}, MNIST has {mnist:,} and "
-        f"{seeds_of('mnist').removesuffix(' seeds')}, the photographs have {photographs} and "
+        f"{seeds_of('mnist').removesuffix(' seeds')}, CIFAR-10 {cifar:,} and "
+        f"{seeds_of('cifar10_32').removesuffix(' seeds')}, the photographs have {photographs} and "
         f"{seeds_of('photographs').removesuffix(' seed')}."
     )
 
@@ -265,6 +266,38 @@ def _mnist_crossing() -> Iterator[str]:
     assert abs(saliency["change"] - taylor["change"]) < 0.001
     change = interval(saliency, "change", "low", "high", signed=True)
     yield f"gains {change} points ({saliency['pairs']:.0f} pairs of nets that differ in nothing else)"
+
+
+def _cifar() -> Iterator[str]:
+    """A row for each size, each cell seed by seed."""
+    original = rows_of("cifar10_32", "scores", model="original", split="test")
+    (params,), (flops,) = set(original["params"]), set(original["flops"])
+    yield (
+        f"a residual net of {params:,} parameters and {flops / 2e6:.1f} million multiply-adds, "
+        f"{_by_seed(np.array(accuracies(original)))} % in its {seeds_of('cifar10_32')}"
+    )
+    models = {
+        model: rows_of("cifar10_32", "scores", model=model, split="test") for model in ("pushed", "control")
+    }
+    pushed, control = (percent(float(np.mean(accuracies(rows)))) for rows in models.values())
+    yield f"CIFAR-10: {pushed} pushed, {control} without"
+
+    for step in range(4):
+        at = {
+            method: np.array(
+                accuracies(rows_of("cifar10_32", "comparison", method=method, step=step), "test_")
+            )
+            for method in ("ours", "ours_saliency", "taylor_own", "l1_own", "scratch", "han")
+        }
+        less = (
+            _by_seed(at["ours_saliency"] - at[other], signed=True)
+            for other in ("taylor_own", "l1_own", "scratch", "han", "ours")
+        )
+        yield f"| {size_at('cifar10_32', step)} | {_by_seed(at['ours_saliency'])} | {' | '.join(less)} |"
+
+
+def _by_seed(rates: npt.NDArray[np.float64], *, signed: bool = False) -> str:
+    return " / ".join(percent(rate, signed=signed) for rate in rates)
 
 
 def _digits_crossing() -> Iterator[str]:

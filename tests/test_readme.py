@@ -16,6 +16,7 @@ from page_numbers import (
     cores_of,
     csv_of,
     from_nowhere,
+    hours_of,
     method_mean,
     minutes_of,
     percent,
@@ -34,7 +35,7 @@ from pipeline.report.published import SCORES
 
 README = text_of("README.md")
 _PAPERS_OTHER = (*("cifar10", "cifar100", "lfwa", "adience_age", "imagenet", "imagenet_mobilenet_v2"),)
-_SHOWN = ("mnist", "mnist_small", "cifar10_small", "image_folder_small", "image_folder", *_PAPERS_OTHER)
+_SHOWN = ("mnist", "mnist_small", "image_folder_small", "image_folder", *_PAPERS_OTHER)
 _PARTS = {2: "half", 3: "a third", 4: "a quarter"}
 
 
@@ -64,6 +65,13 @@ def test_report_holds_the_settings_of_the_digits_preset() -> None:
     assert used == preset.model_dump(mode="json", by_alias=True, exclude={"runtime"})
 
 
+def test_cifars_report_holds_the_settings_of_its_preset() -> None:
+    preset = read_params(ROOT / "presets/cifar10_32.yaml").model_dump(
+        mode="json", by_alias=True, exclude={"runtime"}
+    )
+    assert settings("reports/cifar10_32/params.yaml") == preset
+
+
 def test_mnists_report_holds_the_settings_of_its_preset_but_for_what_pays() -> None:
     """Which its crossing says."""
     preset = read_params(ROOT / "presets/mnist.yaml").model_dump(
@@ -73,7 +81,13 @@ def test_mnists_report_holds_the_settings_of_its_preset_but_for_what_pays() -> N
 
 
 def test_every_number_comes_from_a_table_a_preset_or_the_project_file() -> None:
-    sentences = {*_setup_and_durations(), *_presets(), *_standings_on_digits(), *_standings_on_mnist()}
+    sentences = {
+        *_setup_and_durations(),
+        *_presets(),
+        *_cifar(),
+        *_standings_on_digits(),
+        *_standings_on_mnist(),
+    }
     assert_sourced(prose(README), sentences)
 
 
@@ -109,10 +123,7 @@ def _presets() -> Iterator[str]:
     of = {name: settings(f"presets/{name}.yaml") for name in _SHOWN}
     narrower = of["mnist"]["model"]["hidden"][0] / of["mnist_small"]["model"]["hidden"][0]
     yield f"{_PARTS[narrower]} of its width, {_training_images(of, 'mnist_small')} training images"
-    images = f"{_training_images(of, 'cifar10_small')} training images"
-    yield f"narrow Inception at {of['cifar10_small']['data']['crop_px']} pixels, {images}"
     yield f"| MNIST | [{seeds_of('mnist_small')}] , latency included"
-    yield f"[an earlier form of it] : {seeds_of('cifar10_small')}, fewer images"
     small, large = (of[name]["data"]["crop_px"] for name in ("image_folder_small", "image_folder"))
     # What it was made for stands in its first line.
     assert text_of("presets/image_folder_small.yaml").startswith("# Your own images on two cores:")
@@ -128,6 +139,21 @@ def _presets() -> Iterator[str]:
     yield (
         f"{ours} % at {size_at('mnist', 2)} parameters the papers' way (published: {published.pop()} %), "
         f"{saliency} % by saliency"
+    )
+
+
+def _cifar() -> Iterator[str]:
+    """Images as they are, so as many pixels as CIFAR-10's have."""
+    of = {"cifar10_32": settings("presets/cifar10_32.yaml")}
+    data = of["cifar10_32"]["data"]
+    assert (data["resize_px"], data["crop_px"], data["images_per_class"]["perturbed"]) == (None, None, None)
+    yield f"narrow residual net at 32 pixels, {_training_images(of, 'cifar10_32')} training images"
+    names = ("ours", "ours_saliency", "taylor_own", "scratch")
+    ours, saliency, taylor, scratch = (percent(method_mean("cifar10_32", name, 2)) for name in names)
+    yield (
+        f"[{seeds_of('cifar10_32')}] , {hours_of('cifar10_32')} on {cores_of('cifar10_32/report.md')} cores: at "
+        f"{size_at('cifar10_32', 2)} parameters {ours} % the papers' way, {saliency} by saliency, {taylor} Taylor at "
+        f"its own widths, {scratch} from scratch"
     )
 
 
