@@ -116,13 +116,12 @@ def minutes_of(durations: str) -> str:
     return WORDS[math.ceil(pd.read_csv(ROOT / "benchmarks" / durations)["seconds"].sum() / 60)]
 
 
-def hours_of(report: str) -> str:
-    """Of a run whose jobs kept all cores busy: their seconds, shared among these."""
-    seconds = re.findall(
+def job_seconds(report: str) -> float:
+    """Of all jobs of a run, as if one had run after another."""
+    rows = re.findall(
         r"^\| \w+ \| \d+ \| ([\d.]+) \|$", text_of(f"reports/{report}/provenance.md"), flags=re.MULTILINE
     )
-    cores = WORDS.index(cores_of(f"{report}/report.md"))
-    return f"{sum(map(float, seconds)) / cores / 3600:.1f} hours"
+    return sum(map(float, rows))
 
 
 def cores_of(report: str) -> str:

@@ -7,6 +7,7 @@ import tomllib
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
 from conftest import ROOT
 from page_numbers import (
     ORDINALS,
@@ -16,7 +17,7 @@ from page_numbers import (
     cores_of,
     csv_of,
     from_nowhere,
-    hours_of,
+    job_seconds,
     method_mean,
     minutes_of,
     percent,
@@ -65,11 +66,12 @@ def test_report_holds_the_settings_of_the_digits_preset() -> None:
     assert used == preset.model_dump(mode="json", by_alias=True, exclude={"runtime"})
 
 
-def test_cifars_report_holds_the_settings_of_its_preset() -> None:
-    preset = read_params(ROOT / "presets/cifar10_32.yaml").model_dump(
+@pytest.mark.parametrize("name", ["cifar10_32", "cifar100_32"])
+def test_cifars_reports_hold_the_settings_of_their_presets(name: str) -> None:
+    preset = read_params(ROOT / f"presets/{name}.yaml")
+    assert settings(f"reports/{name}/params.yaml") == preset.model_dump(
         mode="json", by_alias=True, exclude={"runtime"}
     )
-    assert settings("reports/cifar10_32/params.yaml") == preset
 
 
 def test_mnists_report_holds_the_settings_of_its_preset_but_for_what_pays() -> None:
@@ -143,17 +145,26 @@ def _presets() -> Iterator[str]:
 
 
 def _cifar() -> Iterator[str]:
-    """Images as they are, so as many pixels as CIFAR-10's have."""
-    of = {"cifar10_32": settings("presets/cifar10_32.yaml")}
-    data = of["cifar10_32"]["data"]
-    assert (data["resize_px"], data["crop_px"], data["images_per_class"]["perturbed"]) == (None, None, None)
+    """Images as they are, so as many pixels as CIFAR's have."""
+    of = {name: settings(f"presets/{name}.yaml") for name in ("cifar10_32", "cifar100_32")}
+    for preset in of.values():
+        assert preset["data"]["resize_px"] is preset["data"]["crop_px"] is None
     yield f"narrow residual net at 32 pixels, {_training_images(of, 'cifar10_32')} training images"
-    names = ("ours", "ours_saliency", "taylor_own", "scratch")
-    ours, saliency, taylor, scratch = (percent(method_mean("cifar10_32", name, 2)) for name in names)
+    names = ("ours", "ours_saliency", "taylor_own", "han")
+    ours, saliency, taylor, single = (percent(method_mean("cifar10_32", name, 2)) for name in names)
+    hours = job_seconds("cifar10_32") / 3600
     yield (
-        f"[{seeds_of('cifar10_32')}] , {hours_of('cifar10_32')} on {cores_of('cifar10_32/report.md')} cores: at "
-        f"{size_at('cifar10_32', 2)} parameters {ours} % the papers' way, {saliency} by saliency, {taylor} Taylor at "
-        f"its own widths, {scratch} from scratch"
+        f"[{seeds_of('cifar10_32')}] , {hours:.1f} hours of jobs: at {size_at('cifar10_32', 2)} parameters {ours} % "
+        f"the papers' way, {saliency} by saliency, {taylor} Taylor at its own widths, {single} single weights"
+    )
+    scores = rows_of("cifar100_32", "scores", split="test").set_index("model")
+    original, pruned, after = (
+        float(scores.loc[model, "accuracy"])
+        for model in ("original", "parameter_first", "after_the_fact_parameter_first")
+    )
+    yield (
+        f"[{seeds_of('cifar100_32')}] , {job_seconds('cifar100_32') / 60:.0f} minutes of jobs: half of the parameters "
+        f"cost {percent(original - pruned)} points, {percent(original - after)} after the fact"
     )
 
 
