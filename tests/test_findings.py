@@ -286,9 +286,6 @@ def _cifar() -> Iterator[str]:
     pushed, control = (percent(float(np.mean(accuracies(rows)))) for rows in models.values())
     yield f"CIFAR-10: {pushed} pushed, {control} without"
 
-    narrow = rows_of("cifar10_32", "comparison", method="narrow")
-    (size,) = set(narrow["params"])
-    yield f"of {size:,} parameters, trained from scratch for as long: {_by_seed(accuracies(narrow, 'test_'))} %"
     for step in range(4):
         at = {
             method: np.array(
