@@ -291,12 +291,9 @@ def _cifar() -> Iterator[str]:
             method: np.array(
                 accuracies(rows_of("cifar10_32", "comparison", method=method, step=step), "test_")
             )
-            for method in ("ours", "ours_saliency", "taylor_own", "l1_own", "han")
+            for method in ("ours", "ours_saliency", "l1_own", "han")
         }
-        less = (
-            _by_seed(at["ours_saliency"] - at[other], signed=True)
-            for other in ("taylor_own", "l1_own", "han", "ours")
-        )
+        less = (_by_seed(at["ours_saliency"] - at[other], signed=True) for other in ("l1_own", "han", "ours"))
         yield f"| {size_at('cifar10_32', step)} | {_by_seed(at['ours_saliency'])} | {' | '.join(less)} |"
 
 

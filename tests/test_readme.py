@@ -150,12 +150,12 @@ def _cifar() -> Iterator[str]:
     for preset in of.values():
         assert preset["data"]["resize_px"] is preset["data"]["crop_px"] is None
     yield f"narrow residual net at 32 pixels, {_training_images(of, 'cifar10_32')} training images"
-    names = ("ours", "ours_saliency", "taylor_own", "han")
-    ours, saliency, taylor, single = (percent(method_mean("cifar10_32", name, 2)) for name in names)
+    names = ("ours", "ours_saliency", "l1_own", "han")
+    ours, saliency, l1, single = (percent(method_mean("cifar10_32", name, 2)) for name in names)
     hours = job_seconds("cifar10_32") / 3600
     yield (
         f"[{seeds_of('cifar10_32')}] , {hours:.1f} hours of jobs: at {size_at('cifar10_32', 2)} parameters {ours} % "
-        f"the papers' way, {saliency} by saliency, {taylor} Taylor at its own widths, {single} single weights"
+        f"the papers' way, {saliency} by saliency, {l1} L1 at its own widths, {single} single weights"
     )
     scores = rows_of("cifar100_32", "scores", split="test").set_index("model")
     original, pruned, after = (
