@@ -176,16 +176,19 @@ def _mnist() -> Iterator[str]:
     share = f"{100 * params / whole:.0f} %"
     size = f"{params / 1000:.1f} thousand parameters"
     yield f"A net of {size}, {share} of MNIST's fully connected one, keeps {published} %"
-    models = {
-        model: rows_of("mnist", "scores", model=model, split="test")
-        for model in ("control", "pushed", "parameter_first")
-    }
-    small = models["parameter_first"]
+    small = rows_of("mnist", "scores", model="parameter_first", split="test")
     yield f"[MNIST] , {seeds_of('mnist')}: {small['params'].mean():,.0f} parameters, {plus_minus(accuracies(small))} %"
-    pushed, control = (percent(float(np.mean(accuracies(models[model])))) for model in ("pushed", "control"))
-    yield f"MNIST: {pushed} pushed, {control} without"
+    yield f"MNIST: {_with_and_without_push('mnist')}"
     yield from _mnist_sizes()
     yield _mnist_by_score(share)
+
+
+def _with_and_without_push(report: str) -> str:
+    pushed, control = (
+        percent(float(np.mean(accuracies(rows_of(report, "scores", model=model, split="test")))))
+        for model in ("pushed", "control")
+    )
+    return f"{pushed} pushed, {control} without"
 
 
 def _mnist_sizes() -> Iterator[str]:
@@ -280,11 +283,7 @@ def _cifar() -> Iterator[str]:
         f"a residual net of {params:,} parameters and {flops / 2e6:.1f} million multiply-adds, "
         f"{_by_seed(accuracies(original))} % in its {seeds_of('cifar10_32')}"
     )
-    models = {
-        model: rows_of("cifar10_32", "scores", model=model, split="test") for model in ("pushed", "control")
-    }
-    pushed, control = (percent(float(np.mean(accuracies(rows)))) for rows in models.values())
-    yield f"CIFAR-10: {pushed} pushed, {control} without"
+    yield f"CIFAR-10: {_with_and_without_push('cifar10_32')}"
 
     for step in range(4):
         at = {

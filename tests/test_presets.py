@@ -93,7 +93,8 @@ def _keys(node: Any) -> Iterator[str]:
 def test_no_key_is_one_that_dvc_does_not_see(preset: str) -> None:
     """Two names, at any depth, are left out of the run-cache's key (treeverse/dvc#10296)."""
     keys = set(_keys(YAML(typ="safe").load(PRESETS[preset].read_text(encoding="utf-8"))))
-    assert {"epochs", "momentum"} <= keys
+    assert {"epochs", "momentum", "max_drop"} <= keys
+    assert ("fraction" in keys) is (_params(preset).lineup is not None)
     assert not keys & {"size", "nfiles"}
 
 

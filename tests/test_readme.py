@@ -29,7 +29,6 @@ from page_numbers import (
     size_at,
     text_of,
 )
-from ruamel.yaml import YAML
 
 from pipeline.params.file import read_params
 from pipeline.report.published import SCORES
@@ -59,19 +58,12 @@ def test_equation_table_names_functions_and_tests_that_exist() -> None:
         assert (ROOT / test).is_file(), f"{source}: {test} is missing"
 
 
-def test_report_holds_the_settings_of_the_digits_preset() -> None:
+@pytest.mark.parametrize("name", ["digits", "cifar10_32", "cifar100_32"])
+def test_report_holds_the_settings_of_its_preset(name: str) -> None:
     """All but `runtime`, which changes no result."""
-    preset = read_params(ROOT / "presets/digits.yaml")
-    used = YAML(typ="safe").load((ROOT / "reports/digits/params.yaml").read_text(encoding="utf-8"))
-    assert used == preset.model_dump(mode="json", by_alias=True, exclude={"runtime"})
-
-
-@pytest.mark.parametrize("name", ["cifar10_32", "cifar100_32"])
-def test_cifars_reports_hold_the_settings_of_their_presets(name: str) -> None:
     preset = read_params(ROOT / f"presets/{name}.yaml")
-    assert settings(f"reports/{name}/params.yaml") == preset.model_dump(
-        mode="json", by_alias=True, exclude={"runtime"}
-    )
+    used = settings(f"reports/{name}/params.yaml")
+    assert used == preset.model_dump(mode="json", by_alias=True, exclude={"runtime"})
 
 
 def test_mnists_report_holds_the_settings_of_its_preset_but_for_what_pays() -> None:
