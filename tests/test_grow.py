@@ -495,7 +495,8 @@ def growing(folder: Path, *, seed: int = 0, **changes: Any) -> Growing:
 
 def test_the_record_of_a_net_is_its_cost_and_its_score_on_validation(tmp_path: Path) -> None:
     model = classifier((1, 2, 1))
-    cost, score = measure_cost(model, (1, 8, 8)), evaluate(model, parts().validation, batch_size=4)
+    cost = measure_cost(model, (1, 8, 8))
+    score = evaluate(model, parts().validation, batch_size=NUMERICS.eval_batch_size)
     # With a bound that no candidate is within, the base is all there is.
     best, rows, _ = growing(tmp_path, bounds=Bounds(params=1, flops=None, memory_mib=None)).grow(model)
     assert best == Candidate(model, 0, None, cost, score)
@@ -518,7 +519,7 @@ def test_a_candidate_is_trained_by_the_params_and_resumes_by_itself(
     before, trained = weights(classifier()), classifier()
     score = growing(tmp_path, auxiliary=auxiliary).train(trained, 2, 1)
     assert not torch.equal(weights(trained), before)
-    assert score == evaluate(trained, parts().validation, batch_size=4)
+    assert score == evaluate(trained, parts().validation, batch_size=NUMERICS.eval_batch_size)
     loaded = ResumePoint(tmp_path).child(2, 1).load()
     assert loaded is not None
     rows = loaded[1]["history"]
