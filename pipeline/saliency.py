@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.deconv import Utility, check_start
-from pipeline.deconv.layer_outputs import LayerOutputs, receive_signals
+from pipeline.deconv.layer_outputs import LayerOutputs, signals_to
 from pipeline.lda import log_separation, scatter_matrices
 from pipeline.machine.float64 import float64
 from pipeline.machine.memory import in_fitting_batches
@@ -139,5 +139,5 @@ def _send_back(model: nn.Module, images: Tensor, start: Tensor, changes: dict[st
         change = float64(signal * found[name].values)
         changes[name] += change.reshape(*change.shape[:2], -1).sum(2).abs().sum(0).cpu()
 
-    receive_signals(found, receive)
-    torch.autograd.grad(latent, images, grad_outputs=start)
+    with signals_to(receive, found):
+        torch.autograd.grad(latent, images, grad_outputs=start)

@@ -112,13 +112,8 @@ def _sensitivity(
         for part in (parts.train, parts.validation)
     )
     v = discriminants_by(lda, after_the_fact=False)(seen, parts.train.labels)
-    choice = choose_latent(model, v, float64(seen).var(0), held_out, parts.validation.labels, rule)
-    hits = zip(choice.order, choice.n_correct, choice.n_correct_pca, strict=True)
-    return [
-        {"rank": rank, "n": choice.n, "n_correct": int(by_lda), "n_correct_pca": int(by_pca)}
-        | {"kept": int(choice.kept[neuron])}
-        for rank, (neuron, by_lda, by_pca) in enumerate(hits, start=1)
-    ]
+    variance, labels = float64(seen).var(0), parts.validation.labels
+    return choose_latent(model, v, variance, held_out, labels, rule).rows()
 
 
 def metrics(folder: Path) -> dict[str, Any]:

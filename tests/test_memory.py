@@ -1,5 +1,6 @@
 """Out of memory: what is measured goes on in smaller batches, training ends with one line."""
 
+import gc
 import logging
 from pathlib import Path
 
@@ -10,10 +11,13 @@ from torch import Tensor, nn
 
 from pipeline.attacks import craft
 from pipeline.compare.criteria import Criterion, score_filters
+from pipeline.deconv import trace_utility
+from pipeline.deconv.layer_outputs import LayerOutput
 from pipeline.errors import InputError
 from pipeline.machine.memory import in_fitting_batches, is_out_of_memory
 from pipeline.models import build_model
 from pipeline.params.perturbations import Attack, FgsmAttack, NewtonFoolAttack
+from pipeline.saliency import trace_saliency
 from pipeline.training.batches import balanced_batches, shuffled_batches
 from pipeline.training.fit import fit
 from pipeline.training.objectives import Objective
@@ -146,6 +150,26 @@ def test_scores_of_filters_are_those_of_the_smaller_batches(criterion: Criterion
     roomy = score_filters(Narrow(100), criterion, images, labels, random=random, batch_size=3)
     assert scores
     assert all(torch.equal(score, roomy[name]) for name, score in scores.items())
+
+
+@pytest.mark.parametrize("score", ["taylor", "saliency", "deconvolution"])
+def test_no_batchs_outputs_outlive_it(score: str) -> None:
+    """Without the garbage collector, which comes by too seldom where a few objects hold gigabytes."""
+    data, model, random = parts(), build_model("fc", 3, in_features=64, hidden=(5, 4)), torch.Generator()
+    images, labels, kept = data.train.first(20), data.train.labels[:20], torch.ones(4, dtype=torch.bool)
+    gc.collect()
+    gc.disable()
+    try:
+        if score == "taylor":
+            score_filters(model, "taylor", images, labels, random=random, batch_size=4)
+        elif score == "saliency":
+            trace_saliency(model, images, labels, kept, ridge=1e-3, samples_per_class=2, seed=0, batch_size=4)
+        else:
+            trace_utility(model, images, kept, batch_size=4)
+        # By type alone: what isinstance asks of torch's deprecated objects is a warning.
+        assert not [each for each in gc.get_objects() if type(each) is LayerOutput]
+    finally:
+        gc.enable()
 
 
 def test_the_mode_of_a_model_survives_a_halving() -> None:

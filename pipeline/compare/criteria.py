@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from pipeline.deconv.layer_outputs import LayerOutput, LayerOutputs, receive_signals
+from pipeline.deconv.layer_outputs import LayerOutput, LayerOutputs, signals_to
 from pipeline.machine.float64 import float64
 from pipeline.machine.memory import in_fitting_batches
 from pipeline.models.classifier import evaluation_mode, output_layer, weight_layers
@@ -157,6 +157,6 @@ def _taylor(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Score
                 product = float64(gradient * outputs[name].values)
                 sums[name] += product.reshape(*product.shape[:2], -1).mean(2).abs().sum(0).cpu()
 
-            receive_signals(outputs, receive)
-            torch.autograd.grad(loss, batch)
+            with signals_to(receive, outputs):
+                torch.autograd.grad(loss, batch)
     return {name: total / n for name, total in sums.items()}

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from pipeline.deconv.layer_outputs import ACTIVATIONS, POOLS, LayerOutputs, receive_signals
+from pipeline.deconv.layer_outputs import ACTIVATIONS, POOLS, LayerOutputs, signals_to
 from pipeline.deconv.rectifiers import deconvolved_call
 from pipeline.machine.float64 import float64, float64_device
 from pipeline.machine.memory import in_fitting_batches
@@ -141,8 +141,8 @@ def _trace_from(model: nn.Module, images: Tensor, kept: Tensor, exponent: int) -
     def receive(name: str, signal: Tensor) -> None:
         maps[name] = _as_map(float64(signal.clamp_min(0).sum(0)) / scale)
 
-    receive_signals(found, receive)
-    torch.autograd.grad(latent, images, grad_outputs=(float64(start) * scale).to(start))
+    with signals_to(receive, found):
+        torch.autograd.grad(latent, images, grad_outputs=(float64(start) * scale).to(start))
     silent = {name: torch.zeros(output.shape[1:], dtype=torch.float64) for name, output in found.items()}
     return {
         name: maps.get(name, _as_map(zeros.to(float64_device(start.device))))

@@ -6,8 +6,10 @@ Inception module's beginning, it stays there, and the signals from all of them a
 at a residual sum, behind which the values are no longer one layer's.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -190,25 +192,29 @@ def _walk(beginning: _Point) -> LayerOutput:
     return LayerOutput(point.dim, start, n_channels, point.edge, point.shape, whole)
 
 
-def receive_signals(outputs: Mapping[str, LayerOutput], receive: Callable[[str, Tensor], None]) -> None:
-    """Have the next backward pass call `receive(name, signal)` as it reaches each layer's output.
+@contextmanager
+def signals_to(receive: Callable[[str, Tensor], None], outputs: Mapping[str, LayerOutput]) -> Iterator[None]:
+    """Within it a backward pass calls `receive(name, signal)` as it reaches each layer's output.
 
     A signal (n, channels, ...) is the gradient with respect to that output, all readers' summed; it lives no
     longer than the call, so that memory does not hold all layers' at once.
     """
-    for name, output in outputs.items():
-        if output.edge is not None:
-            output.edge.node.register_prehook(_hook(name, output, output.edge.output_nr, receive))
 
-
-def _hook(
-    name: str, output: LayerOutput, number: int, receive: Callable[[str, Tensor], None]
-) -> Callable[[tuple[Tensor, ...]], None]:
-    def hook(signals: tuple[Tensor, ...]) -> None:
+    def hook(name: str, output: LayerOutput, number: int, signals: tuple[Tensor, ...]) -> None:
         if signals[number] is not None:
             receive(name, output.part_of(signals[number]))
 
-    return hook
+    handles = [
+        output.edge.node.register_prehook(partial(hook, name, output, output.edge.output_nr))
+        for name, output in outputs.items()
+        if output.edge is not None
+    ]
+    try:
+        yield
+    finally:
+        # A node that kept its hook would be kept by it in turn, and with them every batch's outputs.
+        for handle in handles:
+            handle.remove()
 
 
 def _tensors(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:

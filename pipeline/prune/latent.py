@@ -27,6 +27,15 @@ class LatentChoice:
     n_correct_pca: Tensor
     n: int
 
+    def rows(self) -> list[dict[str, int]]:
+        """The hits by rank, and whether the neuron of that rank is kept."""
+        hits = zip(self.order, self.n_correct, self.n_correct_pca, strict=True)
+        return [
+            {"rank": rank, "n": self.n, "n_correct": int(by_lda), "n_correct_pca": int(by_pca)}
+            | {"kept": int(self.kept[neuron])}
+            for rank, (neuron, by_lda, by_pca) in enumerate(hits, start=1)
+        ]
+
 
 @torch.no_grad()
 def choose_latent(

@@ -82,13 +82,8 @@ def layer_rows(samples: list[Sample]) -> list[dict[str, Any]]:
 def latent_rows(utility: TaskUtility) -> list[dict[str, Any]]:
     """The choice of latent neurons, by rank."""
     choice, v = utility.choice, utility.v
-    hits = zip(choice.order, choice.n_correct, choice.n_correct_pca, strict=True)
-    return [
-        {"rank": rank, "neuron": int(neuron), "v": float(v[neuron])}
-        | {"n": choice.n, "n_correct": int(by_lda), "n_correct_pca": int(by_pca)}
-        | {"kept": int(choice.kept[neuron])}
-        for rank, (neuron, by_lda, by_pca) in enumerate(hits, start=1)
-    ]
+    ranked = zip(choice.order, choice.rows(), strict=True)
+    return [row | {"neuron": int(neuron), "v": float(v[neuron])} for neuron, row in ranked]
 
 
 def prune_round(

@@ -104,13 +104,11 @@ def _varied(results: Results) -> str:
 def _epochs(results: Results) -> str:
     """How long every net of a size was trained in all."""
     epochs = [
-        f"{method_rows(results, OURS, int(step))['epochs'].mean():.0f} at {label}"
-        for step, label in _sizes(results).items()
+        f"{method_rows(results, OURS, step)['epochs'].mean():.0f} at {label}"
+        for step, label in step_labels(results).items()
     ]
-    words = (
-        "Epochs of training in all, from fresh weights on, are the same for every method, means over seeds"
-    )
-    return f"{words}: {', '.join(epochs)}. "
+    words = "Epochs of training in all, from fresh weights on, are the same for every method, means over"
+    return f"{words} seeds: {', '.join(epochs)}. "
 
 
 def _tuned(compare: Compare) -> str:

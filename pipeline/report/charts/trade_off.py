@@ -87,10 +87,11 @@ def trade_off(results: Results, models: pd.DataFrame) -> Figure:
         {"y": comparable, "label": f"comparable: {comparable:.2f} %", "dash": 0},
     ]
     rules = alt.Chart(data(line for line in lines if line["y"] > floor))
+    away = alt.ExprRef("datum.dash ? -6 : 8")  # of each other: the rules may be closer than a line is high
     dash = alt.condition("datum.dash == 1", alt.value([6, 3]), alt.value([2, 3]))
     layers = [
         rules.mark_rule(color=INK, opacity=0.6).encode(y=y, strokeDash=dash),
-        rules.mark_text(align="left", dx=4, dy=-6, fontSize=11).encode(y=y, text="label:N", x=alt.value(0)),
+        rules.mark_text(align="left", dx=4, dy=away, fontSize=11).encode(y=y, text="label:N", x=alt.value(0)),
         base.mark_rule(opacity=0.55, strokeWidth=1.5).encode(y=low, y2="high:Q", color=color(keys)),
         base.mark_point(filled=True, size=85, opacity=1).encode(
             y=y, color=color(keys), shape=shape(keys), tooltip="told:N"
