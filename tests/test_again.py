@@ -100,7 +100,7 @@ def test_of_several_rates_the_best_on_validation_is_kept_as_if_it_had_been_the_o
         )
 
     torch.manual_seed(5)
-    tried, kept = best_rate(
+    tried = best_rate(
         fit,
         model,
         base_training().training,
@@ -109,7 +109,7 @@ def test_of_several_rates_the_best_on_validation_is_kept_as_if_it_had_been_the_o
         score=lambda: next(told),
     )
     drawn = torch.rand(1)  # what comes after does not feel the others either
-    assert (tried[:3], kept) == ((False, False, factors[best] * RATE), factors[best])
+    assert tried[:3] == (False, False, factors[best] * RATE)
     assert torch.equal(learned(model), direct(tmp_path, factors[best] * RATE))
     assert torch.equal(drawn, torch.rand(1, generator=torch.Generator().set_state(_after_one(tmp_path))))
 
@@ -132,7 +132,7 @@ def test_a_collapsed_net_is_kept_only_where_all_collapsed(tmp_path: Path) -> Non
         return replace(found, history=[*found.history[:-1], last])
 
     told = iter([9, 1])
-    tried, kept = best_rate(
+    tried = best_rate(
         fit,
         model,
         base_training().training,
@@ -140,24 +140,24 @@ def test_a_collapsed_net_is_kept_only_where_all_collapsed(tmp_path: Path) -> Non
         factors=[100.0, 0.5],
         score=lambda: next(told),
     )
-    assert (tried[:3], kept) == ((False, False, RATE / 2), 0.5)
+    assert tried[:3] == (False, False, RATE / 2)
 
 
 @pytest.mark.parametrize("method", [OURS, "l1", "han", "scratch"])
-def test_every_method_of_a_contest_tries_the_same_rates_at_its_first_size_and_goes_on_with_the_best(
+def test_every_method_of_a_contest_tries_the_same_rates_at_every_size_and_goes_on_from_the_best(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     played, seen = replace(contest(tmp_path, method), rate_factors=[0.5, 0.8, 1.0]), list[int]()
 
     def hits(_: object, images: object, **__: object) -> npt.NDArray[np.bool_]:
-        """So that the second is the best."""
+        """So that the second is the best at the first size, the third at the second."""
         assert images is played.parts.validation
         seen.append(1)
-        return np.arange(5) < [3, 5, 4][len(seen) - 1]
+        return np.arange(5) < [3, 5, 4, 1, 2, 3][len(seen) - 1]
 
     ours()  # which the others follow, and which is trained in earnest
     monkeypatch.setattr("pipeline.compare.contest.hits_on", hits)
     monkeypatch.setattr(again, "once_more", lambda *args: Tried(False, False, args[2].learning_rate, []))
     own = base_training().training if method == "scratch" else played.retraining
-    assert [each.tried.learning_rate for each in play(played)] == [0.8 * own.learning_rate] * 2
-    assert len(seen) == 3
+    assert [each.tried.learning_rate for each in play(played)] == [0.8 * own.learning_rate, own.learning_rate]
+    assert len(seen) == 6

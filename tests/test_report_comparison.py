@@ -355,7 +355,7 @@ def test_rates_are_listed_where_there_was_a_choice() -> None:
     assert "learning rates" not in comparison_section(results())
     table = comparison(3).assign(learning_rate=[0.1, 0.05, 0.1] * (len(comparison(3)) // 3))
     text = comparison_section(results(3, ("compare.rate_factors", [1.0, 0.5]), table=table))
-    assert "each method tries 1, 0.5 times the learning rate at its first size" in text
+    assert "At every size each method tries 1, 0.5 times the learning rate" in text
     assert tables(text)[-1]["push and prune (ours)"] == ["0.1, 0.05, 0.1", "0.1, 0.05, 0.1"]
 
 

@@ -39,14 +39,13 @@ class Entrant:
     tried: Tried
 
 
-@dataclass
+@dataclass(frozen=True)
 class Contest:
-    """What all methods share, and the rate that its method has chosen.
+    """What all methods share.
 
     `epochs_before` are those of the net before the first size. Retraining pushes ours as its schedule says, and
-    minimises cross-entropy for the others; `auxiliary` heads of deep Inception nets serve both. The method's first
-    training is tried at each of `rate_factors` times its learning rate; the one that is best on validation is kept,
-    and left alone in `rate_factors` for the trainings that follow.
+    minimises cross-entropy for the others; `auxiliary` heads of deep Inception nets serve both. Every training is tried
+    at each of `rate_factors` times its learning rate, and the one that is best on validation is kept.
     """
 
     parts: Parts
@@ -129,9 +128,7 @@ class Contest:
         def score() -> float:
             return float(hits_on(model, self.parts.validation, batch_size=size).sum())
 
-        tried, factor = best_rate(fit, model, settings, resume, factors=self.rate_factors, score=score)
-        self.rate_factors = [factor]
-        return tried
+        return best_rate(fit, model, settings, resume, factors=self.rate_factors, score=score)
 
     def enter(self, model: Classifier, step: int, tried: Tried, *, n_params: int | None = None) -> Entrant:
         """The record of a trained model."""

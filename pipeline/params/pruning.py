@@ -201,9 +201,9 @@ class FixedNet(Section):
 class Compare(Section):
     """Ours at these fractions of the original, one after another, and who it is compared with.
 
-    Every competitor goes through the same sizes with the same retraining. Each method tries `rate_factors` times the
-    learning rate at its first size, and goes on with the one that is best on validation. `variants`: ours once more,
-    from the same pushed net, by another utility, other widths, or from other numbers of traced images (thesis
+    Every competitor goes through the same sizes with the same retraining. At every size each method tries
+    `rate_factors` times the learning rate, and goes on from the net that is best on validation. `variants`: ours once
+    more, from the same pushed net, by another utility, other widths, or from other numbers of traced images (thesis
     Figure 3-20).
     """
 

@@ -116,8 +116,8 @@ def _tuned(compare: Compare) -> str:
         return ""
     factors = ", ".join(f"{each:g}" for each in compare.rate_factors)
     return (
-        f"In every seed each method tries {factors} times the learning rate at its first size, and goes on with "
-        "the one that is best on validation. "
+        f"At every size each method tries {factors} times the learning rate, in every seed by itself, and goes on "
+        "from the net that is best on validation. "
     )
 
 

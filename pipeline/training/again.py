@@ -61,8 +61,8 @@ def best_rate(
     *,
     factors: Sequence[float],
     score: Callable[[], float],
-) -> tuple[Tried, float]:
-    """Train `model` in place `once_more` at each of `factors` times the learning rate; keep the best, and its factor.
+) -> Tried:
+    """Train `model` in place `once_more` at each of `factors` times the learning rate; keep the best.
 
     Every training starts from the same weights with the same seed. The best is that of the highest `score` of the model
     as it stands then, on validation images, of those that did not collapse; the first of equals. One factor needs no
@@ -74,10 +74,10 @@ def best_rate(
         changed = settings.model_copy(update={"learning_rate": factor * settings.learning_rate})
         tried = once_more(fit, model, changed, resume.child(f"rate{n}") if n else resume)
         if len(factors) == 1:
-            return tried, factor
+            return tried
         found = (not tried.collapsed, score())
         if best is None or found > best[0]:
-            best = found, (tried, factor), _rewinding(model)
+            best = found, tried, _rewinding(model)
     if best is None:
         raise ValueError("expected at least one factor (got none)")
     _, kept, come_back = best
