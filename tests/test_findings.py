@@ -286,14 +286,15 @@ def _cifar() -> Iterator[str]:
     yield f"By the means of {seeds_of('cifar10_32')}, which leave every difference undecided"
     yield f"CIFAR-10: {_with_and_without_push('cifar10_32')}"
 
+    others = ("l1_own", "taylor_own", "han", "ours")
     for step in range(4):
         at = {
             method: np.array(
                 accuracies(rows_of("cifar10_32", "comparison", method=method, step=step), "test_")
             )
-            for method in ("ours", "ours_saliency", "l1_own", "han")
+            for method in ("ours_saliency", *others)
         }
-        less = (_by_seed(at["ours_saliency"] - at[other], signed=True) for other in ("l1_own", "han", "ours"))
+        less = (_by_seed(at["ours_saliency"] - at[other], signed=True) for other in others)
         verdicts = rows_of(
             "cifar10_32", "claims", family=f"ours against others at {size_at('cifar10_32', step)} parameters"
         )
