@@ -32,7 +32,7 @@ def main() -> None:
         for each in found
     ]
     for name, written in (("ablation", without_hits(table)), ("effects", pd.DataFrame(rows))):
-        written.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
+        written.to_csv(folder / f"{name}.csv", index=False, float_format="%.9g", lineterminator="\n")
     effects_figure(found).write(folder / "figures", dpi=params.report.dpi)
     (folder / "README.md").write_text(ablation_section(results), encoding="utf-8")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator
 from itertools import product
@@ -48,18 +49,19 @@ def test_every_number_comes_from_a_table() -> None:
     assert_sourced(prose(PAGE), sentences, f"{NOT_KEPT}|{NAMES}")
 
 
-def test_within_a_point_at_every_size() -> None:
-    assert (
-        "Taylor on the digits, and Taylor and L1 on MNIST, come within a point of ours by saliency at every size"
-        in prose(PAGE)
-    )
+def test_how_near_others_come_at_their_own_widths() -> None:
+    farthest = 0.0
     for report, ours, others in (
         ("digits", "ours", ["taylor_own"]),
         ("mnist", "ours_saliency", ["taylor_own", "l1_own"]),
     ):
         for method, step in product(others, csv_of(report, "comparison")["step"].unique()):
             apart = method_mean(report, method, int(step)) - method_mean(report, ours, int(step))
-            assert abs(apart) < 0.01, (report, method, step)
+            farthest = max(farthest, abs(apart))
+    assert (
+        f"Taylor on the digits, and Taylor and L1 on MNIST, come within {math.ceil(1000 * farthest) / 10} points of ours "
+        "by saliency at every size"
+    ) in prose(PAGE)
 
 
 def _claims(family: str) -> pd.DataFrame:
@@ -104,7 +106,7 @@ def _accuracy_on_digits() -> Iterator[str]:
     l1 = [_claim(f"At {size} parameters ours is more accurate than L1 norm (Li et al.)") for size in sizes]
     assert {row["verdict"] for row in l1} == {"undecided"}
     more = ", ".join(percent(row["effect"], signed=True) for row in l1)
-    yield f"better than L1 at all {WORDS[len(sizes)]} sizes by the means ({more} points), undecided each"
+    yield f"digits: less L1 {more} points at the {WORDS[len(sizes)]} sizes, undecided each"
     (gap,) = _claims("the smaller, the clearer").to_dict("records")
     assert gap["verdict"] == "supported"
     gained = interval(gap, *columns, signed=True)
@@ -286,15 +288,14 @@ def _cifar() -> Iterator[str]:
     yield f"By the means of {seeds_of('cifar10_32')}, which leave every difference undecided"
     yield f"CIFAR-10: {_with_and_without_push('cifar10_32')}"
 
-    others = ("l1_own", "taylor_own", "han", "ours")
     for step in range(4):
         at = {
             method: np.array(
                 accuracies(rows_of("cifar10_32", "comparison", method=method, step=step), "test_")
             )
-            for method in ("ours_saliency", *others)
+            for method in ("ours", "ours_saliency", "l1_own", "han")
         }
-        less = (_by_seed(at["ours_saliency"] - at[other], signed=True) for other in others)
+        less = (_by_seed(at["ours_saliency"] - at[other], signed=True) for other in ("l1_own", "han", "ours"))
         verdicts = rows_of(
             "cifar10_32", "claims", family=f"ours against others at {size_at('cifar10_32', step)} parameters"
         )

@@ -51,7 +51,7 @@ def write_report(results: Results, folder: Path) -> None:
         if len(table):
             # `make compare` pairs the models of two reports; everything else is for people.
             written = packed_again(table) if name in PAIRED else without_hits(table)
-            written.to_csv(tables / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
+            written.to_csv(tables / f"{name}.csv", index=False, float_format="%.9g", lineterminator="\n")
     figures = {each.name: each for each in _charts(results, judged["recommendation"], strengths)}
     for each in figures.values():
         each.write(pictures, dpi=results.params.report.dpi)
