@@ -196,5 +196,5 @@ def _standings_on_mnist() -> Iterator[str]:
     ours, taylor, scratch, han = (percent(method_mean("mnist", name, 2)) for name in names)
     yield (
         f"[On MNIST] at {size_at('mnist', 2)} ours by saliency has {ours} %, Taylor at its own widths {taylor}, "
-        f"scratch {scratch}, single weights {han}."
+        f"scratch {scratch}, single weights {han};"
     )
