@@ -212,6 +212,7 @@ def _mnist_sizes() -> Iterator[str]:
         ("ours_saliency", "scratch", "the same nets from scratch"),
         ("ours_saliency", "han", "single weights"),
         ("ours", "han", "The papers' way has, less single weights,"),
+        ("ours", "random", "and less random filters at its widths"),
     ):
         less = (plus_minus(at(ours, step) - at(other, step), signed=True) for step in steps)
         yield f"{words} {', '.join(less)}"
