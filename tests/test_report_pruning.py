@@ -16,9 +16,9 @@ from pipeline.report.results import Results
 FIELDS = ["seed", "model", "layer", "kind", "in", "out", "params", "flops"]
 
 
-def results(layers: list[list[Any]]) -> Results:
+def results(layers: list[list[Any]], seeds: tuple[int, ...] = (0,)) -> Results:
     """Layers alone; every other table is empty."""
-    return results_with(params_of(), {"layers": pd.DataFrame(layers, columns=FIELDS)})
+    return results_with(params_of(("seeds", [*seeds])), {"layers": pd.DataFrame(layers, columns=FIELDS)})
 
 
 NUMBERS = ["n", "n_correct", "n_active", "v_sum", "v_top", "collapsed"]
@@ -77,6 +77,20 @@ def test_the_profile_of_a_pruned_net_is_held_against_the_papers(kept: tuple[int,
     lines = profile_section(results(layers)).splitlines()
     first, _, last = (f"{100 * n / 8:.2f}" for n in kept)
     assert f"| pruned, parameter first | {first} | {last} | {words} |" in lines
+
+
+def test_thirds_of_the_profile_are_of_each_seeds_own_layers() -> None:
+    """Seed 1 has grown a module in the middle: its layer belongs to neither the first third nor the last one."""
+    nets = {0: {"a": 8, "b": 4, "c": 2}, 1: {"a": 6, "b": 4, "grown": 0, "c": 4}}
+    layers = [
+        [seed, model, layer, "3x3", 8, 8 if model == "pushed" else n, 9, 9]
+        for seed, kept in nets.items()
+        for model in ("pushed", "accuracy_first", "parameter_first")
+        for layer, n in {**kept, "decision": 10}.items()
+    ]
+    page = profile_section(results(layers, seeds=(0, 1))).splitlines()
+    # Of four layers a third is two: (8 + (6 + 4) / 2) / 2 of 8 filters, and (2 + (0 + 4) / 2) / 2.
+    assert "| pruned, parameter first | 81.25 | 25.00 | first layers keep more, as there |" in page
 
 
 def test_layers_are_drawn_with_one_gone_and_convolutions_apart() -> None:

@@ -107,8 +107,8 @@ def _epochs(results: Results) -> str:
         f"{method_rows(results, OURS, step)['epochs'].mean():.0f} at {label}"
         for step, label in step_labels(results).items()
     ]
-    words = "Epochs of training in all, from fresh weights on, are the same for every method, means over"
-    return f"{words} seeds: {', '.join(epochs)}. "
+    words = "Epochs of training in all, from fresh weights on, are the same for every method"
+    return f"{words}, means over seeds: {', '.join(epochs)}. "
 
 
 def _tuned(compare: Compare) -> str:

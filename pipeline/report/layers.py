@@ -45,9 +45,12 @@ def profile_section(results: Results) -> str:
     """Whether first layers are hardly pruned and last ones almost entirely, as the papers' figures show."""
     rows = []
     for model in pruned_models(results):
-        shares = pd.concat(profile(results, model), axis=1).mean(axis=1).to_numpy()
-        third = -(-len(shares) // 3)
-        first, last = float(shares[:third].mean()), float(shares[-third:].mean())
+        ends = []
+        # Seed by seed: each may have grown other modules, so that its thirds are of other layers.
+        for shares in profile(results, model).values():
+            third = -(-len(shares) // 3)
+            ends.append((shares.iloc[:third].mean(), shares.iloc[-third:].mean()))
+        first, last = map(float, pd.DataFrame(ends).mean())
         words = "first layers keep more, as there" if first > last else "last layers keep more, unlike there"
         rows.append([LABELS[model], percent(first), percent(last), words])
     header = "model | first third of the layers, % | last third, % | profile"
