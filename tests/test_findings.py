@@ -45,7 +45,8 @@ NOT_KEPT = (
 
 def test_every_number_comes_from_a_table() -> None:
     sentences = {*_how_sure(), *_accuracy_on_digits(), *_robustness_on_digits(), *_mnist(), *_photographs()}
-    sentences |= {*_other_nets(), *_digits_crossing(), *_mnist_crossing(), *_cifar(), *_robustness_on_cifar()}
+    sentences |= {*_other_nets(), *_digits_crossing(), *_mnist_crossing(), *_cifar(), *_inception()}
+    sentences |= {*_robustness_on_cifar()}
     sentences.add(_at_own_widths())
     assert_sourced(prose(PAGE), sentences, f"{NOT_KEPT}|{NAMES}")
 
@@ -294,25 +295,48 @@ def _cifar() -> Iterator[str]:
     yield f"By the means of {seeds_of('cifar10_32')}, which leave every difference undecided"
     yield f"CIFAR-10: {_with_and_without_push('cifar10_32')}"
 
+    yield from _saliency_less_others("cifar10_32", ("l1_own", "han", "ours"))
+
+
+def _inception() -> Iterator[str]:
+    """What Algorithm 2 added, on test, and a row for each size, each cell seed by seed."""
+    base, grown = (
+        rows_of("cifar10_inception", "scores", model=model, split="test") for model in ("base", "original")
+    )
+    (params,), (flops,) = set(base["params"]), set(base["flops"])
+    yield f"an Inception net of {params:,} parameters and {flops / 2e6:.1f} million multiply-adds"
+    preset = settings("presets/cifar10_inception.yaml")
+    added, epochs = (
+        WORDS[each] for each in (preset["grow"]["max_modules"], preset["grow"]["full_training"]["epochs"])
+    )
+    sizes = " and ".join(f"{each:,}" for each in grown["params"])
+    yield (
+        f"{_by_seed(accuracies(base))} % in its {seeds_of('cifar10_inception')}; {added} modules that Algorithm 2 "
+        f"added, and {epochs} epochs more, make it {_by_seed(accuracies(grown))} % at {sizes} parameters"
+    )
+    gains = np.array(accuracies(grown)) - np.array(accuracies(base))
+    yield f"{_by_seed(gains, signed=True)} points on CIFAR-10 in {seeds_of('cifar10_inception')}"
+    yield from _saliency_less_others("cifar10_inception", ("taylor_own", "han", "ours"))
+
+
+def _saliency_less_others(report: str, others: Iterable[str]) -> Iterator[str]:
     for step in range(4):
         at = {
-            method: np.array(
-                accuracies(rows_of("cifar10_32", "comparison", method=method, step=step), "test_")
-            )
-            for method in ("ours", "ours_saliency", "l1_own", "han")
+            method: np.array(accuracies(rows_of(report, "comparison", method=method, step=step), "test_"))
+            for method in ("ours_saliency", *others)
         }
-        less = (_by_seed(at["ours_saliency"] - at[other], signed=True) for other in ("l1_own", "han", "ours"))
-        verdicts = rows_of(
-            "cifar10_32", "claims", family=f"ours against others at {size_at('cifar10_32', step)} parameters"
-        )
+        less = (_by_seed(at["ours_saliency"] - at[other], signed=True) for other in others)
+        size = size_at(report, step)
+        verdicts = rows_of(report, "claims", family=f"ours against others at {size} parameters")
         assert set(verdicts["verdict"]) == {"undecided"}
-        yield f"| {size_at('cifar10_32', step)} | {_by_seed(at['ours_saliency'])} | {' | '.join(less)} |"
+        yield f"| {size} | {_by_seed(at['ours_saliency'])} | {' | '.join(less)} |"
 
 
 def _robustness_on_cifar() -> Iterator[str]:
     """In how many of the thesis's five columns the pruned model loses less than the original, by the means."""
     for report, words, label in (
         ("cifar10_32", "CIFAR-10: ", "pruned, parameter first"),
+        ("cifar10_inception", "grown first, ", "pruned, parameter first"),
         ("cifar100_32", "CIFAR-100 (one seed): ", "pruned, parameter first"),
         ("cifar100_32", "after the fact, as in Table 5-1, ", "after the fact, parameter first"),
     ):

@@ -195,7 +195,7 @@ def test_the_jobs_of_all_presets_are_listed_in_a_second() -> None:
 def test_a_preset_that_never_ran_can_be_tried_dry(workspace: Workspace, tmp_path: Path) -> None:
     """With --force, that is: without, DVC stops at the first input that is not there (treeverse/dvc#9818)."""
     copy = workspace.copy(tmp_path / "copy")
-    (copy.root / "params.yaml").write_bytes(PRESETS["mnist_small"].read_bytes())
+    (copy.root / "params.yaml").write_bytes(PRESETS["mnist"].read_bytes())
     tried = copy.must("dvc", "repro", "--dry", "--force")
     assert sorted(tried.ran) == sorted(STAGES)
     assert not copy.path("runs").exists()

@@ -35,8 +35,7 @@ from pipeline.report.published import SCORES
 
 README = text_of("README.md")
 _PAPERS_OTHER = (*("cifar10", "cifar100", "lfwa", "adience_age", "imagenet", "imagenet_mobilenet_v2"),)
-_SHOWN = ("mnist", "mnist_small", "image_folder_small", "image_folder", *_PAPERS_OTHER)
-_PARTS = {2: "half", 3: "a third", 4: "a quarter"}
+_SHOWN = ("mnist", "image_folder_small", "image_folder", *_PAPERS_OTHER)
 
 
 def test_result_table_is_the_reports_summary() -> None:
@@ -58,7 +57,7 @@ def test_equation_table_names_functions_and_tests_that_exist() -> None:
         assert (ROOT / test).is_file(), f"{source}: {test} is missing"
 
 
-@pytest.mark.parametrize("name", ["digits", "cifar10_32", "cifar100_32"])
+@pytest.mark.parametrize("name", ["digits", "cifar10_32", "cifar10_inception", "cifar100_32"])
 def test_report_holds_the_settings_of_its_preset(name: str) -> None:
     """All but `runtime`, which changes no result."""
     preset = read_params(ROOT / f"presets/{name}.yaml")
@@ -115,9 +114,6 @@ def _setup_and_durations() -> Iterator[str]:
 def _presets() -> Iterator[str]:
     """What the table of presets says of them, and of what was measured with MNIST's."""
     of = {name: settings(f"presets/{name}.yaml") for name in _SHOWN}
-    narrower = of["mnist"]["model"]["hidden"][0] / of["mnist_small"]["model"]["hidden"][0]
-    yield f"{_PARTS[narrower]} of its width, {_training_images(of, 'mnist_small')} training images"
-    yield f"| MNIST | [{seeds_of('mnist_small')}] , latency included"
     small, large = (of[name]["data"]["crop_px"] for name in ("image_folder_small", "image_folder"))
     # What it was made for stands in its first line.
     assert text_of("presets/image_folder_small.yaml").startswith("# Your own images on two cores:")
@@ -138,17 +134,22 @@ def _presets() -> Iterator[str]:
 
 def _cifar() -> Iterator[str]:
     """Images as they are, so as many pixels as CIFAR's have."""
-    of = {name: settings(f"presets/{name}.yaml") for name in ("cifar10_32", "cifar100_32")}
+    of = {
+        name: settings(f"presets/{name}.yaml") for name in ("cifar10_32", "cifar10_inception", "cifar100_32")
+    }
     for preset in of.values():
         assert preset["data"]["resize_px"] is preset["data"]["crop_px"] is None
     yield f"narrow residual net at 32 pixels, {_training_images(of, 'cifar10_32')} training images"
-    names = ("ours", "ours_saliency", "l1_own", "han")
-    ours, saliency, l1, single = (percent(method_mean("cifar10_32", name, 2)) for name in names)
-    hours = job_seconds("cifar10_32") / 3600
-    yield (
-        f"[{seeds_of('cifar10_32')}] , {hours:.1f} hours of jobs: at {size_at('cifar10_32', 2)} parameters {ours} % "
-        f"the papers' way, {saliency} by saliency, {l1} L1 at its own widths, {single} single weights"
-    )
+    for report, other, words in (
+        ("cifar10_32", "l1_own", "L1 at its own widths"),
+        ("cifar10_inception", "taylor_own", "Taylor"),
+    ):
+        names = ("ours", "ours_saliency", other, "han")
+        ours, saliency, third, single = (percent(method_mean(report, name, 2)) for name in names)
+        yield (
+            f"[{seeds_of(report)}] , {job_seconds(report) / 3600:.1f} hours of jobs: at {size_at(report, 2)} "
+            f"parameters {ours} % the papers' way, {saliency} by saliency, {third} {words}, {single} single weights"
+        )
     scores = rows_of("cifar100_32", "scores", split="test").set_index("model")
     original, pruned, after = (
         float(scores.loc[model, "accuracy"])
