@@ -345,6 +345,15 @@ def _inception() -> Iterator[str]:
         flags=re.MULTILINE,
     )
     yield f"the first third of its layers keeps {profile[0]} % of the filters, the last third {profile[1]}"
+    layers = csv_of("cifar10_inception", "layers")
+    layers = layers.assign(module=layers["layer"].str.extract(r"(stages\.\d\.\d)")[0])
+    filters = layers.pivot_table(
+        index=["seed", "module"], columns="model", values="out", aggfunc="sum", fill_value=0
+    )
+    kept = (filters["parameter_first"] / filters["pushed"])[filters["pushed"] > 0]
+    last = [kept[seed].loc[kept[seed].index.max()] for seed in (0, 1)]
+    assert last == [kept[seed].min() for seed in (0, 1)]
+    yield f"its very last module {' / '.join(f'{100 * each:.0f}' for each in last)} % in the two seeds"
     gains = np.array(accuracies(grown)) - np.array(accuracies(base))
     yield f"{_by_seed(gains, signed=True)} points on CIFAR-10 in {seeds_of('cifar10_inception')}"
     yield f"By the means of {seeds_of('cifar10_inception')}, undecided again"
@@ -445,10 +454,7 @@ def _photographs() -> Iterator[str]:
         )
         for label, row in (("pruned, parameter first", small), ("yours", original))
     )
-    slow, fast = (
-        row_of("photographs", "latency", model=model, batch=32, runtime="ONNX Runtime 1.31.1")["median_ms"]
-        for model in ("original", "parameter_first")
-    )
+    slow, fast = _milliseconds("photographs")
     yield f"{ours[0]} % of {small['n']} test images against {theirs[0]}"
     table = csv_of("photographs", "comparison").pivot_table(
         index="method", columns="step", values="test_n_correct"
@@ -456,14 +462,17 @@ def _photographs() -> Iterator[str]:
     assert (table.loc[["l1", "random"]] > table.loc["ours"]).all(axis=None)
     most = float((table.loc[["l1", "random"]] - table.loc["ours"]).max(axis=None) / small["n"])
     yield f"by up to {percent(most)} points of one seed"
-    slow_one, fast_one = (
-        row_of("cifar10_inception", "latency", model=model, batch=32, runtime="ONNX Runtime 1.31.1")[
-            "median_ms"
-        ]
-        for model in ("original", "parameter_first")
-    )
-    yield f"takes {fast_one / slow_one:.2f} times as long at 32 images"
+    before, after = _milliseconds("cifar10_inception")
+    yield f"takes {after / before:.2f} times as long at 32 images"
     yield f"{original['flops'] / small['flops']:.2f} times fewer FLOPs, and {slow / fast:.2f} times faster at 32 images"
+
+
+def _milliseconds(report: str) -> list[float]:
+    """Of 32 images in ONNX Runtime: the original's, the parameter-first model's."""
+    return [
+        row_of(report, "latency", model=model, batch=32, runtime="ONNX Runtime 1.31.1")["median_ms"]
+        for model in ("original", "parameter_first")
+    ]
 
 
 def _other_nets() -> Iterator[str]:

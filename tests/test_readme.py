@@ -144,7 +144,7 @@ def _cifar() -> Iterator[str]:
     for report, at, other, words in (
         ("cifar10_32", f"{size_at('cifar10_32', 2)} parameters", "l1_own", "L1 at its own widths"),
         # Its seeds have grown nets of different sizes.
-        ("cifar10_inception", f"{100 * share:g} % of it", "taylor_own", "Taylor"),
+        ("cifar10_inception", f"{100 * share:g} % of its parameters", "taylor_own", "Taylor"),
     ):
         names = ("ours", "ours_saliency", other, "han")
         ours, saliency, third, single = (percent(method_mean(report, name, 2)) for name in names)

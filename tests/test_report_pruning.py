@@ -80,7 +80,7 @@ def test_the_profile_of_a_pruned_net_is_held_against_the_papers(kept: tuple[int,
 
 
 def test_thirds_of_the_profile_are_of_each_seeds_own_layers() -> None:
-    """Seed 1 has grown a module in the middle: its layer belongs to neither the first third nor the last one."""
+    """A layer that one seed has grown in the middle stands there, not behind the layers of all."""
     nets = {0: {"a": 8, "b": 4, "c": 2}, 1: {"a": 6, "b": 4, "grown": 0, "c": 4}}
     layers = [
         [seed, model, layer, "3x3", 8, 8 if model == "pushed" else n, 9, 9]
