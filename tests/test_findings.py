@@ -33,7 +33,9 @@ from page_numbers import (
     text_of,
 )
 
+from pipeline.report.hits import with_accuracy
 from pipeline.report.published import SCORES
+from pipeline.uncertainty import difference_interval
 
 PAGE = text_of("docs/findings.md")
 # Said to be measured once, without tables that were kept.
@@ -46,7 +48,7 @@ NOT_KEPT = (
 def test_every_number_comes_from_a_table() -> None:
     sentences = {*_how_sure(), *_accuracy_on_digits(), *_robustness_on_digits(), *_mnist(), *_photographs()}
     sentences |= {*_other_nets(), *_digits_crossing(), *_mnist_crossing(), *_cifar(), *_inception()}
-    sentences |= {*_robustness_on_cifar()}
+    sentences |= {*_robustness_on_cifar(), *_growth()}
     sentences.add(_at_own_widths())
     assert_sourced(prose(PAGE), sentences, f"{NOT_KEPT}|{NAMES}")
 
@@ -354,8 +356,6 @@ def _inception() -> Iterator[str]:
     last = [kept[seed].loc[kept[seed].index.max()] for seed in (0, 1)]
     assert last == [kept[seed].min() for seed in (0, 1)]
     yield f"its very last module {' / '.join(f'{100 * each:.0f}' for each in last)} % in the two seeds"
-    gains = np.array(accuracies(grown)) - np.array(accuracies(base))
-    yield f"{_by_seed(gains, signed=True)} points on CIFAR-10 in {seeds_of('cifar10_inception')}"
     yield f"By the means of {seeds_of('cifar10_inception')}, undecided again"
     means = {
         name: np.array([method_mean("cifar10_inception", name, step) for step in range(4)])
@@ -372,6 +372,32 @@ def _inception() -> Iterator[str]:
     ]
     assert [each["ours_saliency"] for each in smallest] == [1, len(means)], "behind all others, ahead of all"
     yield from _saliency_less_others("cifar10_inception", ("taylor_own", "han", "ours"))
+
+
+def _growth() -> Iterator[str]:
+    """The grown nets beside the base as it was, and trained as long; the first two as the reports have them."""
+    gains = {}
+    for report in ("cifar10_inception", "digits"):
+        table = with_accuracy(pd.read_csv(ROOT / f"benchmarks/growth/{report}.csv"))
+        nets = {name: rows.sort_values("seed") for name, rows in table.groupby("net")}
+        for net, model in (("base", "base"), ("grown", "original")):
+            scored = rows_of(report, "scores", model=model, split="test")
+            assert nets[net]["n_correct"].tolist() == scored["n_correct"].tolist()
+        assert nets["base, trained on"]["epochs"].tolist() == nets["grown"]["epochs"].tolist()
+        assert nets["base, trained on"]["params"].tolist() == nets["base"]["params"].tolist()
+        gains[report] = [
+            np.stack([*nets["grown"]["hits"]]).astype(float) - np.stack([*nets[other]["hits"]])
+            for other in ("base", "base, trained on")
+        ]
+    on_base, on_control = (each.mean(axis=1) for each in gains["cifar10_inception"])
+    yield (
+        f"CIFAR-10: {_by_seed(on_base, signed=True)} points in {seeds_of('cifar10_inception')} on the base, "
+        f"{_by_seed(on_control, signed=True)} on the base trained as long"
+    )
+    on_base, on_control = gains["digits"]
+    found = difference_interval(on_control, confidence=0.95)
+    assert found.sign == 0
+    yield f"digits: {percent(on_base.mean(), signed=True)} and {found.percent(signed=True)}"
 
 
 def _saliency_less_others(report: str, others: Iterable[str]) -> Iterator[str]:
