@@ -141,16 +141,16 @@ def _cifar() -> Iterator[str]:
         assert preset["data"]["resize_px"] is preset["data"]["crop_px"] is None
     yield f"narrow residual net at 32 pixels, {_training_images(of, 'cifar10_32')} training images"
     share = of["cifar10_inception"]["compare"]["sizes"]["params"][2]
-    for report, at, other, words in (
-        ("cifar10_32", f"{size_at('cifar10_32', 2)} parameters", "l1_own", "L1 at its own widths"),
+    for report, at in (
+        ("cifar10_32", f", other runs beside them: at {size_at('cifar10_32', 2)} parameters"),
         # Its seeds have grown nets of different sizes.
-        ("cifar10_inception", f"{100 * share:g} % of its parameters", "taylor_own", "Taylor"),
+        ("cifar10_inception", f": at {100 * share:g} % of its parameters"),
     ):
-        names = ("ours", "ours_saliency", other, "han")
-        ours, saliency, third, single = (percent(method_mean(report, name, 2)) for name in names)
+        names = ("ours", "ours_saliency", "taylor_own", "han")
+        ours, saliency, taylor, single = (percent(method_mean(report, name, 2)) for name in names)
         yield (
-            f"[{seeds_of(report)}] , {job_seconds(report) / 3600:.1f} hours of jobs: at {at} "
-            f"{ours} % the papers' way, {saliency} by saliency, {third} {words}, {single} single weights"
+            f"[{seeds_of(report)}] , {job_seconds(report) / 3600:.1f} hours of jobs{at} "
+            f"{ours} % the papers' way, {saliency} by saliency, {taylor} Taylor, {single} single weights"
         )
     scores = rows_of("cifar100_32", "scores", split="test").set_index("model")
     original, pruned, after = (

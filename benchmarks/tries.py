@@ -1,0 +1,117 @@
+"""Ours by saliency with one thing changed, at every compared size: `python -m benchmarks.tries [NAME ...]`.
+
+After `compare` of a run of params.yaml that has the variant `saliency`. Each try cuts and retrains with the same seeds
+and batches as that variant did, so that nothing differs but its change, and what follows from it. Rows, hits and all,
+go to benchmarks/tries/<name>.csv beside those of the variant; a try that stands there is run again where it is named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Callable, Iterator
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from joblib import Parallel, delayed
+
+from pipeline.jobs.job import Job, Workplace
+from pipeline.params.file import read_params
+from pipeline.params.params import Params
+from pipeline.params.pruning import LatentChoiceRule, SensitivityChoice
+from pipeline.report.hits import more_hits, with_accuracy
+from pipeline.uncertainty import difference_interval
+from stages import compare
+
+METHOD, AS_IT_IS = "ours_saliency", "as it is"
+
+
+def _latent(rule: LatentChoiceRule) -> Callable[[Job], Job]:
+    return lambda job: _with_surgery(job, latent=rule)
+
+
+def _with_surgery(job: Job, **changes: object) -> Job:
+    surgery = job.settings["surgery"].model_copy(update=changes)
+    return Job(job.labels, {**job.settings, "surgery": surgery}, job.inputs)
+
+
+def _without_push(job: Job) -> Job:
+    """From the control, which was trained as long without the push, and retrained by cross-entropy alone."""
+    retraining = job.settings["retraining"].model_copy(update={"push": "none"})
+    start = Path(str(job.inputs["start"]).replace("main", "control"))
+    return Job(job.labels, {**job.settings, "retraining": retraining}, {**job.inputs, "start": start})
+
+
+TRIES: dict[str, Callable[[Job], Job]] = {
+    # M' gives the latent layer what the layers before it then lack.
+    "latent neurons within 5 points": _latent(SensitivityChoice(method="sensitivity", max_drop=0.05)),
+    "500 images of each class traced": lambda job: _with_surgery(job, trace_images_per_class=500),
+    "without the push": _without_push,
+    "score by parameter": lambda job: _with_surgery(job, per_cost="params"),
+}
+
+
+def run(name: str, job: Job) -> pd.DataFrame:
+    """The rows of a try, one for each size."""
+    changed = TRIES[name](job)
+    with tempfile.TemporaryDirectory() as folder:
+        place = Workplace(Path(folder, "out"), Path(folder, "resume"))
+        place.out.mkdir()
+        arguments: dict[str, Any] = {**changed.settings, **changed.inputs}
+        compare.work(place, **arguments)
+        return pd.read_csv(place.out / "comparison.csv").assign(seed=job.labels["seed"], change=name)
+
+
+def of_variant(params: Params) -> Iterator[Job]:
+    """The jobs of `compare` that the tries change, one for each seed."""
+    for job in compare.jobs(
+        Path("runs", params.name),
+        seeds=params.seeds,
+        numerics=params.numerics,
+        lda=params.lda,
+        surgery=params.surgery,
+        train=params.train,
+        compare=params.compare,
+    ):
+        if job.labels["method"] == METHOD:
+            yield job
+
+
+def main() -> None:
+    """As many at a time as there are cores; what each gains at each size, in points of the test images."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("names", nargs="*", help=", ".join(TRIES))
+    names = parser.parse_args().names or [*TRIES]
+    if unknown := {*names} - {*TRIES}:
+        parser.error(f"expected some of {', '.join(TRIES)}, got {', '.join(sorted(unknown))}")
+    params = read_params()
+    path = Path("benchmarks/tries", f"{params.name}.csv")
+    path.parent.mkdir(exist_ok=True)
+    ours = pd.read_csv(Path("runs", params.name, "compare", "comparison.csv"))
+    tables = [ours[ours["method"] == METHOD].drop(columns="method").assign(change=AS_IT_IS)]
+    if path.exists():
+        before = pd.read_csv(path)
+        tables.append(before[~before["change"].isin([*names, AS_IT_IS])])
+    tables += Parallel(n_jobs=-1, verbose=10)(
+        delayed(run)(name, job) for name, job in product(names, of_variant(params))
+    )
+    table = pd.concat(tables)
+    table.to_csv(path, index=False, lineterminator="\n")
+    say(with_accuracy(table), params.report.confidence)
+
+
+def say(table: pd.DataFrame, confidence: float) -> None:
+    """Each change less the method as it is, on the test images."""
+    for step in sorted(table["step"].unique()):
+        rows = table[table["step"] == step].sort_values("seed")
+        as_it_is = rows[rows["change"] == AS_IT_IS]
+        for name in (name for name in TRIES if name in rows["change"].array):
+            more = more_hits(rows[rows["change"] == name], as_it_is, "test_")
+            gain = difference_interval(more, confidence=confidence)
+            print(f"size {step}, {name}: {gain.percent(signed=True)} points")
+
+
+if __name__ == "__main__":
+    main()
