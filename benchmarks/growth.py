@@ -55,7 +55,8 @@ def score_seed(params: Params, seed: int) -> list[dict[str, Any]]:
         for iteration, stage in zip(behind["iteration"], behind["grown_stage"], strict=True):
             growing.train(control, int(iteration), int(stage) - 1)
         growing.train_fully(control)
-    nets[CONTROL], epochs[CONTROL] = control, epochs[GROWN]
+    trainings = [settings.training] * len(behind) + [settings.full_training]
+    nets[CONTROL], epochs[CONTROL] = control, epochs[BASE] + sum(each.epochs for each in trainings)
     rows = []
     for name, net in nets.items():
         scored = Candidate(net, 0, None, growing.measure(net), growing.score(net))

@@ -1,15 +1,16 @@
 """Ours by saliency with one thing changed, at every compared size: `python -m benchmarks.tries [NAME ...]`.
 
-After `compare` of a run of params.yaml that has the variant `saliency`. Each try cuts and retrains with the same seeds
-and batches as that variant did, so that nothing differs but its change, and what follows from it. Rows, hits and all,
-go to benchmarks/tries/<name>.csv beside those of the variant; a try that stands there is run again where it is named.
+After `compare` of a run of params.yaml, where ours goes by saliency, or has a variant `saliency`. Each try cuts and
+retrains with the same seeds and batches as that did, so that nothing differs but its change, and what follows from it.
+Rows, hits and all, go to benchmarks/tries/<name>.csv beside those of the method as it is; a try that stands there is
+run again where it is named.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import pandas as pd
 from joblib import Parallel, delayed
 
+from pipeline.compared import OURS, variant_name
 from pipeline.jobs.job import Job, Workplace
 from pipeline.params.file import read_params
 from pipeline.params.params import Params
@@ -25,7 +27,7 @@ from pipeline.report.hits import more_hits, with_accuracy
 from pipeline.uncertainty import difference_interval
 from stages import compare
 
-METHOD, AS_IT_IS = "ours_saliency", "as it is"
+AS_IT_IS = "as it is"
 
 
 def _latent(rule: LatentChoiceRule) -> Callable[[Job], Job]:
@@ -40,7 +42,9 @@ def _with_surgery(job: Job, **changes: object) -> Job:
 def _without_push(job: Job) -> Job:
     """From the control, which was trained as long without the push, and retrained by cross-entropy alone."""
     retraining = job.settings["retraining"].model_copy(update={"push": "none"})
-    start = Path(str(job.inputs["start"]).replace("main", "control"))
+    pushed = job.inputs["start"]
+    assert isinstance(pushed, Path)
+    start = pushed.parent.with_name("control") / pushed.name
     return Job(job.labels, {**job.settings, "retraining": retraining}, {**job.inputs, "start": start})
 
 
@@ -64,9 +68,22 @@ def run(name: str, job: Job) -> pd.DataFrame:
         return pd.read_csv(place.out / "comparison.csv").assign(seed=job.labels["seed"], change=name)
 
 
-def of_variant(params: Params) -> Iterator[Job]:
+def method_of(params: Params) -> str:
+    """Ours by saliency, as `compare` names it.
+
+    Raises:
+        ValueError: if ours goes by saliency nowhere in these params.
+    """
+    if params.surgery.utility == "saliency":
+        return OURS
+    if params.compare and "saliency" in params.compare.variants:
+        return variant_name("saliency")
+    raise ValueError(f"{params.name}: expected surgery.utility or a variant of compare to be saliency")
+
+
+def jobs_of(params: Params, method: str) -> list[Job]:
     """The jobs of `compare` that the tries change, one for each seed."""
-    for job in compare.jobs(
+    found = compare.jobs(
         Path("runs", params.name),
         seeds=params.seeds,
         numerics=params.numerics,
@@ -74,9 +91,8 @@ def of_variant(params: Params) -> Iterator[Job]:
         surgery=params.surgery,
         train=params.train,
         compare=params.compare,
-    ):
-        if job.labels["method"] == METHOD:
-            yield job
+    )
+    return [job for job in found if job.labels["method"] == method]
 
 
 def main() -> None:
@@ -87,15 +103,16 @@ def main() -> None:
     if unknown := {*names} - {*TRIES}:
         parser.error(f"expected some of {', '.join(TRIES)}, got {', '.join(sorted(unknown))}")
     params = read_params()
+    method = method_of(params)
     path = Path("benchmarks/tries", f"{params.name}.csv")
     path.parent.mkdir(exist_ok=True)
     ours = pd.read_csv(Path("runs", params.name, "compare", "comparison.csv"))
-    tables = [ours[ours["method"] == METHOD].drop(columns="method").assign(change=AS_IT_IS)]
+    tables = [ours[ours["method"] == method].drop(columns="method").assign(change=AS_IT_IS)]
     if path.exists():
         before = pd.read_csv(path)
         tables.append(before[~before["change"].isin([*names, AS_IT_IS])])
     tables += Parallel(n_jobs=-1, verbose=10)(
-        delayed(run)(name, job) for name, job in product(names, of_variant(params))
+        delayed(run)(name, job) for name, job in product(names, jobs_of(params, method))
     )
     table = pd.concat(tables)
     table.to_csv(path, index=False, lineterminator="\n")
