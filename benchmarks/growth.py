@@ -16,7 +16,7 @@ from joblib import Parallel, delayed
 from safetensors.torch import load_file
 
 from pipeline.checkpoint import load_classifier, read_about
-from pipeline.grow import Candidate, Growing
+from pipeline.grow import Growing
 from pipeline.images.parts import load_parts
 from pipeline.machine.device import configure_torch
 from pipeline.params.file import read_params
@@ -59,10 +59,10 @@ def score_seed(params: Params, seed: int) -> list[dict[str, Any]]:
     nets[CONTROL], epochs[CONTROL] = control, epochs[BASE] + sum(each.epochs for each in trainings)
     rows = []
     for name, net in nets.items():
-        scored = Candidate(net, 0, None, growing.measure(net), growing.score(net))
+        cost, score = growing.measure(net), growing.score(net)
         correct = counts_of(hits_on(net, parts.test, batch_size=numerics.eval_batch_size))
-        validation = {"validation_n": scored.score.n, "validation_n_correct": scored.score.n_correct}
-        size = {"params": scored.cost.params, "flops": scored.cost.flops, "epochs": epochs[name]}
+        validation = {"validation_n": score.n, "validation_n_correct": score.n_correct}
+        size = {"params": cost.params, "flops": cost.flops, "epochs": epochs[name]}
         rows.append({"seed": seed, "net": name} | size | validation | correct)
     return rows
 

@@ -20,18 +20,15 @@ from joblib import Parallel, delayed
 
 from pipeline.compared import OURS, variant_name
 from pipeline.jobs.job import Job, Workplace
+from pipeline.jobs.output import list_jobs
 from pipeline.params.file import read_params
 from pipeline.params.params import Params
-from pipeline.params.pruning import LatentChoiceRule, SensitivityChoice
+from pipeline.params.pruning import SensitivityChoice
 from pipeline.report.hits import more_hits, with_accuracy
 from pipeline.uncertainty import difference_interval
 from stages import compare
 
 AS_IT_IS = "as it is"
-
-
-def _latent(rule: LatentChoiceRule) -> Callable[[Job], Job]:
-    return lambda job: _with_surgery(job, latent=rule)
 
 
 def _with_surgery(job: Job, **changes: object) -> Job:
@@ -50,7 +47,9 @@ def _without_push(job: Job) -> Job:
 
 TRIES: dict[str, Callable[[Job], Job]] = {
     # M' gives the latent layer what the layers before it then lack.
-    "latent neurons within 5 points": _latent(SensitivityChoice(method="sensitivity", max_drop=0.05)),
+    "latent neurons within 5 points": lambda job: _with_surgery(
+        job, latent=SensitivityChoice(method="sensitivity", max_drop=0.05)
+    ),
     "500 images of each class traced": lambda job: _with_surgery(job, trace_images_per_class=500),
     "without the push": _without_push,
     "score by parameter": lambda job: _with_surgery(job, per_cost="params"),
@@ -81,20 +80,6 @@ def method_of(params: Params) -> str:
     raise ValueError(f"{params.name}: expected surgery.utility or a variant of compare to be saliency")
 
 
-def jobs_of(params: Params, method: str) -> list[Job]:
-    """The jobs of `compare` that the tries change, one for each seed."""
-    found = compare.jobs(
-        Path("runs", params.name),
-        seeds=params.seeds,
-        numerics=params.numerics,
-        lda=params.lda,
-        surgery=params.surgery,
-        train=params.train,
-        compare=params.compare,
-    )
-    return [job for job in found if job.labels["method"] == method]
-
-
 def main() -> None:
     """As many at a time as there are cores; what each gains at each size, in points of the test images."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -104,6 +89,7 @@ def main() -> None:
         parser.error(f"expected some of {', '.join(TRIES)}, got {', '.join(sorted(unknown))}")
     params = read_params()
     method = method_of(params)
+    jobs = [job for job in list_jobs(compare, params) if job.labels["method"] == method]
     path = Path("benchmarks/tries", f"{params.name}.csv")
     path.parent.mkdir(exist_ok=True)
     ours = pd.read_csv(Path("runs", params.name, "compare", "comparison.csv"))
@@ -111,9 +97,7 @@ def main() -> None:
     if path.exists():
         before = pd.read_csv(path)
         tables.append(before[~before["change"].isin([*names, AS_IT_IS])])
-    tables += Parallel(n_jobs=-1, verbose=10)(
-        delayed(run)(name, job) for name, job in product(names, jobs_of(params, method))
-    )
+    tables += Parallel(n_jobs=-1, verbose=10)(delayed(run)(name, job) for name, job in product(names, jobs))
     table = pd.concat(tables)
     table.to_csv(path, index=False, lineterminator="\n")
     say(with_accuracy(table), params.report.confidence)

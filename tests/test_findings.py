@@ -378,8 +378,8 @@ def _tries() -> Iterator[str]:
         more_hits(found[looser, 3], found["as it is", 3], "test_"), confidence=0.95
     )
     yield f"its gain at the smallest size, {found_gain.percent(signed=True)}, is undecided"
-    smallest = less("without the push", 3) - (
-        np.array(accuracies(found["as it is", 3], "test_")) - method_mean("cifar10_32", "ours_saliency", 3)
+    smallest = np.subtract(
+        *(accuracies(found[change, 3], "test_") for change in ("without the push", "as it is"))
     )
     yield f"more the smaller the net: without it {_by_seed(smallest, signed=True)} points at the smallest size"
     elsewhere = {}
@@ -470,10 +470,7 @@ def _growth() -> Iterator[str]:
         control = accuracies(nets["base, trained on"])
         if report == "cifar10_inception":
             yield f"without a module the same epochs make it {_by_seed(control)}"
-        gains[report] = [
-            np.stack([*nets["grown"]["hits"]]).astype(float) - np.stack([*nets[other]["hits"]])
-            for other in ("base", "base, trained on")
-        ]
+        gains[report] = [more_hits(nets["grown"], nets[other]) for other in ("base", "base, trained on")]
     average = difference_interval(gains["cifar10_inception"][1], confidence=0.95).percent(signed=True)
     on_base, on_control = (each.mean(axis=1) for each in gains["cifar10_inception"])
     yield (
