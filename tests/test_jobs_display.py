@@ -51,6 +51,16 @@ def test_a_log_has_a_line_for_each_job_with_rate_and_time_left(
     ]
 
 
+def test_a_line_and_its_end_are_one_write(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where Python does not buffer, a worker's write would come between the two."""
+    writes: list[str] = []
+    monkeypatch.setattr(sys.stderr, "write", writes.append)
+    Display("train", 1, dict).say("a line")
+    assert [each for each in writes if each] == ["a line\n"]
+
+
 def test_a_job_without_labels_is_its_stage(capsys: pytest.CaptureFixture[str]) -> None:
     with Display("prepare", 1, dict) as display:
         display.ended("", "10 images", 1)

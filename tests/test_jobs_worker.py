@@ -2,6 +2,7 @@
 
 import errno
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +41,22 @@ def test_it_ends_with_its_line_and_is_published(call: Call) -> None:
     assert (ended.line, ended.failed, ended.ran) == ("value 8942", False, True)
     assert 0 < ended.seconds < 10
     assert Store().find(call.key) is not None
+
+
+def test_a_traceback_is_one_write(
+    call: Call, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where Python does not buffer, lines of other jobs would come between its own."""
+    writes: list[str] = []
+    monkeypatch.setattr(sys.stderr, "write", writes.append)
+
+    def work(_call: Call, _folder: Path) -> str:
+        raise ZeroDivisionError("a defect")
+
+    assert run_job(call, work).failed
+    (written,) = writes
+    assert written.startswith("Traceback (most recent call last):\n")
+    assert written.endswith("ZeroDivisionError: a defect\n")
 
 
 def test_it_does_nothing_where_another_process_has_finished_it(toy: Toy, call: Call) -> None:

@@ -77,9 +77,9 @@ class Display:
             self.say(f"{self._named(name)}: {each}")
 
     def say(self, text: str) -> None:
-        """A line that stays."""
+        """A line that stays, its end in the same write: workers write to the same place."""
         self._spoke = time.monotonic()
-        tqdm.write(text, file=sys.stderr)
+        tqdm.write(f"{text}\n", file=sys.stderr, end="")
 
     def _named(self, name: str) -> str:
         return f"{self._stage}, {name}" if name else self._stage

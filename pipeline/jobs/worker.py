@@ -121,7 +121,7 @@ def run_job(call: Call, work: Callable[[Call, Path], str] | None = None) -> Ende
     except Exception as error:
         why = line_of(error)
         if why is None:
-            traceback.print_exc()
+            sys.stderr.write(traceback.format_exc())  # one write: other processes' lines stay outside
             why = f"{type(error).__name__}: {error}".splitlines()[0]
         with suppress(OSError):  # no space, for example
             store.log("failed", **facts)
