@@ -3,7 +3,7 @@
 After `compare` of a run of params.yaml, where ours goes by saliency, or has a variant `saliency`. Each try cuts and
 retrains with the same seeds and batches as that did, so that nothing differs but its change, and what follows from it.
 Rows, hits and all, go to benchmarks/tries/<name>.csv beside those of the method as it is; a try that stands there is
-run again where it is named.
+run again where it is named. A competitor whose widths a try changes too goes after its nets, as after ours.
 """
 
 from __future__ import annotations
@@ -54,17 +54,31 @@ TRIES: dict[str, Callable[[Job], Job]] = {
     "without the push": _without_push,
     "score by parameter": lambda job: _with_surgery(job, per_cost="params"),
 }
+# Taylor's widths are its own but for the latent layer's, which is as wide as ours.
+FOLLOWERS = {"latent neurons within 5 points": "taylor_own"}
 
 
-def run(name: str, job: Job) -> pd.DataFrame:
-    """The rows of a try, one for each size."""
-    changed = TRIES[name](job)
+def followed_by(name: str) -> str:
+    """What the rows of a try's follower are named."""
+    return f"{name}, {FOLLOWERS[name]}"
+
+
+def run(name: str, job: Job, follower: Job | None) -> pd.DataFrame:
+    """The rows of a try and of what follows it, one for each size."""
     with tempfile.TemporaryDirectory() as folder:
-        place = Workplace(Path(folder, "out"), Path(folder, "resume"))
-        place.out.mkdir()
-        arguments: dict[str, Any] = {**changed.settings, **changed.inputs}
-        compare.work(place, **arguments)
-        return pd.read_csv(place.out / "comparison.csv").assign(seed=job.labels["seed"], change=name)
+        rows = [_run_job(TRIES[name](job), Path(folder, "ours")).assign(change=name)]
+        if follower:
+            after = Job(follower.labels, follower.settings, {**follower.inputs, "ours": Path(folder, "ours")})
+            rows.append(_run_job(after, Path(folder, "follower")).assign(change=followed_by(name)))
+        return pd.concat(rows).assign(seed=job.labels["seed"])
+
+
+def _run_job(job: Job, out: Path) -> pd.DataFrame:
+    place = Workplace(out, out.with_suffix(".resume"))
+    place.out.mkdir()
+    arguments: dict[str, Any] = {**job.settings, **job.inputs}
+    compare.work(place, **arguments)
+    return pd.read_csv(place.out / "comparison.csv")
 
 
 def method_of(params: Params) -> str:
@@ -89,29 +103,35 @@ def main() -> None:
         parser.error(f"expected some of {', '.join(TRIES)}, got {', '.join(sorted(unknown))}")
     params = read_params()
     method = method_of(params)
-    jobs = [job for job in list_jobs(compare, params) if job.labels["method"] == method]
+    listed = {(job.labels["seed"], job.labels["method"]): job for job in list_jobs(compare, params)}
+    runs = [
+        (name, listed[seed, method], listed.get((seed, FOLLOWERS.get(name, ""))))
+        for name, seed in product(names, params.seeds)
+    ]
     path = Path("benchmarks/tries", f"{params.name}.csv")
     path.parent.mkdir(exist_ok=True)
     ours = pd.read_csv(Path("runs", params.name, "compare", "comparison.csv"))
     tables = [ours[ours["method"] == method].drop(columns="method").assign(change=AS_IT_IS)]
     if path.exists():
         before = pd.read_csv(path)
-        tables.append(before[~before["change"].isin([*names, AS_IT_IS])])
-    tables += Parallel(n_jobs=-1, verbose=10)(delayed(run)(name, job) for name, job in product(names, jobs))
+        again = [AS_IT_IS, *names, *(followed_by(name) for name in names if name in FOLLOWERS)]
+        tables.append(before[~before["change"].isin(again)])
+    tables += Parallel(n_jobs=-1, verbose=10)(delayed(run)(*each) for each in runs)
     table = pd.concat(tables)
     table.to_csv(path, index=False, lineterminator="\n")
     say(with_accuracy(table), params.report.confidence)
 
 
 def say(table: pd.DataFrame, confidence: float) -> None:
-    """Each change less the method as it is, on the test images."""
-    for step in sorted(table["step"].unique()):
-        rows = table[table["step"] == step].sort_values("seed")
-        as_it_is = rows[rows["change"] == AS_IT_IS]
-        for name in (name for name in TRIES if name in rows["change"].array):
-            more = more_hits(rows[rows["change"] == name], as_it_is, "test_")
-            gain = difference_interval(more, confidence=confidence)
-            print(f"size {step}, {name}: {gain.percent(signed=True)} points")
+    """Each change less the method as it is, and less its follower, on the test images."""
+    compared = [(name, AS_IT_IS) for name in TRIES] + [(name, followed_by(name)) for name in FOLLOWERS]
+    for step, rows in table.sort_values("seed").groupby("step"):
+        changes = {str(name): of_one for name, of_one in rows.groupby("change")}
+        for name, other in compared:
+            if name in changes and other in changes:
+                more = more_hits(changes[name], changes[other], "test_")
+                gain = difference_interval(more, confidence=confidence)
+                print(f"size {step}, {name} less {other}: {gain.percent(signed=True)} points")
 
 
 if __name__ == "__main__":

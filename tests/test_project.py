@@ -93,9 +93,10 @@ def test_files_stay_under_three_hundred_lines_and_functions_under_about_sixty() 
 def test_the_product_stays_small() -> None:
     """As large as its method, and no larger: whoever raises the bound says what came for it.
 
-    Last: what a user's net has to bear, tried before; reports side by side with what they cost and stand, their means.
+    Last: what a user's net has to bear, tried before; reports side by side with what they cost and stand, their means;
+    each variant of ours held against every competitor.
     """
-    assert sum(len(_text(source).splitlines()) for source in SOURCES) <= 24_910
+    assert sum(len(_text(source).splitlines()) for source in SOURCES) <= 24_940
 
 
 def test_nothing_is_pickled_printed_or_evaluated() -> None:

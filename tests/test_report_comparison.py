@@ -351,8 +351,25 @@ def test_without_such_a_variant_there_is_no_figure_of_traced_images() -> None:
     assert tracing_figure(results()) is None
 
 
+def test_a_variant_of_ours_is_held_against_every_competitor_as_ours_is() -> None:
+    """Two named methods: what is said of the variant is what would be said of ours, had that its hits."""
+    own = params_of().surgery
+    other = {"utility": own.utility, "widths": "uniform", "trace_images_per_class": 2}
+    changes = ("compare.variants", {"other": other})
+    plain = comparison(3)
+    variant = plain[plain["method"] == OURS].assign(method="ours_other", test_n_correct=925)
+    as_ours = pd.concat([variant.assign(method=OURS), plain[plain["method"] != OURS]])
+    found = results(3, changes, table=pd.concat([plain, variant]))
+    section = comparison_section(found)
+    assert "The same for ours, other, less theirs:" in section
+    of_ours, of_variant = tables(section)[1:3]
+    assert of_variant == tables(comparison_section(results(table=as_ours)))[1]
+    assert {*of_ours} - {*of_variant} == {"ours, other"}
+
+
 def test_rates_are_listed_where_there_was_a_choice() -> None:
     assert "learning rates" not in comparison_section(results())
+    assert "No learning rate was tuned: every method retrains at the same" in comparison_section(results())
     table = comparison(3).assign(learning_rate=[0.1, 0.05, 0.1] * (len(comparison(3)) // 3))
     text = comparison_section(results(3, ("compare.rate_factors", [1.0, 0.5]), table=table))
     assert "At every size each method tries 1, 0.5 times the learning rate" in text

@@ -10,7 +10,7 @@ import pytest
 from report_builders import results_with, with_hits
 from test_report_claims import change
 from test_report_robustness import Hits, even, hits_of, results_of, seeds
-from tiny_params import params_of
+from tiny_params import Change, params_of
 
 from pipeline.compared import MODELS, ORIGINAL, OURS, PUSHED
 from pipeline.report.claims.page import claims_section, claims_table, robustness_in_short
@@ -30,11 +30,13 @@ Right = Mapping[str, list[Any]]
 EQUAL: Right = MappingProxyType({})
 
 
-def made_up(n_seeds: int = 3, *, models: Right = EQUAL, methods: Right = EQUAL, hits: Hits = even) -> Results:
+def made_up(
+    n_seeds: int = 3, *more: Change, models: Right = EQUAL, methods: Right = EQUAL, hits: Hits = even
+) -> Results:
     """Everyone is right on the first 950 of 1000 images, but for these; hits: under perturbations."""
     changes = [("select.max_drop", 0.01), ("report.equivalence_margin", 0.01)]
     changes += [("compare.competitors", [*METHODS[1:]])]  # type: ignore[list-item]
-    params = params_of(seeds(n_seeds), *changes)
+    params = params_of(seeds(n_seeds), *changes, *more)
     scores, comparison = list[dict[str, Any]](), list[dict[str, Any]]()
     for seed in range(n_seeds):
         for model in MODELS:
@@ -176,6 +178,23 @@ def test_where_ours_is_at_chance_nothing_is_compared() -> None:
     )
 
 
+def test_a_variant_of_ours_has_families_of_its_own_and_no_say_in_the_averages() -> None:
+    worse: Right = {"l1": [920, 921, 922]}
+    variant = {"utility": "deconvolution", "widths": "uniform", "trace_images_per_class": 2}
+    both = made_up(3, ("compare.variants", {"other": variant}), methods=worse)
+    table = both.tables["comparison"]
+    as_l1 = table[table["method"] == "l1"].assign(method="ours_other")
+    both.tables["comparison"] = pd.concat([table, as_l1])
+    before, claims = claims_table(made_up(methods=worse)), claims_table(both)
+    families = claims[claims["family"].str.startswith("ours, other against others at ")]
+    assert families.groupby("family")["claim"].count().tolist() == [3, 3]
+    verdict = families.set_index("claim")["verdict"]
+    assert set(verdict[verdict.index.str.endswith("L1 norm (Li et al.)")]) == {"equivalent"}
+    assert set(verdict[verdict.index.str.endswith("single weights (Han et al.)")]) == {"refuted"}
+    averages = [each[each["family"] == TOGETHER]["test"].tolist() for each in (before, claims)]
+    assert averages[0] == averages[1]
+
+
 def test_the_test_images_have_a_veto_and_choose_nothing() -> None:
     """Parameter first is 1.5 points worse by the mean, which is not surely more than 1; accuracy first is no worse."""
     found = sentence(made_up(models={"parameter_first": [930, 935, 940]}))
@@ -184,9 +203,12 @@ def test_the_test_images_have_a_veto_and_choose_nothing() -> None:
     assert " points against the original (undecided whether at most 1.00 worse); " in found
 
 
-def test_a_seed_without_a_sample_within_the_drop_on_validation_is_said() -> None:
-    results = made_up()
+def test_where_a_seed_has_no_sample_within_the_drop_on_validation_the_original_is_kept() -> None:
+    """Whatever the test images say, which choose nothing."""
+    results = made_up(models={"parameter_first": [990, 990, 990]})
+    assert sentence(results).startswith("Take pruned, parameter first")
     results.selections.update({(PUSHED, seed): {"within_drop": seed != 1} for seed in (0, 1, 2)})
+    assert sentence(results).startswith("Keep the original: ")
     assert "; in 1 of 3 seeds no pruned model came within 1.00 points on validation; " in sentence(results)
 
 

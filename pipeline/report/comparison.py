@@ -113,7 +113,7 @@ def _epochs(results: Results) -> str:
 
 def _tuned(compare: Compare) -> str:
     if len(compare.rate_factors) == 1:
-        return ""
+        return "No learning rate was tuned: every method retrains at the same, from scratch at the base's. "
     factors = ", ".join(f"{each:g}" for each in compare.rate_factors)
     return (
         f"At every size each method tries {factors} times the learning rate, in every seed by itself, and goes on "
@@ -158,17 +158,18 @@ def tracing_section(results: Results) -> str:
     )
 
 
-def contest(results: Results) -> dict[tuple[str, int], Claim]:
-    """By method and step: ours is more accurate. Empty where nothing was compared."""
+def contest(results: Results, ours_by: str = OURS) -> dict[tuple[str, int], Claim]:
+    """By method and step: ours, or a variant of it, is more accurate. Empty where nothing was compared."""
     compare, sizes = results.params.compare, step_labels(results)
-    methods = [] if compare is None else [*variants_of(results.params), *compare.competitors]
+    variants = variants_of(results.params) if ours_by == OURS else []
+    methods = [] if compare is None else [*variants, *compare.competitors]
     claims = {}
     for (step, size), name in product(sizes.items(), methods):
-        ours, theirs = (method_rows(results, each, step) for each in (OURS, name))
+        ours, theirs = (method_rows(results, each, step) for each in (ours_by, name))
         # A net at chance says nothing about its method, and leaving its seed out would choose among seeds.
         collapsed = ours["collapsed"].any() or theirs["collapsed"].any()
         claims[name, step] = Claim(
-            f"At {size} ours is more accurate than {label_of(name)}",
+            f"At {size} {_short(ours_by)} is more accurate than {label_of(name)}",
             _SOURCES.get(name.removesuffix("_own"), "ours"),
             "test accuracy less the other's, on the same images",
             more_hits(ours, theirs, "test_"),
@@ -177,32 +178,33 @@ def contest(results: Results) -> dict[tuple[str, int], Claim]:
     return claims
 
 
-def contest_families(claims: dict[tuple[str, int], Claim], sizes: dict[int, str]) -> list[Family]:
-    """Ours against every method, a family for each size."""
+def contest_families(results: Results, ours_by: str = OURS) -> list[Family]:
+    """Ours, or a variant of it, against every method, a family for each size; ours alone on average, too."""
+    claims, who = contest(results, ours_by), _short(ours_by)
     return [
         Family(
-            f"ours against others at {size}",
+            f"{who} against others at {size}",
             [each for (_, at), each in claims.items() if at == step],
-            f"ours is more accurate, at {size}",
+            f"ours is more accurate, at {size}" if ours_by == OURS else "",
         )
-        for step, size in sizes.items()
+        for step, size in step_labels(results).items()
     ]
 
 
-def judged_contest(results: Results) -> dict[tuple[str, int], dict[Any, Any]]:
+def _short(ours_by: str) -> str:
+    return "ours" if ours_by == OURS else label_of(ours_by)
+
+
+def judged_contest(results: Results, ours_by: str = OURS) -> dict[tuple[str, int], dict[Any, Any]]:
     """By method and step the row of its claim among the judged: `effect` above zero where ours is better."""
-    claims = contest(results)
-    table = judged(contest_families(claims, step_labels(results)), results.params.report)
+    claims = contest(results, ours_by)
+    table = judged(contest_families(results, ours_by), results.params.report)
     rows = table[table["family"] != TOGETHER].to_dict("records") if claims else []
     return dict(zip(claims, rows, strict=True))
 
 
-def _differences(results: Results, found: _Rows, methods: Names, sizes: Names) -> list[str]:
-    """Ours less every other, how many differences are decided, and who is best at each size."""
-    if len(methods) == 1:
-        return []
-    rows = judged_contest(results)
-    counts = Counter(row["verdict"] for row in rows.values())
+def _less_others(rows: dict[tuple[str, int], dict[Any, Any]], sizes: Names) -> str:
+    """The rows of `judged_contest`, a method a line and a size a column."""
 
     def cell(name: str, step: str) -> str:
         row = rows[name, int(step)]
@@ -212,7 +214,15 @@ def _differences(results: Results, found: _Rows, methods: Names, sizes: Names) -
         text = f"{effect} [{low}, {high}]"
         return f"**{text}**" if row["verdict"] in (SUPPORTED, REFUTED) else text
 
-    differences = grid("method", {name: methods[name] for name in methods if name != OURS}, sizes, cell)
+    return grid("method", {name: label_of(name) for name, _ in rows}, sizes, cell)
+
+
+def _differences(results: Results, found: _Rows, methods: Names, sizes: Names) -> list[str]:
+    """Ours less every other, how many differences are decided, and who is best at each size."""
+    if len(methods) == 1:
+        return []
+    rows = judged_contest(results)
+    counts = Counter(row["verdict"] for row in rows.values())
     best = []
     for step, size in sizes.items():
         whole = [name for name in methods if not found[name, step]["collapsed"].any()]
@@ -231,14 +241,23 @@ def _differences(results: Results, found: _Rows, methods: Names, sizes: Names) -
         "Ours less theirs, in points, on the same images seed by seed: above zero ours is better (bold where that, or "
         "the reverse, is decided after Holm's correction within the size; the intervals are not corrected):",
         image("differences", "Ours less every other method in test accuracy at every size, with intervals"),
-        differences,
+        _less_others(rows, sizes),
         f"Of {len(effects)} comparisons ours is better in {counts[SUPPORTED]}, worse in {counts[REFUTED]}, as good "
         f"within {percent(results.params.report.equivalence_margin)} points in {counts[EQUIVALENT]} and undecided at "
         f"this number of seeds and images in {counts[UNDECIDED]}; {counts[NO_CLAIM]} with a collapsed net are left "
         f"out. By the means alone it is ahead in {ahead}, behind in {behind} and level in {level}. "
         "Of methods without a collapsed net:",
         bullets(best),
+        *_variants_less_others(results, sizes),
     ]
+
+
+def _variants_less_others(results: Results, sizes: Names) -> list[str]:
+    blocks = []
+    for name in variants_of(results.params):
+        if rows := judged_contest(results, name):
+            blocks += [f"The same for {_short(name)}, less theirs:", _less_others(rows, sizes)]
+    return blocks
 
 
 def _fixed_nets(results: Results, compare: Compare) -> list[str]:

@@ -92,7 +92,9 @@ def samples_section(results: Results) -> str:
         ),
         "Each point is a pruned architecture of one seed after retraining (its name: the round, and the threshold or "
         "the share of the original that was reached); open marks are the models of every seed. A cross marks a sample "
-        "whose retraining collapsed; what is far below all others stands at the lower edge.",
+        "whose retraining collapsed: at chance, or, accurate or not, the push had one discriminant take "
+        f"{percent(results.params.lda.collapse_share)} % of the separation in most batches; what is far below all "
+        "others stands at the lower edge.",
         frame_table(
             "sample | pipeline | seed | latent neurons kept | parameters | FLOPs | validation, % | ",
             samples,

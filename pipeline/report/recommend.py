@@ -1,8 +1,9 @@
 """Which model to take, in one sentence and one table, by rule.
 
 The validation images choose, as everywhere: parameter first is the smallest model within `select.max_drop` of the
-original on them. The test images have a veto and no other say: a model whose whole interval lies below that drop, or a
-net at chance in any seed, is passed over for the next larger one, and at last for the original. Beside it stands what
+original on them, and where a seed has none, the original is kept. The test images have a veto and no other say: a model
+whose whole interval lies below that drop, or a net at chance in any seed, is passed over for the next larger one, and
+at last for the original. Beside it stands what
 does as well or better at the compared size that is nearest to the model's, by the verdicts of the claims.
 """
 
@@ -49,7 +50,8 @@ class Choice:
 def choose(results: Results) -> Choice:
     """By the rule above."""
     most, passed_over, chosen = results.params.select.max_drop, list[str](), ORIGINAL
-    for model in sorted(_PRUNED, key=lambda name: results.size(name, "params")):
+    within = () if _missed(results) else _PRUNED
+    for model in sorted(within, key=lambda name: results.size(name, "params")):
         lost, n_collapsed = difference(results, model), results.collapsed(model)
         if n_collapsed:
             seeds = counted(len(results.params.seeds), "seed")
@@ -136,7 +138,7 @@ def sentence(results: Results) -> str:
 
 def _chosen_as(results: Results, choice: Choice) -> str:
     """By which rule, in half a sentence."""
-    if choice.model != _PRUNED[0] or not all(found["within_drop"] for found in results.selections.values()):
+    if choice.model != _PRUNED[0]:
         return ""
     return f" (the smallest within {percent(results.params.select.max_drop)} points of the original on validation)"
 
