@@ -41,7 +41,8 @@ def curves_section(results: Results) -> str:
         "Validation accuracy after every epoch of the training that ends at a size. A net that gained more than "
         f"{percent(margin)} points in its last epoch is not flat, and might gain from a longer training: "
         f"{int((gains > margin).sum())} of {len(gains)} nets, whose line ends in a hollow mark. Each method's axis is "
-        "its own, and begins near its ends: lines enter from below."
+        "its own, and begins near its ends: lines enter from below. From the first size on: whole lines that end in "
+        "circles, dashes and squares, dots and diamonds, dots and dashes and triangles."
     )
     alternative = "Validation accuracy by epoch, a line for each net"
     return section("Learning curves", text, image("curves", alternative), bullets(lines))
