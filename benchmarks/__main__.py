@@ -1,5 +1,6 @@
 """`make bench`: each row times ours and a named peer in turn and prints the ratio of their best times."""
 
+import argparse
 import statistics
 import time
 from collections.abc import Callable
@@ -167,6 +168,7 @@ def training_step(model: nn.Module, images: Tensor, labels: Tensor) -> Callable[
 
 def main() -> None:
     """Time everything on one thread of the CPU."""
+    argparse.ArgumentParser(prog="make bench", description=__doc__).parse_args()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     images, labels = digit_images()

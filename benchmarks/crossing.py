@@ -6,6 +6,8 @@ tables and its figure, to benchmarks/crossings/<name>/.
 
 from __future__ import annotations
 
+import argparse
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -19,8 +21,11 @@ from pipeline.report.results import Results
 
 def main() -> None:
     """Read `runs/<name>/ablate/ablation.csv`."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
     params = read_params()
     path = Path("runs", params.name, "ablate", "ablation.csv")
+    if not path.exists():
+        sys.exit(f"{path}: expected what `ablate` leaves; run it first")
     table = with_accuracy(pd.read_csv(path, keep_default_na=False, na_values=[""]))
     results = Results(params, {"ablation": table}, {}, {}, {}, {}, {}, {}, {}, {})
     folder = Path("benchmarks/crossings", params.name)

@@ -7,6 +7,7 @@ compared byte by byte with a run that nothing disturbed. The table goes to bench
 
 from __future__ import annotations
 
+import argparse
 import csv
 import os
 import random
@@ -424,8 +425,11 @@ def row_of(name: str, expected: dict[str, str], seconds: float) -> dict[str, obj
     }
 
 
-def main(chosen: list[str]) -> None:
+def main() -> None:
     """Run the drills whose names are given, or all, and write the table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.drill", description=__doc__)
+    parser.add_argument("names", nargs="*", help=", ".join(DRILLS))
+    chosen = parser.parse_args().names
     if wrong := [name for name in chosen if name not in DRILLS]:
         sys.exit(f"expected drills among {', '.join(DRILLS)} (got {', '.join(wrong)})")
     expected, seconds = undisturbed()
@@ -442,4 +446,4 @@ def main(chosen: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -7,6 +7,8 @@ and all, go to benchmarks/growth/<name>.csv.
 
 from __future__ import annotations
 
+import argparse
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -69,7 +71,10 @@ def score_seed(params: Params, seed: int) -> list[dict[str, Any]]:
 
 def main() -> None:
     """All seeds, as many at a time as there are cores; what the grown nets gain on each of the others, in points."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
     params = read_params()
+    if not (grown := Path("runs", params.name, "grow")).exists():
+        sys.exit(f"{grown}: expected what `grow` leaves; run it first")
     found = Parallel(n_jobs=-1)(delayed(score_seed)(params, seed) for seed in params.seeds)
     table = pd.DataFrame([row for rows in found for row in rows])
     path = Path("benchmarks/growth", f"{params.name}.csv")

@@ -9,6 +9,7 @@ run again where it is named. A competitor whose widths a try changes too goes af
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from collections.abc import Callable
 from itertools import product
@@ -108,9 +109,11 @@ def main() -> None:
         (name, listed[seed, method], listed.get((seed, FOLLOWERS.get(name, ""))))
         for name, seed in product(names, params.seeds)
     ]
-    path = Path("benchmarks/tries", f"{params.name}.csv")
+    path, compared = Path("benchmarks/tries", f"{params.name}.csv"), Path("runs", params.name, "compare")
+    if not compared.exists():
+        sys.exit(f"{compared}: expected what `compare` leaves; run it first")
     path.parent.mkdir(exist_ok=True)
-    ours = pd.read_csv(Path("runs", params.name, "compare", "comparison.csv"))
+    ours = pd.read_csv(compared / "comparison.csv")
     tables = [ours[ours["method"] == method].drop(columns="method").assign(change=AS_IT_IS)]
     if path.exists():
         before = pd.read_csv(path)
