@@ -186,6 +186,12 @@ def _mnist() -> Iterator[str]:
     small = rows_of("mnist", "scores", model="parameter_first", split="test")
     yield f"[MNIST] , {seeds_of('mnist')}: {small['params'].mean():,.0f} parameters, {plus_minus(accuracies(small))} %"
     yield f"MNIST: {_with_and_without_push('mnist')}"
+    for name, n_rates in (("digits", 1), ("image_folder_small", 1), ("mnist", 2), ("cifar10_32", 2)):
+        assert len(settings(f"presets/{name}.yaml")["compare"]["rate_factors"]) == n_rates
+    epochs = WORDS[settings("presets/mnist.yaml")["push"]["training"]["epochs"]]
+    gains = (_gain_of_control("mnist", split) for split in ("validation", "test"))
+    yield f"{epochs} epochs more, of the control, are {' points on validation and '.join(gains)} on test"
+    yield "photographs all methods retrain at one rate"
     yield from _mnist_sizes()
     yield from _mnist_claims(share)
     yield _mnist_by_score(share)
@@ -269,6 +275,14 @@ def _under_fgsm_and_noise() -> Iterator[str]:
         assert [row["verdict"] for row in rows] == verdicts
         cells = (interval(row, "effect", "low", "high", signed=True) for row in rows)
         yield f"{words} {', '.join(map(' '.join, zip(('MNIST', 'digits', 'CIFAR-10'), cells, strict=True)))}"
+
+
+def _gain_of_control(report: str, split: str) -> str:
+    base, control = (
+        float(np.mean(accuracies(rows_of(report, "scores", model=model, split=split))))
+        for model in ("original", "control")
+    )
+    return percent(control - base, signed=True)
 
 
 def _with_and_without_push(report: str) -> str:
