@@ -103,7 +103,10 @@ def main() -> None:
     if unknown := {*names} - {*TRIES}:
         parser.error(f"expected some of {', '.join(TRIES)}, got {', '.join(sorted(unknown))}")
     params = read_params()
-    method = method_of(params)
+    try:
+        method = method_of(params)
+    except ValueError as error:
+        parser.error(str(error))
     listed = {(job.labels["seed"], job.labels["method"]): job for job in list_jobs(compare, params)}
     runs = [
         (name, listed[seed, method], listed.get((seed, FOLLOWERS.get(name, ""))))

@@ -361,7 +361,7 @@ def test_a_variant_of_ours_is_held_against_every_competitor_as_ours_is() -> None
     as_ours = pd.concat([variant.assign(method=OURS), plain[plain["method"] != OURS]])
     found = results(3, changes, table=pd.concat([plain, variant]))
     section = comparison_section(found)
-    assert "The same for ours, other, less theirs:" in section
+    assert "Ours, other, less theirs, in points, corrected within its own sizes:" in section
     of_ours, of_variant = tables(section)[1:3]
     assert of_variant == tables(comparison_section(results(table=as_ours)))[1]
     assert {*of_ours} - {*of_variant} == {"ours, other"}

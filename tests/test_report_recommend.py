@@ -186,7 +186,7 @@ def test_a_variant_of_ours_has_families_of_its_own_and_no_say_in_the_averages() 
     as_l1 = table[table["method"] == "l1"].assign(method="ours_other")
     both.tables["comparison"] = pd.concat([table, as_l1])
     before, claims = claims_table(made_up(methods=worse)), claims_table(both)
-    families = claims[claims["family"].str.startswith("ours, other against others at ")]
+    families = claims[claims["family"].str.startswith("ours, other, against others at ")]
     assert families.groupby("family")["claim"].count().tolist() == [3, 3]
     verdict = families.set_index("claim")["verdict"]
     assert set(verdict[verdict.index.str.endswith("L1 norm (Li et al.)")]) == {"equivalent"}

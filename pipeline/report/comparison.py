@@ -169,8 +169,8 @@ def contest(results: Results, ours_by: str = OURS) -> dict[tuple[str, int], Clai
         # A net at chance says nothing about its method, and leaving its seed out would choose among seeds.
         collapsed = ours["collapsed"].any() or theirs["collapsed"].any()
         claims[name, step] = Claim(
-            f"At {size} {_short(ours_by)} is more accurate than {label_of(name)}",
-            _SOURCES.get(name.removesuffix("_own"), "ours"),
+            f"At {size} {_subject(ours_by)} is more accurate than {label_of(name)}",
+            _source(results, ours_by, name),
             "test accuracy less the other's, on the same images",
             more_hits(ours, theirs, "test_"),
             doubt="a net's training collapsed" if collapsed else "",
@@ -178,27 +178,37 @@ def contest(results: Results, ours_by: str = OURS) -> dict[tuple[str, int], Clai
     return claims
 
 
-def contest_families(results: Results, ours_by: str = OURS) -> list[Family]:
+def _source(results: Results, ours_by: str, other: str) -> str:
+    """The papers claim it of cuts by deconvolution; a cut by saliency is held to that, too."""
+    source = _SOURCES.get(other.removesuffix("_own"), "ours")
+    utility = results.params.surgery.utility
+    if ours_by != OURS and (compare := results.params.compare):
+        utility = {variant_name(name): each for name, each in compare.variants.items()}[ours_by].utility
+    return f"ours, after {source}" if utility == "saliency" and source != "ours" else source
+
+
+def contest_families(
+    claims: dict[tuple[str, int], Claim], sizes: dict[int, str], ours_by: str = OURS
+) -> list[Family]:
     """Ours, or a variant of it, against every method, a family for each size; ours alone on average, too."""
-    claims, who = contest(results, ours_by), _short(ours_by)
     return [
         Family(
-            f"{who} against others at {size}",
+            f"{_subject(ours_by)} against others at {size}",
             [each for (_, at), each in claims.items() if at == step],
             f"ours is more accurate, at {size}" if ours_by == OURS else "",
         )
-        for step, size in step_labels(results).items()
+        for step, size in sizes.items()
     ]
 
 
-def _short(ours_by: str) -> str:
-    return "ours" if ours_by == OURS else label_of(ours_by)
+def _subject(ours_by: str) -> str:
+    return "ours" if ours_by == OURS else f"{label_of(ours_by)},"
 
 
 def judged_contest(results: Results, ours_by: str = OURS) -> dict[tuple[str, int], dict[Any, Any]]:
     """By method and step the row of its claim among the judged: `effect` above zero where ours is better."""
     claims = contest(results, ours_by)
-    table = judged(contest_families(results, ours_by), results.params.report)
+    table = judged(contest_families(claims, step_labels(results), ours_by), results.params.report)
     rows = table[table["family"] != TOGETHER].to_dict("records") if claims else []
     return dict(zip(claims, rows, strict=True))
 
@@ -256,7 +266,8 @@ def _variants_less_others(results: Results, sizes: Names) -> list[str]:
     blocks = []
     for name in variants_of(results.params):
         if rows := judged_contest(results, name):
-            blocks += [f"The same for {_short(name)}, less theirs:", _less_others(rows, sizes)]
+            words = f"{_subject(name).capitalize()} less theirs, in points, corrected within its own sizes:"
+            blocks += [words, _less_others(rows, sizes)]
     return blocks
 
 

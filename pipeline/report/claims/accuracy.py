@@ -15,10 +15,10 @@ from pipeline.compared import AFTER_THE_FACT, ORIGINAL, OURS, PUSHED
 from pipeline.report.ablation import parts_family
 from pipeline.report.claims.robustness import AT_CHANCE, doubt
 from pipeline.report.claims.verdicts import Claim, Family
-from pipeline.report.comparison import contest_families
+from pipeline.report.comparison import contest, contest_families
 from pipeline.report.hits import more_hits
 from pipeline.report.markdown import percent, thousands
-from pipeline.report.methods import label_of, method_rows, step_sizes, variants_of
+from pipeline.report.methods import label_of, method_rows, step_labels, step_sizes, variants_of
 
 if TYPE_CHECKING:
     from pipeline.report.results import Results
@@ -31,8 +31,7 @@ def accuracy_families(results: Results) -> list[Family]:
     """Every family on accuracy that this run has the numbers for."""
     found = [
         Family("pushing and pruning", [*_main_flow(results)]),
-        *contest_families(results),
-        *(family for name in variants_of(results.params) for family in contest_families(results, name)),
+        *(family for name in (OURS, *variants_of(results.params)) for family in _contests(results, name)),
         Family("ours against fixed nets", [*_fixed_nets(results)]),
         Family(
             "the architecture alone",
@@ -44,6 +43,10 @@ def accuracy_families(results: Results) -> list[Family]:
         parts_family(results),
     ]
     return [each for each in found if each.claims]
+
+
+def _contests(results: Results, ours_by: str) -> list[Family]:
+    return contest_families(contest(results, ours_by), step_labels(results), ours_by)
 
 
 def _main_flow(results: Results) -> Iterator[Claim]:
