@@ -117,7 +117,7 @@ def _accuracy_on_digits() -> Iterator[str]:
     gained = interval(gap, *columns, signed=True)
     (rest,) = re.findall(r"^most by single weights .*; without it (\S+ \[.*\])$", str(gap["note"]))
     yield f"ours gains {gained} points on the others from {sizes[0]} parameters to {sizes[-1]}"
-    yield f"of which single weights are the most: without them {rest}"
+    yield f"of which single weights, whose training had not ended, are the most: without them {rest}"
     scratch = [
         _claim(f"At {size} parameters ours is more accurate than ours, trained from scratch")
         for size in sizes
@@ -384,7 +384,8 @@ def _mnist_by_score(share: str) -> str:
         for score in ("deconvolution", "saliency")
     }
     return (
-        f"MNIST at {share}: L1 at uniform widths {percent(means['l1', 'uniform'])}, deconvolution "
+        f"MNIST at {share}, cut at once (the crossing below): L1 at uniform widths "
+        f"{percent(means['l1', 'uniform'])}, deconvolution "
         f"{ends['deconvolution']}, saliency {ends['saliency']}"
     )
 
