@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from pipeline.compared import OURS, variant_name
+from pipeline.compared import OURS
 from pipeline.report.claims.verdicts import (
     EQUIVALENT,
     NO_CLAIM,
@@ -23,7 +23,7 @@ from pipeline.report.claims.verdicts import (
 )
 from pipeline.report.hits import more_hits
 from pipeline.report.markdown import Names, bullets, grid, image, percent, section, table, thousands
-from pipeline.report.methods import label_of, method_rows, step_labels, traced_of, variants_of
+from pipeline.report.methods import cuts_of, label_of, method_rows, step_labels, traced_of, variants_of
 from pipeline.report.summary import how_trained, over_seeds
 
 if TYPE_CHECKING:
@@ -90,12 +90,10 @@ def _sizes(results: Results) -> Names:
 
 def _varied(results: Results) -> str:
     """What the variants of ours are."""
-    compare = results.params.compare
-    named = compare.variants if compare else {}
+    cuts = cuts_of(results.params)
     said = [
-        f"{label_of(variant_name(name))}, by {each.utility}, {_WIDTHS[each.widths]}"
-        for name, each in named.items()
-        if variant_name(name) in variants_of(results.params)
+        f"{label_of(name)}, by {cuts[name].utility}, {_WIDTHS[cuts[name].widths]}"
+        for name in variants_of(results.params)
     ]
     mine = results.params.surgery
     return f"Ours is cut by {mine.utility}, {_WIDTHS[mine.widths]}; {'; '.join(said)}. " if said else ""
@@ -181,9 +179,7 @@ def contest(results: Results, ours_by: str = OURS) -> dict[tuple[str, int], Clai
 def _source(results: Results, ours_by: str, other: str) -> str:
     """The papers claim it of cuts by deconvolution; a cut by saliency is held to that, too."""
     source = _SOURCES.get(other.removesuffix("_own"), "ours")
-    utility = results.params.surgery.utility
-    if ours_by != OURS and (compare := results.params.compare):
-        utility = {variant_name(name): each for name, each in compare.variants.items()}[ours_by].utility
+    utility = cuts_of(results.params).get(ours_by, results.params.surgery).utility
     return f"ours, after {source}" if utility == "saliency" and source != "ours" else source
 
 

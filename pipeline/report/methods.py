@@ -43,7 +43,7 @@ def label_of(name: str) -> str:
 
 def variants_of(params: Params) -> list[str]:
     """The methods that are ours by another utility or other widths; not those of `traced_of`, ours but for a sample."""
-    return [name for name in _variants(params) if name not in traced_of(params)]
+    return [name for name in cuts_of(params) if name not in traced_of(params)]
 
 
 def traced_of(params: Params) -> dict[str, int | None]:
@@ -52,13 +52,14 @@ def traced_of(params: Params) -> dict[str, int | None]:
     Empty where there is no such variant.
     """
     own, same = params.surgery, dict[str, int | None]()
-    for name, each in _variants(params).items():
+    for name, each in cuts_of(params).items():
         if (each.utility, each.widths) == (own.utility, own.widths):
             same[name] = each.trace_images_per_class
     return {OURS: own.trace_images_per_class} | same if same else {}
 
 
-def _variants(params: Params) -> dict[str, Widened]:
+def cuts_of(params: Params) -> dict[str, Widened]:
+    """By method what ours is cut by in its place; empty where nothing is compared."""
     return (
         {variant_name(name): each for name, each in params.compare.variants.items()} if params.compare else {}
     )

@@ -3,8 +3,8 @@
 The validation images choose, as everywhere: parameter first is the smallest model within `select.max_drop` of the
 original on them, and where a seed has none, the original is kept. The test images have a veto and no other say: a model
 whose whole interval lies below that drop, or a net at chance in any seed, is passed over for the next larger one, and
-at last for the original. Beside it stands what
-does as well or better at the compared size that is nearest to the model's, by the verdicts of the claims.
+at last for the original. Beside it stands what does as well or better at the compared size that is nearest to the
+model's, by the verdicts of the claims.
 """
 
 from __future__ import annotations
@@ -219,8 +219,7 @@ def _at_size(results: Results, choice: Choice, found: _Contest) -> str:
     for name in sorted(rows, key=lambda each: np.nan_to_num(rows[each]["effect"])):
         lists.setdefault(_standing(rows[name]), []).append(name)
     words = [
-        f"{' and '.join(_named(name, step, found) for name in lists[standing])} "
-        f"{'is' if len(lists[standing]) == 1 else 'are'} {what}"
+        f"{_foremost(lists[standing], step, found)} {'is' if len(lists[standing]) == 1 else 'are'} {what}"
         for standing, what in _STANDINGS.items()
         if standing in lists
     ]
@@ -250,11 +249,16 @@ def _standing(row: dict[Any, Any]) -> str:
     return "ahead" if row["effect"] < -HAIR else "level" if row["effect"] <= HAIR else "behind"
 
 
+def _foremost(names: list[str], step: int, found: _Contest) -> str:
+    """Up to three by name, of more the two that are farthest ahead; the table beside the sentence has them all."""
+    more = [f"{len(names) - 2} more"] if len(names) > 3 else []
+    return " and ".join([*(_named(name, step, found) for name in names[: 2 if more else 3]), *more])
+
+
 def _named(name: str, step: int, found: _Contest) -> str:
     """A method with what ours has more than it, and whether it is ahead at every size."""
     effects = [row["effect"] for (each, _), row in found.items() if each == name]
     always = len(effects) > 1 and bool(np.max(effects) < -HAIR)  # NaN, of a net that collapsed, is not
     sizes = f", ahead at all {len(effects)} sizes" if always else ""
-    return (
-        f"{label_of(name)} (ours less it {percent(found[name, step]['effect'], signed=True)} points{sizes})"
-    )
+    less = percent(found[name, step]["effect"], signed=True)
+    return f"{label_of(name)} (ours less it {less} points{sizes})"
