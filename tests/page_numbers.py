@@ -61,9 +61,15 @@ def assert_sourced(text: str, sentences: Iterable[str], no_measurements: str = N
         pytest.fail("\n".join(wrong), pytrace=False)
 
 
+def folder_of(report: str) -> str:
+    """Of a report, or of the tables that are kept of a run in which nets were retrained otherwise."""
+    kept = f"benchmarks/retraining/{report}"
+    return kept if (ROOT / kept).is_dir() else f"reports/{report}"
+
+
 @cache
 def csv_of(report: str, table: str) -> pd.DataFrame:
-    return pd.read_csv(ROOT / "reports" / report / f"tables/{table}.csv")
+    return pd.read_csv(ROOT / folder_of(report) / f"tables/{table}.csv")
 
 
 def rows_of(report: str, table: str, **values: Any) -> pd.DataFrame:
@@ -119,7 +125,7 @@ def minutes_of(durations: str) -> str:
 def job_seconds(report: str) -> float:
     """Of all jobs of a run, as if one had run after another."""
     rows = re.findall(
-        r"^\| \w+ \| \d+ \| ([\d.]+) \|$", text_of(f"reports/{report}/provenance.md"), flags=re.MULTILINE
+        r"^\| \w+ \| \d+ \| ([\d.]+) \|$", text_of(f"{folder_of(report)}/provenance.md"), flags=re.MULTILINE
     )
     return sum(map(float, rows))
 
@@ -133,7 +139,7 @@ def cores_of(report: str) -> str:
 
 def seeds_of(report: str) -> str:
     """Of the run that the report is of, in words."""
-    n_seeds = len(settings(f"reports/{report}/params.yaml")["seeds"])
+    n_seeds = len(settings(f"{folder_of(report)}/params.yaml")["seeds"])
     return f"{WORDS[n_seeds]} seed{'' if n_seeds == 1 else 's'}"
 
 

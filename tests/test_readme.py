@@ -16,6 +16,7 @@ from page_numbers import (
     assert_sourced,
     cores_of,
     csv_of,
+    folder_of,
     from_nowhere,
     job_seconds,
     method_mean,
@@ -190,8 +191,13 @@ def _standings_on_digits() -> Iterator[str]:
     at = {name: percent(method_mean("digits", name, 2)) for name in methods}
     yield (
         f"trained from scratch for as long: {at['scratch']} % at {size_at('digits', 2)} parameters; ours "
-        f"{at['ours']}, the papers' way {at['ours_papers']}, L1 {at['l1']}."
+        f"{at['ours']}, the papers' way {at['ours_papers']}, L1 {at['l1']}"
     )
+    tuned = (
+        percent(method_mean("digits_rates", name, 2)) for name in ("scratch", "ours", "ours_papers", "l1")
+    )
+    n_rates = len(settings(f"{folder_of('digits_rates')}/params.yaml")["compare"]["rate_factors"])
+    yield f"([of {WORDS[n_rates]} rates the better] : {', '.join(tuned)})"
 
 
 def _standings_on_mnist() -> Iterator[str]:
