@@ -47,7 +47,7 @@ def test_every_number_comes_from_a_table() -> None:
     sentences = {*_how_sure(), *_accuracy_on_digits(), *_robustness_on_digits(), *_mnist(), *_photographs()}
     sentences |= {*_other_nets(), *_digits_crossing(), *_mnist_crossing(), *_cifar(), *_inception()}
     sentences |= {*_robustness_on_cifar(), *_growth(), *_tries(), *_best_against_best()}
-    sentences |= {*_under_fgsm_and_noise(), *_two_rates(), *_other_rankings_on_mnist()}
+    sentences |= {*_under_fgsm_and_noise(), *_two_rates(), *_other_rankings_on_mnist(), *_one_cut()}
     sentences.add(_at_own_widths())
     assert_sourced(prose(PAGE), sentences, NAMES)
 
@@ -198,6 +198,50 @@ def _two_rates() -> Iterator[str]:
         f"ours has {' and '.join(map(str, lost))} test images fewer right in two seeds, where "
         f"{' and '.join(WORDS[n] for n in chosen_by[lost.index])} of {_images_of('digits', 'validation')} "
         "validation images"
+    )
+
+
+def _one_cut() -> Iterator[str]:
+    """CIFAR-10 at the third size, cut in one go: as many epochs in all as in three cuts."""
+    report, longer = "cifar10_32", "cifar10_longer"
+    short, long = (settings(f"{folder_of(name)}/params.yaml")["compare"] for name in (report, longer))
+    assert long["sizes"]["params"] == short["sizes"]["params"][2:3]
+    assert long["rate_factors"] == short["rate_factors"]
+    (epochs,) = {
+        *rows_of(report, "comparison", step=2)["epochs"],
+        *csv_of(longer, "comparison")["epochs"],
+    }
+    each, after = (WORDS[compare["retraining"]["epochs"]] for compare in (short, long))
+    yield f"At {size_at(report, 2)} parameters those nets have gone through three cuts, with {each} epochs after each."
+    yield f"[With one cut and {after} epochs after it] , so the same {epochs} epochs in all,"
+    yield f"no net gains more than {percent(_last_gains(longer).max())} points on validation in its last epoch"
+
+    now = {name: method_mean(longer, name, 0) for name in csv_of(longer, "comparison")["method"].unique()}
+
+    def gained(name: str) -> str:
+        return f"{percent(now[name])}, {percent(now[name] - method_mean(report, name, 2), signed=True)}"
+
+    saliency = gained("ours_saliency").replace(",", " %,")
+    yield (
+        f"ours by saliency has {saliency} points on three cuts, Taylor at its own widths {gained('taylor_own')}, "
+        f"single weights {gained('han')}, the papers' way {gained('ours')};"
+    )
+    yield f"nets from scratch, as wide as the papers' way leaves them, have {percent(now['scratch'])}."
+    claims = csv_of(longer, "claims").query("family.str.startswith('ours, saliency, against others at ')")
+    assert set(claims["verdict"]) == {"undecided"}
+    less = {
+        name: interval(
+            claims[claims["claim"].str.endswith(label_of(name))].iloc[0], "effect", "low", "high", signed=True
+        )
+        for name in ("taylor_own", "han", "scratch")
+    }
+    yield f"less Taylor is {less['taylor_own']}, less single weights {less['han']}, less scratch {less['scratch']}"
+    before = method_mean(report, "ours_saliency", 2) - method_mean(report, "han", 2)
+    yield f"most of the distance to single weights there ({percent(before, signed=True)})"
+    assert before < 2 * (now["ours_saliency"] - now["han"]) < 0, "most of the distance"
+    yield (
+        f"on CIFAR-10, cut in one go, {percent(now['scratch'] - now['ours'])} more than the papers' way, "
+        f"{less['scratch'].split()[0].removeprefix('+')} less than by saliency (undecided)"
     )
 
 
