@@ -77,10 +77,7 @@ def connect(numerics: Numerics) -> int:
             strategy="ddp",  # for the launch, which is the same one; pipeline.distributed.sharding does what is fsdp's
         )
         fabric.launch()
-    except (
-        MisconfigurationException,
-        ValueError,
-    ) as error:  # more devices than there are, or than SLURM gives
+    except (MisconfigurationException, ValueError) as error:  # more devices than there are, or SLURM gives
         raise InputError(
             f"params.yaml: numerics.devices, numerics.num_nodes: {' '.join(str(error).split())}"
         ) from None
@@ -90,6 +87,9 @@ def connect(numerics: Numerics) -> int:
             handler.setFormatter(logging.Formatter(f"process {rank()}: %(message)s"))
     children: list[subprocess.Popen[bytes]] = getattr(fabric.strategy.launcher, "procs", [])
     if children:
+        # From here on the watch is ours: Fabric's, which would kill this process without a line, has none left.
+        for watch in (each for each in threading.enumerate() if each.name == "child-process-observer"):
+            vars(watch)["_child_processes"] = []
         ended = threading.Event()
         atexit.register(_wait_for, children, ended)
         threading.Thread(target=_end_with, args=(children, ended), daemon=True).start()
