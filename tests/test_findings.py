@@ -47,7 +47,13 @@ def test_every_number_comes_from_a_table() -> None:
     sentences = {*_how_sure(), *_accuracy_on_digits(), *_robustness_on_digits(), *_mnist(), *_photographs()}
     sentences |= {*_other_nets(), *_digits_crossing(), *_mnist_crossing(), *_cifar(), *_inception()}
     sentences |= {*_robustness_on_cifar(), *_growth(), *_tries(), *_best_against_best()}
-    sentences |= {*_under_fgsm_and_noise(), *_two_rates(), *_other_rankings_on_mnist(), *_one_cut()}
+    sentences |= {
+        *_under_fgsm_and_noise(),
+        *_two_rates(),
+        *_other_rankings_on_mnist(),
+        *_one_cut(),
+        *_goals_on_the_grown_net(),
+    }
     sentences.add(_at_own_widths())
     assert_sourced(prose(PAGE), sentences, NAMES)
 
@@ -114,8 +120,8 @@ def _accuracy_on_digits() -> Iterator[str]:
     assert {row["verdict"] for row in l1} == {"undecided"}
     more = ", ".join(percent(row["effect"], signed=True) for row in l1)
     yield (
-        f"digits: ours less L1 {more} points at the {WORDS[len(sizes)]} sizes, of two rates the better "
-        f"{_less_with_two_rates('l1')}, undecided each"
+        f"digits: ours less L1 {more} points at the {WORDS[len(sizes)]} sizes, of two rates the one chosen on "
+        f"validation {_less_with_two_rates('l1')}, undecided each"
     )
     (gap,) = _claims("the smaller, the clearer").to_dict("records")
     assert gap["verdict"] == "supported"
@@ -128,7 +134,7 @@ def _accuracy_on_digits() -> Iterator[str]:
     yield f"ours gains {gained} points on the others from {sizes[0]} parameters to {sizes[-1]}"
     yield (
         f"of which single weights, whose training had not ended, are the most: without them {rest}; of two rates the "
-        f"better {interval(two, *columns, signed=True)}, without them {rest_of_two};"
+        f"one chosen on validation {interval(two, *columns, signed=True)}, without them {rest_of_two};"
     )
     scratch = [
         _claim(f"At {size} parameters ours is more accurate than ours, trained from scratch")
@@ -139,7 +145,7 @@ def _accuracy_on_digits() -> Iterator[str]:
     both = sorted(-float(each) for each in _less_with_two_rates("scratch").split(", "))
     yield (
         f"{percent(behind[0])} to {percent(behind[-1])} points more accurate than ours on the digits, of two rates the "
-        f"better {both[0]:.2f} to {both[-1]:.2f} (undecided)"
+        f"one chosen on validation {both[0]:.2f} to {both[-1]:.2f} (undecided)"
     )
     yield from _first_layers()
     last = _last_gains("digits")["han", 2]
@@ -237,8 +243,8 @@ def _one_cut() -> Iterator[str]:
     }
     yield f"less Taylor is {less['taylor_own']}, less single weights {less['han']}, less scratch {less['scratch']}"
     before = method_mean(report, "ours_saliency", 2) - method_mean(report, "han", 2)
-    yield f"most of the distance to single weights there ({percent(before, signed=True)})"
-    assert before < 2 * (now["ours_saliency"] - now["han"]) < 0, "most of the distance"
+    yield f"the distance to single weights there was {percent(before, signed=True)}."
+    yield f"at about {size_at(longer, 0)} parameters"
     yield (
         f"on CIFAR-10, cut in one go, {percent(now['scratch'] - now['ours'])} more than the papers' way, "
         f"{less['scratch'].split()[0].removeprefix('+')} less than by saliency (undecided)"
@@ -414,14 +420,15 @@ def _after_the_fact_on_mnist() -> Iterator[str]:
     }
     verdicts = {row["verdict"] for each in rows.values() for row in each}
     assert verdicts == {"undecided", "equivalent"}
-    low = [row["low"] for row in rows["ours, saliency,"]]
-    assert low[1] > 0 > max(low[0], *low[2:])
+    above = [(who, step) for who, each in rows.items() for step, row in enumerate(each) if row["low"] > 0]
+    assert above == [("ours", 0), ("ours, saliency,", 1)]
+    assert {rows[who][step]["verdict"] for who, step in above} == {"equivalent"}
     papers, saliency = (
         ", ".join(percent(row["effect"], signed=True) for row in each) for each in rows.values()
     )
     yield (
-        f"MNIST: the papers' way {papers} points at the four sizes, by saliency {saliency}, the second above zero "
-        "before correction"
+        f"MNIST: the papers' way {papers} points at the four sizes, by saliency {saliency}, the papers' way at the "
+        "first size and saliency at the second above zero before correction, equivalent within a point after it"
     )
     (row,) = rows_of("cifar100_32", "claims", claim=_AFTER_THE_FACT).to_dict("records")
     yield f"CIFAR-100 (one seed): {interval(row, 'effect', 'low', 'high', signed=True)}"
@@ -642,6 +649,8 @@ _SHORT = {"han": "single weights", "taylor_own": "Taylor, own widths", "scratch"
 def test_the_best_of_ours_stands_beside_the_best_competitor_at_every_size() -> None:
     rows = [*_best_against_best()]
     assert len(rows) == 12
+    behind = [float(row.split(" | ")[3].split()[0]) for row in rows[8:]]
+    assert [each < -0.5 for each in behind] == [True, True, True, False], "missed at the three larger sizes"
     for step in (2, 3):
         row = _mnist_claim("ours, saliency,", step, "single weights (Han et al.)")
         assert row["p"] < 0.05 < row["p_holm"], "behind but for the correction"
@@ -720,6 +729,20 @@ def _tries() -> Iterator[str]:
         for step in steps
     ]
     assert [gain > 0 for gain in on_validation] == [False, True, True, True]
+
+
+def _goals_on_the_grown_net() -> Iterator[str]:
+    """What was asked for: within half a point (held by the test of the best of ours), and a base of so much."""
+    yield "is missed here at the three larger sizes"
+    asked, (base, grown) = (
+        0.8,
+        (
+            np.mean(accuracies(rows_of("cifar10_inception", "scores", model=model, split="test")))
+            for model in ("base", "original")
+        ),
+    )
+    assert base < asked < grown
+    yield f"The base alone is short of the {100 * asked:.0f} % that were asked"
 
 
 def _inception() -> Iterator[str]:
