@@ -117,6 +117,11 @@ def plus_minus(by_seed: Iterable[float], *, signed: bool = False) -> str:
     return f"{percent(values.mean(), signed=signed)} ± {percent(half)}"
 
 
+def settings_of(report: str) -> Any:
+    """The params of the run that the report is of."""
+    return settings(f"{folder_of(report)}/params.yaml")
+
+
 def minutes_of(durations: str) -> str:
     """Of all stages of a run, begun minutes, in words."""
     return WORDS[math.ceil(pd.read_csv(ROOT / "benchmarks" / durations)["seconds"].sum() / 60)]
@@ -139,7 +144,7 @@ def cores_of(report: str) -> str:
 
 def seeds_of(report: str) -> str:
     """Of the run that the report is of, in words."""
-    n_seeds = len(settings(f"{folder_of(report)}/params.yaml")["seeds"])
+    n_seeds = len(settings_of(report)["seeds"])
     return f"{WORDS[n_seeds]} seed{'' if n_seeds == 1 else 's'}"
 
 

@@ -16,7 +16,6 @@ from page_numbers import (
     assert_sourced,
     cores_of,
     csv_of,
-    folder_of,
     from_nowhere,
     job_seconds,
     method_mean,
@@ -27,6 +26,7 @@ from page_numbers import (
     rows_of,
     seeds_of,
     settings,
+    settings_of,
     size_at,
     text_of,
 )
@@ -197,8 +197,8 @@ def _standings_on_digits() -> Iterator[str]:
         percent(method_mean("digits_rates", name, 2))
         for name in ("scratch", "ours", "ours_papers", "l1", "taylor_own")
     )
-    n_rates = len(settings(f"{folder_of('digits_rates')}/params.yaml")["compare"]["rate_factors"])
     *four, taylor = tuned
+    n_rates = len(settings_of("digits_rates")["compare"]["rate_factors"])
     yield f"([one of {WORDS[n_rates]} rates, by validation] : {', '.join(four)}, Taylor {taylor})"
 
 
