@@ -83,15 +83,16 @@ def trade_off(results: Results, models: pd.DataFrame) -> Figure:
         .encode(x=size_axis("x", None, padding=22, labels=_LABELS))
     )
     lines = [
-        {"y": original["accuracy"], "label": f"{original['who']}: {original['accuracy']:.2f} %", "dash": 1},
-        {"y": comparable, "label": f"comparable: {comparable:.2f} %", "dash": 0},
+        {"y": original["accuracy"], "label": f"{original['who']}\n{original['accuracy']:.2f} %", "dash": 1},
+        {"y": comparable, "label": f"comparable\n{comparable:.2f} %", "dash": 0},
     ]
+    end = alt.value("width")  # no marker is there
     rules = alt.Chart(data(line for line in lines if line["y"] > floor))
-    away = alt.ExprRef("datum.dash ? -6 : 8")  # of each other: the rules may be closer than a line is high
+    away = alt.ExprRef("datum.dash ? -18 : 8")  # of each other: the rules may be closer than a line is high
     dash = alt.condition("datum.dash == 1", alt.value([6, 3]), alt.value([2, 3]))
     layers = [
         rules.mark_rule(color=INK, opacity=0.6).encode(y=y, strokeDash=dash),
-        rules.mark_text(align="left", dx=4, dy=away, fontSize=11).encode(y=y, text="label:N", x=alt.value(0)),
+        rules.mark_text(align="left", dx=4, dy=away, lineBreak="\n").encode(y=y, text="label:N", x=end),
         base.mark_rule(opacity=0.55, strokeWidth=1.5).encode(y=low, y2="high:Q", color=color(keys)),
         base.mark_point(filled=True, size=85, opacity=1).encode(
             y=y, color=color(keys), shape=shape(keys), tooltip="told:N"
@@ -104,16 +105,12 @@ def trade_off(results: Results, models: pd.DataFrame) -> Figure:
         )
         layers.append(ring.encode(y=y, tooltip="told:N"))
     if below.any():
-        edge = base.transform_filter("isValid(datum.edge)").mark_text(dy=-13, fontSize=10)
-        layers.append(edge.encode(y=y, text="edge:N"))
+        edge = base.transform_filter("isValid(datum.edge)").encode(y=y, text="edge:N")
+        place: dict[str, Any] = {"align": "left", "dx": 8, "dy": -5, "fontSize": 10}
+        layers += [edge.mark_text(stroke="white", strokeWidth=3, **place), edge.mark_text(**place)]
     titles = ", ".join(f"'{name}': '{words} ({_TITLE})'" for name, words in MEASURES.items())
-    title = alt.TitleParams(
-        text=alt.ExprRef(f"({{{titles}}})[measure]"),
-        orient="bottom",
-        anchor="middle",
-        fontWeight="normal",
-        offset=6,
-    )
+    words = alt.ExprRef(f"({{{titles}}})[measure]")
+    title = alt.TitleParams(words, orient="bottom", anchor="middle", fontWeight="normal", offset=6)
     chart = layered(*layers, title=title, height=380) | {"params": [{"name": "measure", "value": "params"}]}
     return Figure("comparison", [chart], keys)
 
