@@ -150,7 +150,8 @@ def seeds_of(report: str) -> str:
 
 def method_mean(report: str, method: str, step: int) -> float:
     """Mean test accuracy over seeds at a size of the comparison."""
-    return float(np.mean(accuracies(rows_of(report, "comparison", method=method, step=step), "test_")))
+    rows = rows_of(report, "comparison", method=method, step=step)
+    return float(rows["test_n_correct"].sum() / rows["test_n"].sum())  # as the report rounds it
 
 
 def size_at(report: str, step: int) -> str:
