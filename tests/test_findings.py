@@ -558,8 +558,8 @@ def _effect_on_mnist(column: str, level: str, counterpart: str, scores: list[str
 
 
 def _mnist_crossing() -> Iterator[str]:
-    preset, rows = settings("presets/mnist.yaml"), _crossed("mnist", "ablation")
-    (size,) = preset["ablate"]["sizes"]["params"]
+    made_by, rows = settings("benchmarks/crossings/mnist/ablate.yaml"), _crossed("mnist", "ablation")
+    (size,) = made_by["ablate"]["sizes"]["params"]
     (n_images,) = set(rows["test_n"])
     yield f"On MNIST, at {100 * size:g} % of its net and on {n_images:,} test images"
     l1 = rows[rows["score"] == "l1"]["collapsed"]

@@ -144,14 +144,15 @@ def _recommended() -> Iterator[str]:
     (file,) = rows_of("digits", "disk", model=row["model"], seed=first).to_dict("records")
     assert file["onnx_bytes"] == row["bytes"]
     yield (
-        f"seed {first}'s file in runs/digits/select/{first}/, of {file['params']:,} parameters: "
+        f"Seed {first}'s file in runs/digits/select/{first}/, of {file['params']:,} parameters: "
         f"{row['bytes']:,.0f} bytes as ONNX, {row['milliseconds']:.3g} ms an image ({row['timed_by']})"
     )
     most = percent(PARAMS["select"]["max_drop"])
     within = (
         f"{'undecided whether ' if 100 * row['difference_low'] < -float(most) else ''}at most {most} worse"
     )
-    yield f"right on {_accuracy(row)} % of the test images, {_difference(row)} points against the original ({within})"
+    right = f"It is right on {_accuracy(row)} % of the test images"
+    yield f"{right}, {_difference(row)} points against the original ({within})"
 
 
 def _losses() -> Iterator[str]:
@@ -168,7 +169,7 @@ def _others() -> Iterator[str]:
     """What stands beside it at the compared size: differences from the claims, which are of ours less the other."""
     (ours,) = (each for each in _rows() if each["model"].startswith("ours_step"))
     size, claims = f"{ours['params']:,}", csv_of("digits", "claims")
-    yield f"at {size} parameters, the compared size nearest to it, ours has {_accuracy(ours)} %"
+    yield f"At {size} parameters, the compared size nearest to it, ours has {_accuracy(ours)} %"
     contest = claims[claims["family"].str.startswith("ours against others at ")]
     here = contest[contest["family"].str.endswith(f" at {size} parameters")]
     n_sizes = contest["family"].nunique()

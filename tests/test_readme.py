@@ -58,20 +58,12 @@ def test_equation_table_names_functions_and_tests_that_exist() -> None:
         assert (ROOT / test).is_file(), f"{source}: {test} is missing"
 
 
-@pytest.mark.parametrize("name", ["digits", "cifar10_32", "cifar10_inception", "cifar100_32"])
+@pytest.mark.parametrize("name", ["digits", "mnist", "cifar10_32", "cifar10_inception", "cifar100_32"])
 def test_report_holds_the_settings_of_its_preset(name: str) -> None:
     """All but `runtime`, which changes no result."""
     preset = read_params(ROOT / f"presets/{name}.yaml")
     used = settings(f"reports/{name}/params.yaml")
     assert used == preset.model_dump(mode="json", by_alias=True, exclude={"runtime"})
-
-
-def test_mnists_report_holds_the_settings_of_its_preset_but_for_what_pays() -> None:
-    """Which its crossing says."""
-    preset = read_params(ROOT / "presets/mnist.yaml").model_dump(
-        mode="json", by_alias=True, exclude={"runtime"}
-    )
-    assert settings("reports/mnist/params.yaml") == preset | {"ablate": None}
 
 
 def test_every_number_comes_from_a_table_a_preset_or_the_project_file() -> None:

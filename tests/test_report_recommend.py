@@ -17,7 +17,7 @@ from pipeline.compared import MODELS, ORIGINAL, OURS, PUSHED
 from pipeline.report.claims.page import claims_section, claims_table, robustness_in_short
 from pipeline.report.claims.verdicts import TOGETHER
 from pipeline.report.hits import with_accuracy
-from pipeline.report.recommend import metrics_of, recommendation_table, sentence, tables_of
+from pipeline.report.recommend import metrics_of, recommendation_table, sentences, tables_of
 from pipeline.report.results import Results
 from pipeline.robustness.conditions import CLEAN
 from pipeline.uncertainty import counts_of
@@ -84,6 +84,10 @@ OTHERS = (
 )
 
 
+def recommended(results: Results) -> str:
+    return " ".join(sentences(results))
+
+
 def test_all_equal() -> None:
     results = made_up()
     assert verdicts(results, CONTEST) == {"equivalent"}
@@ -92,14 +96,14 @@ def test_all_equal() -> None:
     assert set(table[(table["family"] == FLOW) & (table.index != NO_WORSE)]["verdict"]) == {"equivalent"}
     # Two hundred images do not show that less than two of them differ.
     assert verdicts(results, PRUNED) == {"undecided"}
-    assert sentence(results) == (
+    assert recommended(results) == (
         "Take pruned, parameter first (the smallest within 1.00 points of the original on validation): 10,000 "
-        "parameters (10.00 % of the original) and 1,000 FLOPs, means over 3 seeds; right on 95.00 [93.47, 96.19] % of "
-        "the test images, +0.00 [-0.28, +0.28] points against the original (at most 1.00 worse); at worst -10.00 "
-        "points under noise (gaussian, the original -10.00) and -45.00 points under attack (pgd on the model itself, "
-        "the original -45.00); at 12,000 parameters, the compared size nearest to it, "
-        "ours has "
-        f"95.00 [93.47, 96.19] %: {OTHERS.format('+0.00', '')} are as good, 0 of 3 others behind, 0 of them surely."
+        "parameters (10.00 % of the original) and 1,000 FLOPs, means over 3 seeds. It is right on 95.00 [93.47, 96.19] "
+        "% of the test images, +0.00 [-0.28, +0.28] points against the original (at most 1.00 worse). At 12,000 "
+        "parameters, the compared size nearest to it, ours has "
+        f"95.00 [93.47, 96.19] %: {OTHERS.format('+0.00', '')} are as good, none of 3 others behind. At worst "
+        "-10.00 points under noise (gaussian, the original -10.00) and -45.00 points under attack (pgd on the model "
+        "itself, the original -45.00)."
     )
 
 
@@ -114,19 +118,19 @@ def test_ours_is_worse_everywhere() -> None:
             assert (
                 table.loc[f"{condition}: pruned, {model}, loses less than the original", "verdict"] == verdict
             )
-    found = sentence(results)
+    found = recommended(results)
     assert found.startswith(
-        "Keep the original: 100,000 parameters and 1,000 FLOPs, means over 3 seeds; right on 95.00"
+        "Keep the original: 100,000 parameters and 1,000 FLOPs, means over 3 seeds. It is right on 95.00"
     )
     for model in ("accuracy first", "parameter first"):
-        assert f"; pruned, {model}, loses more than 1.00 points (-9.90 [" in found
+        assert f". Pruned, {model}, loses more than 1.00 points (-9.90 [" in found
     assert (
-        "; at 12,000 parameters, the compared size nearest to the smallest pruned model, ours has 84.10 ["
+        ". At 12,000 parameters, the compared size nearest to the smallest pruned model, ours has 84.10 ["
         in found
     )
-    assert found.endswith(
-        f" %: {OTHERS.format('-10.90', ', ahead at all 2 sizes')} are surely better, "
-        "0 of 3 others behind, 0 of them surely."
+    assert (
+        f" %: {OTHERS.format('-10.90', ', ahead at all 2 sizes')} are surely better, none of 3 others behind."
+        in found
     )
     (chosen,) = recommendation_table(results).query("chosen")["model"]
     assert chosen == ORIGINAL
@@ -140,9 +144,9 @@ def test_a_model_at_chance_is_passed_over_and_no_ground_of_a_claim(n_collapsed: 
         change(
             results, "accuracy", {"model": "parameter_first", "condition": CLEAN, "seed": seed}, collapsed=1
         )
-    found = sentence(results)
+    found = recommended(results)
     assert found.startswith("Take pruned, accuracy first: 30,000 parameters (30.00 % of the original)")
-    assert f"; pruned, parameter first, is at chance in {n_collapsed} of 3 seeds; " in found
+    assert f". Pruned, parameter first, is at chance in {n_collapsed} of 3 seeds." in found
     table = claims_table(results)
     about = table[table["claim"].str.contains("parameter first")]
     assert len(about) > 15
@@ -156,14 +160,12 @@ def test_a_competitor_at_chance_is_not_beaten(n_collapsed: int) -> None:
     for seed in range(n_collapsed):
         change(results, "comparison", {"method": "han", "step": 0, "seed": seed}, collapsed=1)
         results.tables["comparison"].loc[lambda table: table["collapsed"] == 1, "test_n_correct"] = 100
-    found = sentence(results)
+    found = recommended(results)
     assert (
         "L1 norm (Li et al.) (ours less it +0.00 points) and ours, trained from scratch (ours less it +0.00 points) "
         "are as good, " in found
     )
-    assert found.endswith(
-        "0 of 3 others behind, 0 of them surely, collapsed and not compared single weights (Han et al.)."
-    )
+    assert "none of 3 others behind, collapsed and not compared single weights (Han et al.). " in found
     table = claims_table(results)
     about = table[table["claim"].str.contains("At 12,000 .*Han")]
     assert about["verdict"].tolist() == ["no claim"]
@@ -175,8 +177,9 @@ def test_a_competitor_at_chance_is_not_beaten(n_collapsed: int) -> None:
 
 def test_where_ours_is_at_chance_nothing_is_compared() -> None:
     results = change(made_up(), "comparison", {"method": OURS, "step": 0, "seed": 1}, collapsed=1)
-    assert sentence(results).endswith(
-        "at 12,000 parameters, the compared size nearest to it, ours collapsed and nothing is compared."
+    assert (
+        "At 12,000 parameters, the compared size nearest to it, ours collapsed and nothing is compared."
+        in recommended(results)
     )
 
 
@@ -199,24 +202,24 @@ def test_a_variant_of_ours_has_families_of_its_own_and_no_say_in_the_averages() 
 
 def test_the_test_images_have_a_veto_and_choose_nothing() -> None:
     """Parameter first is 1.5 points worse by the mean, which is not surely more than 1; accuracy first is no worse."""
-    found = sentence(made_up(models={"parameter_first": [930, 935, 940]}))
+    found = recommended(made_up(models={"parameter_first": [930, 935, 940]}))
     assert found.startswith("Take pruned, parameter first")
     assert "-1.50 [" in found
-    assert " points against the original (undecided whether at most 1.00 worse); " in found
+    assert " points against the original (undecided whether at most 1.00 worse). " in found
 
 
 def test_where_a_seed_has_no_sample_within_the_drop_on_validation_the_original_is_kept() -> None:
     """Whatever the test images say, which choose nothing."""
     results = made_up(models={"parameter_first": [990, 990, 990]})
-    assert sentence(results).startswith("Take pruned, parameter first")
+    assert recommended(results).startswith("Take pruned, parameter first")
     results.selections.update({(PUSHED, seed): {"within_drop": seed != 1} for seed in (0, 1, 2)})
-    assert sentence(results).startswith("Keep the original: ")
-    assert "; in 1 of 3 seeds no pruned model came within 1.00 points on validation; " in sentence(results)
+    assert recommended(results).startswith("Keep the original: ")
+    assert ". In 1 of 3 seeds no pruned model came within 1.00 points on validation." in recommended(results)
 
 
 def test_of_many_that_are_ahead_the_sentence_names_the_two_that_are_farthest() -> None:
     ahead = {"l1": [960] * 3, "han": [963] * 3, "scratch": [969] * 3, "fpgm": [966] * 3}
-    found = sentence(made_up(methods={OURS: [950] * 3} | ahead))
+    found = recommended(made_up(methods={OURS: [950] * 3} | ahead))
     ahead_by = re.findall(r"ours less it (.*?) points", found)
     assert ahead_by == ["-1.90", "-1.60"]
     assert ", ahead at all 2 sizes) and FPGM (He et al.) (" in found
@@ -226,10 +229,10 @@ def test_of_many_that_are_ahead_the_sentence_names_the_two_that_are_farthest() -
 def test_one_seed_decides_nothing() -> None:
     results = made_up(1, models={"parameter_first": [985]}, methods={"l1": [400], "scratch": [999]})
     assert set(claims_table(results)["verdict"]) == {"undecided"}
-    found = sentence(results)
-    assert "1,000 FLOPs, one seed; " in found
+    found = recommended(results)
+    assert "1,000 FLOPs, one seed. " in found
     assert (
-        "+3.50 [+2.33, +4.67] points against the original (at most 1.00 worse, of this seed's nets alone); "
+        "+3.50 [+2.33, +4.67] points against the original (at most 1.00 worse, of this seed's nets alone). "
         in found
     )
     assert (
@@ -239,7 +242,7 @@ def test_one_seed_decides_nothing() -> None:
     assert (
         "single weights (Han et al.) (ours less it +0.00 points) is level by the mean (undecided), " in found
     )
-    assert found.endswith("1 of 3 others behind, 0 of them surely.")
+    assert "1 of 3 others behind, 0 of them surely. " in found
     assert "surely better" not in found
 
 
@@ -260,7 +263,7 @@ def test_two_seeds_with_equal_counts_on_different_images_decide_nothing(gained: 
     of_ours = table[table["family"].str.startswith(CONTEST)]
     assert of_ours["effect"].tolist() == pytest.approx([(gained - lost) / N] * 6)
     assert (of_ours["high"] - of_ours["low"] > 0.005).all()
-    assert "surely better" not in sentence(results)
+    assert "surely better" not in recommended(results)
 
 
 @pytest.mark.parametrize("n_seeds", [2, 3, 10])
@@ -276,7 +279,7 @@ def test_the_same_single_image_in_every_seed_supports_nothing(n_seeds: int, more
     table = claims_table(results)
     assert set(table[table["claim"] != NO_WORSE]["verdict"]) <= {"undecided", "equivalent"}
     assert sum(table["effect"] * more > 0) > 20
-    assert "surely better" not in sentence(results)
+    assert "surely better" not in recommended(results)
 
 
 @pytest.mark.parametrize("n", [1, 999])
@@ -291,7 +294,7 @@ def test_another_number_of_images_is_compared_with_nothing(n: int) -> None:
     rows = pd.concat([table[table["method"] != "l1"], with_accuracy(with_hits("comparison", other))])
     results.tables["comparison"] = rows
     with pytest.raises(ValueError, match=f"hits on the same {n} images, got 1000"):
-        sentence(results)
+        recommended(results)
 
 
 def test_each_claim_says_its_own_number_of_images() -> None:
@@ -322,7 +325,7 @@ def test_a_saturated_net_is_no_ground_of_a_claim_and_its_white_box_not_its_worst
     mine = of_white_box.index.str.contains("parameter first")
     assert set(of_white_box[mine]) == {"no claim"}
     assert set(of_white_box[~mine]) == {"undecided"}
-    assert "and -10.00 points under attack (fgsm, the original -10.00)" in sentence(results)
+    assert "and -10.00 points under attack (fgsm, the original -10.00)" in recommended(results)
 
 
 def test_on_itself_the_pruned_model_is_held_against_the_original_on_itself() -> None:

@@ -79,7 +79,10 @@ def samples_section(results: Results) -> str:
     samples = results.tables["samples"]
     name = samples["round"] + ", " + samples["sample"]
     fate = np.where(samples["chosen"], "next round", np.where(samples["acceptable"], "acceptable", ""))
-    fate = np.where(samples["collapsed"], "collapsed in retraining", fate)
+    fate = [
+        f"{each}, collapsed in retraining".removeprefix(", ") if lost else each
+        for each, lost in zip(fate, samples["collapsed"], strict=True)
+    ]
     samples = samples.assign(name=name, fate=fate, way=samples["pipeline"].map(PIPELINES))
     ended = [
         f"{PIPELINES[pipeline]}, seed {seed}: {each['reason'] or 'every round ran; more could follow'}"

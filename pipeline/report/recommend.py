@@ -1,4 +1,4 @@
-"""Which model to take, in one sentence and one table, by rule.
+"""Which model to take, in a few sentences and one table, by rule.
 
 The validation images choose, as everywhere: parameter first is the smallest model within `select.max_drop` of the
 original on them, and where a seed has none, the original is kept. The test images have a veto and no other say: a model
@@ -115,8 +115,8 @@ def _worth_a_row(found: _Contest, step: int) -> list[str]:
     return [OURS, *(good or ordered[:1])]
 
 
-def sentence(results: Results) -> str:
-    """The recommendation."""
+def sentences(results: Results) -> list[str]:
+    """The recommendation; the first is the answer."""
     choice = choose(results)
     row, keep = main_row(results, choice.model), choice.model == ORIGINAL
     n_seeds, share = len(results.params.seeds), percent(row["params"] / results.size(ORIGINAL, "params"))
@@ -125,15 +125,15 @@ def sentence(results: Results) -> str:
         f"{thousands(row['params'])} parameters"
         f"{'' if keep else f' ({share} % of the original)'} and {thousands(row['flops'])} FLOPs, "
         f"{'one seed' if n_seeds == 1 else f'means over {n_seeds} seeds'}",
-        *_on_disk(results, row),
-        f"right on {percent(row['test_accuracy'])} [{percent(row['low'])}, {percent(row['high'])}] % of the test "
+        f"it is right on {percent(row['test_accuracy'])} [{percent(row['low'])}, {percent(row['high'])}] % of the test "
         f"images{'' if keep else _against_original(results, choice.model)}",
+        *_others(results, choice),
         *_losses(results, row),
         *choice.passed_over,
         *_missed(results),
-        *_others(results, choice),
+        *_on_disk(results, row),
     ]
-    return "; ".join(parts) + "."
+    return [f"{each[0].upper()}{each[1:]}." for each in parts]
 
 
 def _chosen_as(results: Results, choice: Choice) -> str:
@@ -226,7 +226,8 @@ def _at_size(results: Results, choice: Choice, found: _Contest) -> str:
     if not words:
         words = ["nothing does as well"]
     behind, beaten = (len(lists.get(each, ())) for each in ("behind", "beaten"))
-    words.append(f"{behind + beaten} of {len(rows)} others behind, {beaten} of them surely")
+    surely = f", {beaten} of them surely" if behind + beaten else ""
+    words.append(f"{behind + beaten or 'none'} of {len(rows)} others behind{surely}")
     if "collapsed" in lists:
         words.append(f"collapsed and not compared {' and '.join(map(label_of, lists['collapsed']))}")
     return f"{size} has {results.accuracy(ours, 'test_').percent()} %: {', '.join(words)}"
@@ -250,7 +251,7 @@ def _standing(row: dict[Any, Any]) -> str:
 
 
 def _foremost(names: list[str], step: int, found: _Contest) -> str:
-    """Up to three by name, of more the two that are farthest ahead; the table beside the sentence has them all."""
+    """Up to three by name, of more the two that are farthest ahead; the table beside it has them all."""
     more = [f"{len(names) - 2} more"] if len(names) > 3 else []
     return " and ".join([*(_named(name, step, found) for name in names[: 2 if more else 3]), *more])
 

@@ -25,7 +25,7 @@ from pipeline.report.hits import packed_again, without_hits
 from pipeline.report.html.first import models_table
 from pipeline.report.html.page import Part, alternative, markdown, page
 from pipeline.report.markdown import image, literal
-from pipeline.report.recommend import metrics_of, sentence, tables_of
+from pipeline.report.recommend import metrics_of, sentences, tables_of
 from pipeline.report.robustness.gallery import galleries_section
 from pipeline.report.robustness.page import robustness_report
 from pipeline.report.robustness.strengths import strengths_table
@@ -57,15 +57,15 @@ def write_report(results: Results, folder: Path) -> None:
         each.write(pictures, dpi=results.params.report.dpi)
     latent.draw_covariances(results, pictures)
     parts = _parts(results, pictures, claims=judged["claims"], drawn=figures)
-    answer, recommended = sentence(results), judged["recommendation"]
+    answer, recommended = sentences(results), judged["recommendation"]
     first = f"{image('comparison', alternative(results))}\n\n{models_table(results, recommended)}"
     texts = {
         "metrics.json": json.dumps(metrics_of(recommended), indent=2) + "\n",
-        "summary.md": f"**{literal(answer)}**\n\n{summary(results)}",
+        "summary.md": f"**{literal(' '.join(answer))}**\n\n{summary(results)}",
         "report.md": markdown(results, answer, [Part("answer", "The answer", first), *parts]),
         "index.html": page(
             results,
-            sentence=answer,
+            answer=answer,
             models=recommended,
             first=first,
             parts=parts,

@@ -189,7 +189,7 @@ def shape(keys: Sequence[Key], field: str = "who") -> alt.Shape:
 
 def size_axis(field: str, title: str | None, *, padding: int = 18, labels: str = SHORT_NUMBER) -> alt.X:
     """A logarithmic axis of parameters, FLOPs, bytes: `20k`, `1.5M`; `padding`: pixels at its ends."""
-    axis = alt.Axis(labelExpr=labels, tickCount=5, labelOverlap=True, title=title)
+    axis = alt.Axis(labelExpr=labels, tickCount=5, labelOverlap=True, labelSeparation=6, title=title)
     return alt.X(f"{field}:Q", scale=alt.Scale(type="log", nice=False, padding=padding), axis=axis)
 
 

@@ -41,9 +41,9 @@ def alternative(results: Results) -> str:
     )
 
 
-def markdown(results: Results, sentence: str, parts: Sequence[Part]) -> str:
+def markdown(results: Results, answer: Sequence[str], parts: Sequence[Part]) -> str:
     """The page for forges, which show no HTML."""
-    blocks = [f"# {literal(_title(results))}", f"**{literal(sentence)}**", _meta(results)]
+    blocks = [f"# {literal(_title(results))}", f"**{literal(' '.join(answer))}**", _meta(results)]
     blocks += [f"# {part.title}\n\n{part.text.strip()}" for part in parts if part.text.strip()]
     return "\n\n".join(blocks) + "\n"
 
@@ -51,7 +51,7 @@ def markdown(results: Results, sentence: str, parts: Sequence[Part]) -> str:
 def page(
     results: Results,
     *,
-    sentence: str,
+    answer: Sequence[str],
     models: pd.DataFrame,
     first: str,
     parts: Sequence[Part],
@@ -62,9 +62,9 @@ def page(
 
     Args:
         results: of the run.
-        sentence: the recommendation.
+        answer: the recommendation, sentence by sentence.
         models: the recommendation's table.
-        first: the first screen below the sentence, as Markdown.
+        first: the first screen below the recommendation, as Markdown.
         parts: what follows; those without text are left out.
         figures: the charts by name.
         folder: of the report, where pictures lie.
@@ -73,8 +73,6 @@ def page(
     def html(text: str) -> Markup:
         return to_html(text, figures=figures, folder=folder)
 
-    # The sentence's clauses one below the other: the first is the answer.
-    answer, *details = sentence.removesuffix(".").split("; ")
     shown = [
         {"name": part.name, "title": part.title, "html": html(part.text)}
         for part in parts
@@ -83,8 +81,8 @@ def page(
     return render(
         "page.html.jinja",
         title=_title(results),
-        answer=answer,
-        details=details,
+        answer=answer[0],
+        details=answer[1:],
         meta=html(_meta(results)),
         measures=measured_by(models),
         first=html(first),
