@@ -33,8 +33,8 @@ Row = dict[Any, Any]
 
 
 def prose(page: str) -> str:
-    """The page without code, comments, links' targets and what stands between the marks of the summary; one line."""
-    page = re.sub(r"<!-- summary: .*?<!-- /summary -->", " ", page, flags=re.DOTALL)
+    """The page without code, comments, links' targets and what is copied between marks; one line."""
+    page = re.sub(r"<!-- (answer|summary): .*?<!-- /\1 -->", " ", page, flags=re.DOTALL)
     for away in (r"^```.*?^```", r"<!--.*?-->", r"`[^`]*`", r"(?<=\])\([^)]*\)"):
         page = re.sub(away, " ", page, flags=re.DOTALL | re.MULTILINE)
     return " ".join(page.split())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import re
 from collections.abc import Iterable, Iterator
 from itertools import product
@@ -52,6 +51,7 @@ def test_every_number_comes_from_a_table() -> None:
         *_two_rates(),
         *_other_rankings_on_mnist(),
         *_one_cut(),
+        *_tries_on_the_grown_net(),
         *_goals_on_the_grown_net(),
     }
     sentences.add(_at_own_widths())
@@ -59,21 +59,16 @@ def test_every_number_comes_from_a_table() -> None:
 
 
 def _at_own_widths() -> str:
-    """How far the means are apart at most; by saliency is ours as it is on the digits, a variant on MNIST."""
-    farthest = {
-        report: max(
-            abs(method_mean(report, method, int(step)) - method_mean(report, ours, int(step)))
-            for method, step in product(others, csv_of(report, "comparison")["step"].unique())
-        )
-        for report, ours, others in (
-            ("digits", "ours", ["taylor_own"]),
-            ("mnist", "ours_saliency", ["taylor_own", "l1_own"]),
-        )
-    }
-    assert farthest["mnist"] < 0.01
+    """By the means; by saliency is ours as it is on the digits, a variant on MNIST."""
+    mnist = [_less("mnist", "ours_saliency", name, 4) for name in ("taylor_own", "l1_own")]
+    digits = [_less(report, "ours", "taylor_own", 3) for report in ("digits", "digits_rates")]
+    ahead = [sum(each < 0 for each in less) for less in (*mnist, *digits)]
+    assert ahead == [3, 3, 2, 3]
+    least, most = (percent(end(map(end, mnist)), signed=True) for end in (min, max))
     return (
-        "Taylor and L1 on MNIST come within a point of ours by saliency at every size, Taylor on the digits within "
-        f"{math.ceil(1000 * farthest['digits']) / 10}"
+        f"Taylor and L1 on MNIST are level with ours by saliency (ours less them {least} to {most} points, both ahead "
+        "at three of four sizes by the means), and Taylor on the digits is ahead at two of three sizes, of two rates "
+        "at all three."
     )
 
 
@@ -114,13 +109,13 @@ def _accuracy_on_digits() -> Iterator[str]:
     control = percent(
         _claim("pushed: is more accurate than trained on without the push")["effect"], signed=True
     )
-    yield f"digits: {pushed} points on the original, {control} on a control trained as long"
+    yield f"Digits: {pushed} points on the original, {control} on a control trained as long"
     sizes = [size_at("digits", step) for step in (0, 1, 2)]
     l1 = [_claim(f"At {size} parameters ours is more accurate than L1 norm (Li et al.)") for size in sizes]
     assert {row["verdict"] for row in l1} == {"undecided"}
     more = ", ".join(percent(row["effect"], signed=True) for row in l1)
     yield (
-        f"digits: ours less L1 {more} points at the {WORDS[len(sizes)]} sizes, of two rates the one chosen on "
+        f"Digits: ours less L1 {more} points at the {WORDS[len(sizes)]} sizes, of two rates the one chosen on "
         f"validation {_signed(_less('digits_rates', 'ours', 'l1', 3))}, undecided each"
     )
     (gap,) = _claims("the smaller, the clearer").to_dict("records")
@@ -134,7 +129,7 @@ def _accuracy_on_digits() -> Iterator[str]:
     yield f"ours gains {gained} points on the others from {sizes[0]} parameters to {sizes[-1]}"
     yield (
         f"of which single weights, whose training had not ended, are the most: without them {rest}; of two rates the "
-        f"one chosen on validation {interval(two, *columns, signed=True)}, without them {rest_of_two};"
+        f"one chosen on validation {interval(two, *columns, signed=True)}, without them {rest_of_two}."
     )
     scratch = [
         _claim(f"At {size} parameters ours is more accurate than ours, trained from scratch")
@@ -154,7 +149,15 @@ def _accuracy_on_digits() -> Iterator[str]:
 
 def _less(report: str, ours: str, other: str, n_sizes: int) -> list[float]:
     """At each size by how much a method is more accurate than another, by the means over seeds."""
-    return [method_mean(report, ours, step) - method_mean(report, other, step) for step in range(n_sizes)]
+    return [
+        _gain(*(rows_of(report, "comparison", method=method, step=step) for method in (ours, other)))
+        for step in range(n_sizes)
+    ]
+
+
+def _gain(rows: pd.DataFrame, others: pd.DataFrame, part: str = "test_") -> float:
+    """Mean over seeds of what rows have more, from counts, as the reports have it."""
+    return float((rows[f"{part}n_correct"].sum() - others[f"{part}n_correct"].sum()) / rows[f"{part}n"].sum())
 
 
 def _signed(less: Iterable[float]) -> str:
@@ -169,9 +172,9 @@ def _two_rates() -> Iterator[str]:
     assert {**params, "name": "digits"} == as_it_was
     compared = (settings_of(path.parent.name)["compare"] for path in (ROOT / "reports").glob("*/params.yaml"))
     others = [compare["rate_factors"] for compare in compared if compare and compare["rate_factors"] != [1.0]]
-    assert others == [rates] * 4
+    assert others == [rates] * 3
     two = WORDS[len(rates)]
-    yield f"**One rate, or {two}.**"
+    yield f"### One rate, or {two}"
     yield f"[With {two} to choose from]"
     verdicts = csv_of("digits_rates", "claims").query("family.str.contains('against others at ')")["verdict"]
     assert set(verdicts) == {"undecided"}
@@ -218,7 +221,7 @@ def _one_cut() -> Iterator[str]:
         *csv_of(longer, "comparison")["epochs"],
     }
     each, after = (WORDS[compare["retraining"]["epochs"]] for compare in (short, long))
-    yield f"At {size_at(report, 2)} parameters those nets have gone through three cuts, with {each} epochs after each."
+    yield f"at {size_at(report, 2)} parameters those nets have gone through three cuts, with {each} epochs after each."
     yield f"[With one cut and {after} epochs after it] , so the same {epochs} epochs in all,"
     yield f"no net gains more than {percent(_last_gains(longer).max())} points on validation in its last epoch"
 
@@ -242,7 +245,7 @@ def _one_cut() -> Iterator[str]:
         for name in ("taylor_own", "han", "scratch")
     }
     yield f"less Taylor is {less['taylor_own']}, less single weights {less['han']}, less scratch {less['scratch']}"
-    before = method_mean(report, "ours_saliency", 2) - method_mean(report, "han", 2)
+    before = _less(report, "ours_saliency", "han", 3)[2]
     yield f"the distance to single weights there was {percent(before, signed=True)}."
     yield f"at about {size_at(longer, 0)} parameters"
     yield (
@@ -298,7 +301,7 @@ def _first_layers() -> Iterator[str]:
     cells = (
         f"{name} {first}, {last}" for name, (first, last, _) in zip(names, thirds.values(), strict=False)
     )
-    yield f"first and last third elsewhere, in %: {'; '.join(cells)}"
+    yield f"First and last third elsewhere, in %: {'; '.join(cells)}"
     found = csv_of("digits", "layers")
     stem = found[found["layer"].str.startswith("net.stem.")].pivot_table(
         index="layer", columns="model", values="out", aggfunc="sum"
@@ -351,7 +354,8 @@ def _mnist() -> Iterator[str]:
     assert whole is not None
     share = f"{100 * params / whole:.0f} %"
     size = f"{params / 1000:.1f} thousand parameters"
-    yield f"A net of {size}, {share} of MNIST's fully connected one, keeps {published} %"
+    yield f"[{share} of MNIST's net keeps {published} %]"
+    yield f"a net of {size} keeps {published} %"
     small = rows_of("mnist", "scores", model="parameter_first", split="test")
     behind = _mnist_claim("ours", 2, "single weights (Han et al.)")
     preset = settings("presets/mnist.yaml")
@@ -400,7 +404,7 @@ def _mnist_claims(share: str) -> Iterator[str]:
     )
     yield (
         f"decided: on {' and '.join(map(percent, pruned))} % of the images, nets of that size from scratch on "
-        f"{' and '.join(map(percent, fresh))} |"
+        f"{' and '.join(map(percent, fresh))}."
     )
     yield from _after_the_fact_on_mnist()
     (row,) = rows_of("mnist", "claims", family="the smaller, the clearer").to_dict("records")
@@ -518,7 +522,7 @@ def _mnist_sizes() -> Iterator[str]:
     verdicts = [_mnist_claim("ours, saliency,", step, label_of("scratch"))["verdict"] for step in steps]
     assert verdicts == ["equivalent"] * 2 + ["undecided"] * 2
     (magnitude,) = (row.accuracy for row in SCORES["mnist"] if row.model == "han")
-    yield f"single weights: {magnitude} % there, {plus_minus(at('han', 2))} here"
+    yield f"Single weights: {magnitude} % there, {plus_minus(at('han', 2))} here"
 
 
 def _crossed(name: str, table: str) -> pd.DataFrame:
@@ -537,10 +541,10 @@ def _mnist_by_score(share: str) -> str:
         score: f"{percent(means[score].min())} to {percent(means[score].max())}"
         for score in ("deconvolution", "saliency")
     }
+    uniform, one, own = (percent(means["l1", widths]) for widths in ("uniform", "global", "layer"))
     return (
-        f"MNIST at {share}, cut at once (the crossing below): L1 at uniform widths "
-        f"{percent(means['l1', 'uniform'])}, deconvolution "
-        f"{ends['deconvolution']}, saliency {ends['saliency']}"
+        f"MNIST at {share}, cut at once (the crossing below): L1 at uniform widths {uniform}, at those of one "
+        f"threshold {one}, at Eq. 3.13's {own}, deconvolution {ends['deconvolution']}, saliency {ends['saliency']}"
     )
 
 
@@ -562,8 +566,16 @@ def _mnist_crossing() -> Iterator[str]:
     (size,) = made_by["ablate"]["sizes"]["params"]
     (n_images,) = set(rows["test_n"])
     yield f"On MNIST, at {100 * size:g} % of its net and on {n_images:,} test images"
-    l1 = rows[rows["score"] == "l1"]["collapsed"]
-    yield f"{l1.sum()} of the {len(l1)} nets cut by L1 collapse"
+    l1 = rows[rows["score"] == "l1"]
+    fresh = l1[l1["training"] == "scratch"]["collapsed"]
+    cut = l1[l1["training"] != "scratch"]
+    assert not cut[cut["widths"] == "uniform"]["collapsed"].any()
+    yield f"{cut['collapsed'].sum()} of the {len(cut)} nets cut by L1 collapse, none of them at uniform widths"
+    yield f"{WORDS[fresh.sum()]} of the {len(fresh)} nets from scratch at L1's widths"
+    spread = (
+        rows.groupby(["score", "start", "training", "widths"])["accuracy"].agg(np.ptp).groupby("score").max()
+    )
+    assert spread.drop("l1").idxmax() == "random", "differ most between seeds"
     calm = ["deconvolution", "saliency", "taylor"]
     push, n_pairs = _effect_on_mnist("start", "pushed", "control", calm)
     yield f"the push gains {push} points ({n_pairs} pairs)"
@@ -577,7 +589,7 @@ def _mnist_crossing() -> Iterator[str]:
     )
     yield f"in retraining {ramped}, one threshold {one} on Eq. 3.13's own, uniform widths {uniform}"
     scratch, _ = _effect_on_mnist("training", "scratch", "none", ["saliency"])
-    yield f"{scratch} more than those cut by saliency on MNIST"
+    yield f"on MNIST, cut at once, {scratch} more than those cut by saliency"
     parts = _crossed("mnist", "effects").set_index("part")
     saliency, taylor = (parts.loc[f"{each}, not deconvolution"].to_dict() for each in ("saliency", "Taylor"))
     assert abs(saliency["change"] - taylor["change"]) < 0.001
@@ -629,23 +641,31 @@ def _cifar() -> Iterator[str]:
 
 
 def _best_against_best() -> Iterator[str]:
-    """A row for each size: the better of ours, the best competitor, and their paired difference."""
+    """A row for each size: ours by validation, the best competitor on test, their paired difference, and the goal."""
     for report, name in (
         ("mnist", "MNIST"),
+        ("mnist_longer", "MNIST, one cut"),
         ("cifar10_32", "CIFAR-10"),
+        ("cifar10_longer", "CIFAR-10, one cut"),
         ("cifar10_inception", "grown first"),
     ):
-        methods = csv_of(report, "comparison")["method"].unique()
+        table = csv_of(report, "comparison")
         claims = csv_of(report, "claims").set_index("claim")
-        for step in range(4):
-            means = {method: method_mean(report, method, step) for method in methods}
-            ours = max(("ours", "ours_saliency"), key=means.__getitem__)
-            best = max(means.keys() - {"ours", "ours_saliency"}, key=means.__getitem__)
-            size, who = size_at(report, step), "ours" if ours == "ours" else "ours, saliency,"
+        for step, nets in table.groupby("step"):
+            on_validation, on_test = (
+                nets.groupby("method")[f"{part}_n_correct"].sum() for part in ("validation", "test")
+            )
+            ours = on_validation[["ours", "ours_saliency"]].idxmax()
+            best = on_test.drop(["ours", "ours_saliency"]).idxmax()
+            size, who = size_at(report, int(str(step))), "ours" if ours == "ours" else "ours, saliency,"
             row = claims.loc[f"At {size} parameters {who} is more accurate than {label_of(best)}"]
             less = interval(row.to_dict(), "effect", "low", "high", signed=True)
             mine = "the papers' way" if ours == "ours" else "saliency"
-            yield f"| {name}, {size} | {mine}, {percent(means[ours])} | {_SHORT[best]} | {less} | {row['verdict']} |"
+            goal = "met" if row["effect"] >= -0.005 else "missed"
+            accuracy = percent(method_mean(report, ours, int(str(step))))
+            yield (
+                f"| {name}, {size} | {mine}, {accuracy} | {_SHORT[best]} | {less} | {goal} | {row['verdict']} |"
+            )
 
 
 _SHORT = {"han": "single weights", "taylor_own": "Taylor, own widths", "scratch": "from scratch"}
@@ -666,27 +686,62 @@ def test_the_best_of_ours_stands_beside_the_best_competitor_at_every_size() -> N
     assert [row for row in rows if row not in PAGE] == []
 
 
-def _tries() -> Iterator[str]:
-    """Ours by saliency with one thing changed, less what it is; and less Taylor, seed by seed."""
-    table = with_accuracy(pd.read_csv(ROOT / "benchmarks/tries/cifar10_32.csv"))
+def _tried(report: str) -> dict[tuple[str, int], pd.DataFrame]:
+    """By change and size the nets of ours by saliency with one thing changed; `as it is` those of the report."""
+    table = with_accuracy(pd.read_csv(ROOT / f"benchmarks/tries/{report}.csv"))
     found = {
-        (change, step): rows.sort_values("seed") for (change, step), rows in table.groupby(["change", "step"])
+        (str(change), int(str(step))): rows.sort_values("seed")
+        for (change, step), rows in table.groupby(["change", "step"], sort=False)
     }
-    steps = range(4)
-    for step in steps:
-        reported = rows_of("cifar10_32", "comparison", method="ours_saliency", step=step)
+    for step in range(4):
+        reported = rows_of(report, "comparison", method="ours_saliency", step=step)
         assert found["as it is", step]["test_n_correct"].tolist() == reported["test_n_correct"].tolist()
+    return found
 
-    def less(change: str, step: int) -> npt.NDArray[np.float64]:
-        return np.array(accuracies(found[change, step], "test_")) - method_mean(
-            "cifar10_32", "ours_saliency", step
-        )
 
-    yield f"| change | {' | '.join(size_at('cifar10_32', step) for step in steps)} |"
-    for change in table["change"].unique():
+def _gains_of_tries(report: str) -> Iterator[str]:
+    """The table of what each change gains at each size."""
+    found = _tried(report)
+    yield f"| change | {' | '.join(size_at(report, step) for step in range(4))} |"
+    for change in dict.fromkeys(change for change, _ in found):
         if change != "as it is" and "taylor" not in change:
-            gains = (percent(less(change, step).mean(), signed=True) for step in steps)
-            yield f"| {change} | {' | '.join(gains)} |"
+            gains = (_gain(found[change, step], found["as it is", step]) for step in range(4))
+            yield f"| {change} | {' | '.join(percent(gain, signed=True) for gain in gains)} |"
+
+
+def _tries_on_the_grown_net() -> Iterator[str]:
+    """How far ours is from the best competitor where validation chooses among all that was tried; and its parts."""
+    report, steps = "cifar10_inception", range(4)
+    yield from _gains_of_tries(report)
+    found = _tried(report)
+    ways = [way for way in dict.fromkeys(way for way, _ in found) if "taylor" not in way]
+    others = sorted({*csv_of(report, "comparison")["method"]} - {"ours", "ours_saliency"})
+    behind, chosen = [], []
+    for step in steps:
+        chosen.append(max(ways, key=lambda way: found[way, step]["validation_n_correct"].sum()))
+        theirs = [rows_of(report, "comparison", method=each, step=step) for each in others]
+        behind.append(max(_gain(rows, found[chosen[-1], step]) for rows in theirs))
+    assert chosen == [
+        "score by parameter",
+        "latent neurons within 5 points",
+        "500 images of each class traced",
+        "as it is",
+    ], "another one at each size"
+    assert max(behind) <= 0.005, "at most half a point"
+    yield (
+        f"Of these {WORDS[len(ways) - 1]} and ours as it is, the one that validation puts first at a size is "
+        f"{', '.join(map(percent, behind))} points behind the best competitor"
+    )
+    yield f"{WORDS[len(ways)]} ways of ours stand there against one of each competitor"
+    followed = "latent neurons within 5 points"
+    less = [_gain(found[followed, step], found[f"{followed}, taylor_own", step]) for step in steps]
+    yield f"with as few latent neurons, has these behind by {_signed(less)} points"
+
+
+def _tries() -> Iterator[str]:
+    """On the residual net; and less Taylor, seed by seed."""
+    yield from _gains_of_tries("cifar10_32")
+    found, steps = _tried("cifar10_32"), range(4)
     looser = "latent neurons within 5 points"
     followed = f"{looser}, taylor_own"
     on_taylor = [
@@ -698,12 +753,10 @@ def _tries() -> Iterator[str]:
         "points, by the means within half a point at the two larger sizes and behind at the two smaller"
     )
     yield "With M' within 5 points ours gains on validation, too, by the means at the three smaller sizes"
-    gains = [
-        np.mean(accuracies(found[followed, step], "test_")) - method_mean("cifar10_32", "taylor_own", step)
-        for step in steps
-    ]
-    yield f"gains too, {', '.join(percent(float(gain), signed=True) for gain in gains)} points"
-    before = method_mean("cifar10_32", "ours_saliency", 3) - method_mean("cifar10_32", "taylor_own", 3)
+    taylor = [rows_of("cifar10_32", "comparison", method="taylor_own", step=step) for step in steps]
+    gains = [_gain(found[followed, step], taylor[step]) for step in steps]
+    yield f"gains too, {_signed(gains)} points"
+    before = _gain(found["as it is", 3], taylor[3])
     assert 0 > np.mean(on_taylor[3]) > before / 2, "behind by less than half as much as before"
     flops = [found[looser, step]["flops"].mean() / found["as it is", step]["flops"].mean() for step in steps]
     yield f"It costs FLOPs, {min(flops):.2f} to {max(flops):.2f} times as many at the same parameters"
@@ -719,19 +772,14 @@ def _tries() -> Iterator[str]:
     for report in ("digits", "mnist"):
         rows = pd.read_csv(ROOT / f"benchmarks/tries/{report}.csv").sort_values(["step", "seed"])
         elsewhere[report] = [rows[rows["change"] == change] for change in ("as it is", looser)]
-    before, after = (accuracies(each, "test_") for each in elsewhere["digits"])
-    gains = np.subtract(after, before).reshape(-1, 3).mean(axis=1)
-    yield f"On the digits it changes {', '.join(percent(gain, signed=True) for gain in gains)} points"
+    before, after = ([rows for _, rows in each.groupby("step")] for each in elsewhere["digits"])
+    yield f"On the digits it changes {_signed(map(_gain, after, before))} points"
     before, after = (rows["test_hits"].tolist() for rows in elsewhere["mnist"])
     assert before == after, "on MNIST nothing at all"
     ahead = np.array([each.mean() for each in on_taylor])
     assert (np.abs(ahead) < 0.005).tolist() == [True, True, False, False]
     assert (ahead[2:] < 0).all()
-    on_validation = [
-        np.mean(accuracies(found[looser, step], "validation_"))
-        - np.mean(accuracies(found["as it is", step], "validation_"))
-        for step in steps
-    ]
+    on_validation = [_gain(found[looser, step], found["as it is", step], "validation_") for step in steps]
     assert [gain > 0 for gain in on_validation] == [False, True, True, True]
 
 
@@ -739,12 +787,15 @@ def _goals_on_the_grown_net() -> Iterator[str]:
     """What was asked for: within half a point (held by the test of the best of ours), and a base of so much."""
     yield "is missed here at the three larger sizes"
     asked = 0.8
-    base, grown = (
-        np.mean(accuracies(rows_of("cifar10_inception", "scores", model=model, split="test")))
-        for model in ("base", "original")
+    base, on_validation, grown = (
+        accuracies(rows_of("cifar10_inception", "scores", model=model, split=split))
+        for model, split in (("base", "test"), ("base", "validation"), ("original", "test"))
     )
-    assert base < asked < grown
-    yield f"The base alone is short of the {100 * asked:.0f} % that were asked"
+    assert max(base) < asked < min(*on_validation, *grown)
+    yield (
+        f"The base alone is short of the {100 * asked:.0f} % that were asked on the test images, on validation it has "
+        f"{_by_seed(on_validation)};"
+    )
 
 
 def _inception() -> Iterator[str]:
@@ -822,7 +873,7 @@ def _growth() -> Iterator[str]:
         f"{_by_seed(on_control, signed=True)} ({average.removeprefix(average.split()[0]).strip()} on average) "
         "on the base trained as long"
     )
-    yield f"not seen: as far as {seeds_of('cifar10_inception')} tell, what it gains, training gains"
+    yield f"as far as {seeds_of('cifar10_inception')} tell, what it gains, training gains"
     on_base, on_control = gains["digits"]
     found = difference_interval(on_control, confidence=0.95)
     assert found.sign == 0

@@ -79,11 +79,11 @@ def samples_section(results: Results) -> str:
     samples = results.tables["samples"]
     name = samples["round"] + ", " + samples["sample"]
     fate = np.where(samples["chosen"], "next round", np.where(samples["acceptable"], "acceptable", ""))
-    fate = [
+    fates = [
         f"{each}, collapsed in retraining".removeprefix(", ") if lost else each
         for each, lost in zip(fate, samples["collapsed"], strict=True)
     ]
-    samples = samples.assign(name=name, fate=fate, way=samples["pipeline"].map(PIPELINES))
+    samples = samples.assign(name=name, fate=fates, way=samples["pipeline"].map(PIPELINES))
     ended = [
         f"{PIPELINES[pipeline]}, seed {seed}: {each['reason'] or 'every round ran; more could follow'}"
         for (pipeline, seed), each in results.stops.items()
