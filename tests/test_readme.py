@@ -118,7 +118,7 @@ def _presets() -> Iterator[str]:
         plus_minus(accuracies(rows_of("mnist", "comparison", method=method, step=2), "test_"))
         for method in ("ours", "ours_saliency")
     )
-    yield f"[{seeds_of('mnist')}] , taken apart in [its crossing]"
+    yield f"[{seeds_of('mnist')}] , {job_seconds('mnist') / 3600:.1f} hours of jobs, taken apart in [its crossing]"
     yield (
         f"{ours} % at {size_at('mnist', 2)} parameters the papers' way (published: {published.pop()} %), "
         f"{saliency} % by saliency"
