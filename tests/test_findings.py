@@ -468,7 +468,7 @@ def _after_the_fact_on_mnist() -> Iterator[str]:
         ", ".join(percent(row["effect"], signed=True) for row in each) for each in rows.values()
     )
     yield (
-        f"MNIST: the papers' way {papers} points at the four sizes, by saliency {saliency}, the papers' way at the "
+        f"on MNIST: the papers' way {papers} points at the four sizes, by saliency {saliency}, the papers' way at the "
         "first size and saliency at the second above zero before correction, equivalent within a point after it"
     )
     (row,) = rows_of("cifar100_32", "claims", claim=_AFTER_THE_FACT).to_dict("records")

@@ -171,7 +171,7 @@ def test_the_recommendation_and_the_claims_stand_in_tables_and_lead_the_summary(
     assert "confidence when fooled" in set(claims["family"])
     first = pages(folder)["summary"].splitlines()[0]
     assert first.startswith("**Take pruned, parameter first (the smallest within 90.00 points")
-    assert "; after the fact, parameter first: 300 parameters, 82.50 " in first
+    assert ". After the fact, parameter first: 300 parameters, 82.50 " in first
 
 
 NULLS: list[tuple[str, list[Change], set[str], set[str]]] = [
