@@ -175,7 +175,7 @@ def _two_rates() -> Iterator[str]:
     assert {**params, "name": "digits"} == as_it_was
     compared = (settings_of(path.parent.name)["compare"] for path in (ROOT / "reports").glob("*/params.yaml"))
     others = [compare["rate_factors"] for compare in compared if compare and compare["rate_factors"] != [1.0]]
-    assert others == [rates] * 3
+    assert others == [rates] * 4
     two = WORDS[len(rates)]
     yield f"### One rate, or {two}"
     yield f"[With {two} to choose from]"
@@ -644,7 +644,7 @@ def _cifar() -> Iterator[str]:
     yield f"CIFAR-10: {_with_and_without_push('cifar10_32')}"
     yield f"grown first: {_with_and_without_push('cifar10_inception')}"
 
-    yield from _saliency_less_others("cifar10_32", ("taylor_own", "l1_own", "han", "ours"))
+    yield from _saliency_less_others("cifar10_32", ("taylor_own", "l1_own", "han", "random_own", "ours"))
     means = {
         name: np.array([method_mean("cifar10_32", name, step) for step in range(4)])
         for name in ("ours", "ours_saliency", "taylor_own", "l1_own", "han")
@@ -658,6 +658,11 @@ def _cifar() -> Iterator[str]:
     ratios = flops["ours_saliency"] / flops["l1_own"]
     yield f"ahead of L1 at every size, with {ratios.min():.2f} to {ratios.max():.2f} times its FLOPs"
     yield f"at {ratios.min():.2f} to {ratios.max():.2f} times its FLOPs"
+    nets = csv_of("cifar10_32", "comparison").pivot_table(
+        index=["seed", "step"], columns="method", values="test_n_correct"
+    )
+    random = (nets["ours_saliency"] - nets["random_own"]) / _images_of("cifar10_32")
+    yield f"of random filters at every size, in both seeds by {percent(random.min())} to {percent(random.max())} points"
     rates = csv_of("cifar10_32", "comparison")["learning_rate"]
     assert (rates == rates.max()).mean() > 0.5, "most took the higher of the two rates"
     tried = settings("presets/cifar10_32.yaml")["compare"]["rate_factors"]
@@ -1019,6 +1024,9 @@ def _photographs() -> Iterator[str]:
     )
     ahead = table.loc[["l1", "random"]] - table.loc["ours"]
     assert (ahead > 0).all(axis=None)
+    scratch = (table.loc["scratch"] - table.loc["ours"]) / small["n"]
+    assert scratch[1] == 0, "level at the smaller"
+    yield f"nets from scratch are {percent(float(scratch[0]))} points ahead at the larger size"
     yield f"by up to {percent(float(ahead.max(axis=None) / small['n']))} points of one seed"
     before, after = _milliseconds("cifar10_inception")
     yield f"takes {after / before:.2f} times as long at 32 images"
