@@ -54,6 +54,7 @@ def test_every_number_comes_from_a_table() -> None:
         *_other_rankings_on_mnist(),
         *_one_cut(),
         *_more_than_the_images_chance(),
+        *_rates_that_were_chosen(),
         *_tries_on_the_grown_net(),
         *_goals_on_the_grown_net(),
     }
@@ -211,6 +212,19 @@ def _two_rates() -> Iterator[str]:
         f"{' and '.join(WORDS[n] for n in chosen_by[lost.index])} of {_images_of('digits', 'validation')} "
         "validation images"
     )
+
+
+def _rates_that_were_chosen() -> Iterator[str]:
+    chosen = []
+    for report, words in (
+        ("mnist", "MNIST"),
+        ("cifar10_32", "the residual net of CIFAR-10"),
+        ("cifar10_inception", "the grown one"),
+    ):
+        rates = csv_of(report, "comparison")["learning_rate"]
+        assert rates.nunique() == len(settings_of(report)["compare"]["rate_factors"])
+        chosen.append(f"on {words} {(rates == rates.max()).sum()} of {len(rates)} nets")
+    yield f"Elsewhere, {', '.join(chosen)} took the higher rate"
 
 
 def _one_cut_on_mnist() -> Iterator[str]:
