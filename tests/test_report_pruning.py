@@ -11,6 +11,7 @@ from tiny_params import params_of
 from pipeline.report.charts.nets import layers_figure
 from pipeline.report.latent import variants_section
 from pipeline.report.layers import layerwise, profile_section
+from pipeline.report.pruning import samples_section
 from pipeline.report.results import Results
 
 FIELDS = ["seed", "model", "layer", "kind", "in", "out", "params", "flops"]
@@ -45,6 +46,26 @@ def variants(first: list[Any], second: list[Any]) -> str:
 )
 def test_a_push_that_diverged_is_said_to_have(first: list[Any], second: list[Any], cells: str) -> None:
     assert variants(first, second).endswith(f" | {cells} |")
+
+
+@pytest.mark.parametrize(
+    ("acceptable", "chosen", "collapsed", "fate"),
+    [
+        (1, 0, 1, "acceptable, collapsed in retraining"),
+        (0, 0, 1, "collapsed in retraining"),
+        (1, 1, 0, "next round"),
+        (0, 0, 0, ""),
+    ],
+)
+def test_a_sample_is_said_to_be_acceptable_and_to_have_collapsed(
+    acceptable: int, chosen: int, collapsed: int, fate: str
+) -> None:
+    sample = {"seed": 0, "pipeline": "pushed", "round": "round1", "sample": "eta0.5", "latent_kept": 7}
+    counts = {"params": 500, "flops": 900, "n": 100, "n_correct": 80}
+    marks = {"acceptable": acceptable, "chosen": chosen, "collapsed": collapsed}
+    page = samples_section(results_with(params_of(), {"samples": pd.DataFrame([sample | counts | marks])}))
+    (line,) = [line for line in page.splitlines() if line.startswith("| round1, eta0.5 ")]
+    assert line.endswith(f"| 80.00 | {fate} |")
 
 
 LAYERS: list[list[Any]] = [
