@@ -734,11 +734,12 @@ def test_the_best_of_ours_stands_beside_the_best_competitor_at_every_size() -> N
     for step in (2, 3):
         row = _mnist_claim("ours, saliency,", step, "single weights (Han et al.)")
         assert row["p"] < 0.05 < row["p_holm"], "behind but for the correction"
-    assert max(float(row.split(" | ")[3].split()[0]) for row in rows) < 0, "ahead nowhere"
+    ahead = [float(row.split(" | ")[3].split()[0]) > 0 for row in rows]
+    assert ahead == [*[False] * 13, True], "ahead at the grown net's smallest size alone"
     met = [row for row in rows if "| met |" in row]
-    assert [re.findall(r"^\| (.*?), \d", row)[0] for row in met] == ["MNIST", "MNIST", "grown first"]
-    assert met[:2] == rows[:2]
-    assert met[2] == rows[-1], "missed at the three larger sizes"
+    assert met == [*rows[:2], rows[10], rows[13]], (
+        "MNIST's two larger sizes, the grown net's largest and smallest"
+    )
     assert [row.endswith("| equivalent |") for row in rows] == [True, True, *[False] * 12]
     assert sum("| single weights |" in row for row in rows) > 7
 
@@ -792,17 +793,19 @@ def _tries_on_the_grown_net() -> Iterator[str]:
         chosen.append(max(ways, key=lambda way: found[way, step]["validation_n_correct"].sum()))
         theirs = [rows_of(report, "comparison", method=each, step=step) for each in others]
         behind.append(max(_gain(rows, found[chosen[-1], step]) for rows in theirs))
-    assert chosen == [
-        "score by parameter",
-        "latent neurons within 5 points",
-        "500 images of each class traced",
-        "as it is",
-    ], "another one at each size"
-    assert max(behind) <= 0.005, "at most half a point"
+    as_it_is = [
+        -each
+        for each in map(min, zip(*(_less(report, "ours_saliency", each, 4) for each in others), strict=True))
+    ]
+    assert (
+        [each > 0.005 for each in behind] == [each > 0.005 for each in as_it_is] == [False, True, True, False]
+    )
+    assert all(behind[step] < as_it_is[step] for step in (1, 2)), "nearer at the two sizes in between"
     yield (
         f"Of these {WORDS[len(ways) - 1]} and ours as it is, the one that validation puts first at a size is "
         f"{', '.join(map(percent, behind))} points behind the best competitor"
     )
+    yield "nearer at the two sizes in between, and still more than half a point behind single weights there"
     yield f"{WORDS[len(ways)]} ways of ours stand there against one of each competitor"
     followed = "latent neurons within 5 points"
     less = [_gain(found[followed, step], found[f"{followed}, taylor_own", step]) for step in steps]
@@ -856,17 +859,9 @@ def _tries() -> Iterator[str]:
 
 def _goals_on_the_grown_net() -> Iterator[str]:
     """What was asked for: within half a point (held by the test of the best of ours), and a base of so much."""
-    yield "is missed here at the three larger sizes"
-    asked = 0.8
-    base, on_validation, grown = (
-        accuracies(rows_of("cifar10_inception", "scores", model=model, split=split))
-        for model, split in (("base", "test"), ("base", "validation"), ("original", "test"))
-    )
-    assert max(base) < asked < min(*on_validation, *grown)
-    yield (
-        f"The base alone is short of the {100 * asked:.0f} % that were asked on the test images, on validation it has "
-        f"{_by_seed(on_validation)};"
-    )
+    yield "is missed here at the two sizes in between"
+    base = accuracies(rows_of("cifar10_inception", "scores", model="base", split="test"))
+    assert min(base) > 0.8, "as accurate as was asked"
 
 
 def _inception() -> Iterator[str]:
@@ -878,18 +873,23 @@ def _inception() -> Iterator[str]:
     yield f"an Inception net of {params:,} parameters and {flops / 2e6:.1f} million multiply-adds"
     preset = settings("presets/cifar10_inception.yaml")
     grow = preset["grow"]
-    added = WORDS[grow["max_modules"]]
     # Every module's candidates start from their parent's weights.
     assert grow["start"] == "parent"
-    epochs = WORDS[grow["max_modules"] * grow["training"]["epochs"] + grow["full_training"]["epochs"]]
     growth = csv_of("cifar10_inception", "growth")
     quick = growth[growth["training"] == "quick"].groupby("seed")["n_correct"].max()
     assert (quick < growth[growth["iteration"] == 0].set_index("seed")["n_correct"]).all()
-    sizes = " and ".join(f"{each:,}" for each in grown["params"])
-    yield (
-        f"{_by_seed(accuracies(base))} % in its {seeds_of('cifar10_inception')}; {added} modules that Algorithm 2 "
-        f"added, and {epochs} epochs more, make it {_by_seed(accuracies(grown))} % at {sizes} parameters"
+    # The net that was trained fully stands last.
+    added = [int(n) for n in growth.groupby("seed")["iteration"].last()]
+    modules = " and ".join(
+        f"{WORDS[n]} in the {seed}" for n, seed in zip(added, ("first seed", "second"), strict=True)
     )
+    epochs = " and ".join(
+        WORDS[n * grow["training"]["epochs"] + grow["full_training"]["epochs"]] for n in added
+    )
+    sizes = " / ".join(f"{each:,}" for each in grown["params"])
+    yield f"{_by_seed(accuracies(base))} % in its {seeds_of('cifar10_inception')}."
+    yield f"Algorithm 2 added modules: {modules};"
+    yield f"with {epochs} epochs more these have {_by_seed(accuracies(grown))} % at {sizes} parameters"
     (profile,) = re.findall(
         r"^\| pruned, parameter first \| (\d+\.\d+) \| (\d+\.\d+) \| first layers keep more",
         text_of("reports/cifar10_inception/report.md"),
@@ -905,15 +905,22 @@ def _inception() -> Iterator[str]:
         name: np.array([method_mean("cifar10_inception", name, step) for step in range(4)])
         for name in ("ours", "ours_saliency", "taylor_own", "han")
     }
-    assert (means["ours_saliency"] > means["ours"]).all(), "ahead of the papers' way at every size"
-    largest = sorted(each[0] for each in means.values())
-    control = with_accuracy(pd.read_csv(ROOT / "benchmarks/growth/cifar10_inception.csv"))
-    assert np.mean(accuracies(control[control["net"] == "base, trained on"])) > largest[-1]
-    yield f"the nets have {percent(largest[0])} to {percent(largest[-1])} % by the means"
-    behind = np.maximum.reduce([*means.values()]) - means["ours_saliency"]
+    ahead = (means["ours_saliency"] > means["ours"]).tolist()
+    assert ahead == [True, True, False, True], "ahead of the papers' way but at the third size"
+    largest, params = [each[0] for each in means.values()], rows_of("cifar10_inception", "comparison", step=0)
+    shares = params.groupby("seed")["params"].max() / int(base["params"].iloc[0])
+    yield (
+        f"Cut to {percent(shares.min(), places=0)} and {percent(shares.max(), places=0)} % of the base's parameters, "
+        f"the nets have {percent(min(largest))} to {percent(max(largest))} % by the means, the base "
+        f"{percent(float(np.mean(accuracies(base))))}"
+    )
     best = [max(means, key=lambda name: means[name][step]) for step in range(4)]
-    assert best == ["taylor_own", "taylor_own", "han", "taylor_own"]
-    yield f"and {percent(behind.min())} to {percent(behind.max())} points behind the best"
+    assert best == ["taylor_own", "han", "han", "ours_saliency"]
+    single = _less("cifar10_inception", "han", "ours_saliency", 4)
+    yield f"single weights, which are {percent(single[1])} and {percent(single[2])} points ahead at the two in between"
+    taylor = _less("cifar10_inception", "ours_saliency", "taylor_own", 4)
+    yield f"less Taylor it is {_signed(taylor)} points"
+    assert min(taylor) > -0.0015, "level with it or ahead"
     random = _less("cifar10_inception", "ours_saliency", "random_own", 4)
     yield f"random filters are {percent(min(random))} to {percent(max(random))} points behind ours"
     yield from _saliency_less_others("cifar10_inception", ("taylor_own", "han", "random_own", "ours"))
@@ -976,7 +983,8 @@ def _robustness_on_cifar() -> Iterator[str]:
         claims = rows_of(report, "claims", family="pruned against the original")
         claims = claims[claims["claim"].str.contains(f": {label}")]
         assert set(claims["verdict"]) == {"undecided"}
-        ways = [WORDS[int((sign * claims["effect"] > 0).sum())] for sign in (1, -1)]
+        here, there = (int((sign * claims["effect"] > 0).sum()) for sign in (1, -1))
+        ways = (WORDS[here] if here else "none", WORDS[there])
         yield f"{words}{ways[0]} of {WORDS[len(claims)]} this way, {ways[1]} the other"
 
 
