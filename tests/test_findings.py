@@ -949,16 +949,12 @@ def _inception() -> Iterator[str]:
     assert (quick < growth[growth["iteration"] == 0].set_index("seed")["n_correct"]).all()
     # The net that was trained fully stands last.
     added = [int(n) for n in growth.groupby("seed")["iteration"].last()]
-    modules = " and ".join(
-        f"{WORDS[n]} in the {seed}" for n, seed in zip(added, ("first seed", "second"), strict=True)
-    )
-    epochs = " and ".join(
-        WORDS[n * grow["training"]["epochs"] + grow["full_training"]["epochs"]] for n in added
-    )
-    sizes = " / ".join(f"{each:,}" for each in grown["params"])
+    *modules, last = (WORDS[n] for n in added)
+    yield f"Algorithm 2 added {', '.join(modules)} and {last} modules;"
+    *epochs, last = (WORDS[n * grow["training"]["epochs"] + grow["full_training"]["epochs"]] for n in added)
+    yield f"with {', '.join(epochs)} and {last} epochs more these have {_by_seed(accuracies(grown))} % at "
+    yield f"{' / '.join(f'{each:,}' for each in grown['params'])} parameters"
     yield f"{_by_seed(accuracies(base))} % in its {seeds_of('cifar10_inception')}."
-    yield f"Algorithm 2 added modules: {modules};"
-    yield f"with {epochs} epochs more these have {_by_seed(accuracies(grown))} % at {sizes} parameters"
     (profile,) = re.findall(
         r"^\| pruned, parameter first \| (\d+\.\d+) \| (\d+\.\d+) \| first layers keep more",
         text_of("reports/cifar10_inception/report.md"),
