@@ -542,7 +542,7 @@ def test_the_grown_net_goes_on_from_its_quick_training_and_is_trained_by_the_ful
     growing(tmp_path / "alone").train_fully(alone)
     assert not torch.equal(weights(best.model), weights(alone))
     assert history[-1] == best.row("full", chosen=True)
-    assert best.score == evaluate(best.model, parts().validation, batch_size=4)
+    assert best.score == evaluate(best.model, parts().validation, batch_size=NUMERICS.eval_batch_size)
 
 
 def test_each_candidate_has_batches_of_its_own(tmp_path: Path) -> None:
