@@ -127,11 +127,14 @@ def minutes_of(durations: str) -> str:
     return WORDS[math.ceil(pd.read_csv(ROOT / "benchmarks" / durations)["seconds"].sum() / 60)]
 
 
-def job_seconds(report: str) -> float:
-    """Of all jobs of a run, as if one had run after another."""
+def job_seconds(report: str, stage: str = r"\w+") -> float:
+    """Of all jobs of a run, or of one of its stages, as if one had run after another."""
     rows = re.findall(
-        r"^\| \w+ \| \d+ \| ([\d.]+) \|$", text_of(f"{folder_of(report)}/provenance.md"), flags=re.MULTILINE
+        rf"^\| {stage} \| \d+ \| ([\d.]+) \|$",
+        text_of(f"{folder_of(report)}/provenance.md"),
+        flags=re.MULTILINE,
     )
+    assert rows, (report, stage)
     return sum(map(float, rows))
 
 

@@ -15,7 +15,6 @@ from page_numbers import (
     assert_sourced,
     cores_of,
     csv_of,
-    folder_of,
     from_nowhere,
     job_seconds,
     method_mean,
@@ -99,20 +98,13 @@ def _setup_and_durations() -> Iterator[str]:
     time = f"{minutes_of('digits_durations.csv')} minutes on {cores_of('digits/report.md')} cores"
     yield f"{seeds_of('digits')} each: {time} without a GPU"
     yield f"[{seeds_of('digits')}] , {time}"
-    fast, slow = (_seconds_to_compare(report) for report in ("digits", "digits_other_processor"))
+    # The run on the slower one had the earlier stages from its store.
+    fast, slow = (job_seconds(report, "compare") for report in ("digits", "digits_other_processor"))
     yield f"slow ones take {WORDS[round(slow / fast)]} times as long"
     time = f"{minutes_of('walk_durations.csv')} minutes on {cores_of('photographs/report.md')} cores"
     yield f"[photographs] , {time}"
     drills = list(csv.reader(text_of("benchmarks/drill.csv").splitlines()))[1:]
     yield f"in {WORDS[len(drills)]} ways ([the last table]"
-
-
-def _seconds_to_compare(report: str) -> float:
-    """Of all jobs of the longest stage, which a run from a store that has the others' runs, too."""
-    (found,) = re.findall(
-        r"^\| compare \| \d+ \| (\S+) \|$", text_of(f"{folder_of(report)}/provenance.md"), flags=re.M
-    )
-    return float(found)
 
 
 def _presets() -> Iterator[str]:
